@@ -1,0 +1,3 @@
+"""build-refs and its stages."""
+
+from __future__ import annotations

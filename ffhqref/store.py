@@ -1,0 +1,228 @@
+"""Files that never lie: atomic writes, receipts, safe paths below a root, one writer per folder."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ffhqref import __version__
+
+PART_SUFFIX = ".part"  # of a file that is still being written
+LOCK_NAME = ".ffhqref.lock"
+
+
+class UserError(Exception):
+    """What the user can mend, as one sentence that names the file and says what to do.
+
+    The command line prints it and exits with 1; it never shows a traceback for it.
+    """
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 of `data` as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's bytes as 64 hexadecimal digits, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seed_for(seed: int, name: str, purpose: str) -> int:
+    """A 64-bit number that depends on these three alone, the same on every machine."""
+    key = json.dumps([seed, name, purpose]).encode()
+    return int.from_bytes(hashlib.sha256(key).digest()[:8], "big")
+
+
+def below(root: Path, name: str) -> Path:
+    """The path of `name` (POSIX form) below `root`; UserError where it would leave the root."""
+    relative = PurePosixPath(name)
+    if not name or relative.is_absolute() or ".." in relative.parts or "\0" in name:
+        raise UserError(f"{name!r} is no path below {root}: names must be relative and may not hold '..'.")
+    return root / relative
+
+
+def flush_folder(folder: Path) -> None:
+    """fsync a folder, so that a rename in it survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:  # some network file systems cannot flush a folder
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; on success it is flushed and takes the name, else it goes.
+
+    The name beside it is a short digest, so that a name of the greatest allowed length works too.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.parent / f".{digest(os.fsencode(path.name))[:16]}{PART_SUFFIX}"
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    flush_folder(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file atomically."""
+    with atomic(path) as part:
+        part.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole text file atomically, UTF-8, line ends as given."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def read_text(path: Path, what: str) -> str:
+    """A small UTF-8 text file of the user's; UserError names it where it cannot be read.
+
+    `what` says in the sentence what the file should be, e.g. "a list of image names".
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text: give {what}.") from None
+    except OSError as error:
+        raise UserError(f"Cannot read {path} ({error.strerror}): give {what}.") from None
+
+
+def sweep_parts(folder: Path) -> None:
+    """Remove what a killed run left half-written; only for the holder of the folder's lock."""
+    for part in folder.rglob(f".*{PART_SUFFIX}"):
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock(folder: Path, holder: str) -> Iterator[None]:
+    """Be the one process that writes `folder`; the lock dies with the process.
+
+    `holder` names the command for whoever comes second and is refused with a UserError.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    except FileExistsError:
+        raise UserError(f"{folder} is a file: give a folder to write to.") from None
+    except OSError as error:
+        raise UserError(
+            f"Cannot write to {folder} ({error.strerror}): give a folder you may write to."
+        ) from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            who = os.pread(handle, 4096, 0).decode("utf-8", "replace").strip() or "another process"
+            raise UserError(f"{folder} is being written by {who}: wait for it or stop it first.") from None
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"`ffhqref {holder}` (process {os.getpid()})\n".encode(), 0)
+        sweep_parts(folder)
+        yield
+    finally:
+        os.close(handle)
+
+
+def need_space(folder: Path, wanted: int, what: str) -> None:
+    """UserError where the disk below `folder` has fewer than `wanted` free bytes."""
+    there = folder
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    if free < wanted:
+        raise UserError(
+            f"{what} needs {wanted / 1e9:.2f} GB and {folder} has {free / 1e9:.2f} GB free: "
+            "free some or give another folder."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """A stage's proof that it is done, written last.
+
+    `inputs` and `outputs` map a name to a SHA-256; the keys of `outputs` are paths below the dataset.
+    `notes` holds what does not decide whether the work is still good (counts, provider, versions).
+    """
+
+    stage: str
+    revision: int  # of the stage's code; a higher one redoes the work
+    parameters: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    version: str = __version__
+
+    def same_work(self, other: Receipt) -> bool:
+        """Whether both ask for the same work: stage, revision, parameters and inputs."""
+
+        def asked(receipt: Receipt) -> str:
+            parts = [receipt.stage, receipt.revision, dict(receipt.parameters), dict(receipt.inputs)]
+            return json.dumps(parts, sort_keys=True)
+
+        return asked(self) == asked(other)
+
+
+def receipt_path(out: Path, stage: str) -> Path:
+    """Where a stage's receipt lies in the dataset `out`."""
+    return out / "receipts" / f"{stage}.json"
+
+
+def read_receipt(out: Path, stage: str) -> Receipt | None:
+    """The receipt of a stage, or None where there is none or it cannot be read."""
+    try:
+        return Receipt(**json.loads(receipt_path(out, stage).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def damaged_outputs(out: Path, receipt: Receipt) -> list[str]:
+    """The receipt's outputs that are missing or not the bytes that were written."""
+    return [
+        name
+        for name, wanted in receipt.outputs.items()
+        if not below(out, name).is_file() or digest_file(below(out, name)) != wanted
+    ]
+
+
+def finished(out: Path, wanted: Receipt) -> Receipt | None:
+    """The receipt on disk if it is for the same work and its outputs stand, else None."""
+    there = read_receipt(out, wanted.stage)
+    if there is None or not there.same_work(wanted) or damaged_outputs(out, there):
+        return None
+    return there
+
+
+def write_receipt(out: Path, wanted: Receipt, outputs: Sequence[Path], notes: Mapping[str, Any]) -> Receipt:
+    """Digest `outputs` (paths below `out`) and write the receipt: the last act of a stage."""
+    digests = {path.relative_to(out).as_posix(): digest_file(path) for path in outputs}
+    receipt = Receipt(**{**asdict(wanted), "outputs": digests, "notes": dict(notes)})
+    text = json.dumps(asdict(receipt), indent=1, sort_keys=True, ensure_ascii=False)
+    write_text(receipt_path(out, wanted.stage), text + "\n")
+    return receipt
+
+
+def fingerprint(out: Path, stage: str) -> str:
+    """What a later stage writes into its receipt for an earlier one: a digest of all its outputs."""
+    receipt = read_receipt(out, stage)
+    if receipt is None:
+        raise UserError(f"{out} has no finished `{stage}` stage: run `ffhqref {stage} {out}` first.")
+    return digest(json.dumps(dict(receipt.outputs), sort_keys=True).encode())

@@ -1,0 +1,146 @@
+"""The schema of every table, in one place; nothing else spells a column's name.
+
+Parquet tables are checked against their schema when written and when read. The reference mappings are
+CSV in the published files' own form.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ffhqref.store import UserError, atomic, read_text, write_text
+
+IMAGE, STATUS, REASON = "image", "status", "reason"
+WIDTH, HEIGHT, PIXELS = "width", "height", "pixels"
+DET_SCORE, FACES, LANDMARKS, EMBEDDING = "det_score", "faces", "landmarks", "embedding"
+LEFT, RIGHT, DISTANCE = "left", "right", "distance"
+IDENTITY, COMPONENT, SPLIT = "identity", "component", "split"
+KEPT, KIND, COHESION, MEMBERS, OTHER = "kept", "kind", "cohesion", "members", "other"
+GT_IMAGE, LQ_IMAGE, REF_IMAGE = "gt_image", "lq_image", "ref_image"  # the published CSV's columns
+
+SPLITS = ("train", "val", "test")
+
+TEXT: pa.DataType = pa.string()
+COUNT: pa.DataType = pa.int32()
+SCORE: pa.DataType = pa.float32()
+REAL: pa.DataType = pa.float64()
+VECTOR: pa.DataType = pa.list_(pa.float32())
+
+EMBEDDINGS = pa.schema(
+    {
+        IMAGE: TEXT,
+        STATUS: TEXT,  # ok, bad_name, unreadable, too_large, too_small, no_face, excluded
+        REASON: TEXT,  # for people; empty where ok
+        WIDTH: COUNT,  # px of the decoded picture; 0 where it could not be decoded
+        HEIGHT: COUNT,
+        PIXELS: TEXT,  # SHA-256 of the decoded RGB bytes and their shape
+        FACES: COUNT,  # faces found, with those that were passed over
+        DET_SCORE: SCORE,  # 0..1 of the detector; 1 where landmarks were given
+        LANDMARKS: VECTOR,  # x, y of both eyes, nose, mouth corners, px in the decoded picture
+        EMBEDDING: VECTOR,  # unit length
+    }
+)
+PAIRS = pa.schema({LEFT: TEXT, RIGHT: TEXT, DISTANCE: REAL})  # left < right
+IDENTITIES = pa.schema({IMAGE: TEXT, IDENTITY: TEXT, COMPONENT: TEXT})
+SUSPECTS = pa.schema(
+    {
+        KIND: TEXT,  # weak_link, loose_identity, close_identities: see `cluster.suspects`
+        IDENTITY: TEXT,
+        OTHER: TEXT,  # the other identity, or empty
+        LEFT: TEXT,  # the pair of photos to look at
+        RIGHT: TEXT,
+        DISTANCE: REAL,
+        COHESION: REAL,  # mean similarity inside the identity, or between the two
+        MEMBERS: COUNT,
+    }
+)
+DUPLICATES = pa.schema({IMAGE: TEXT, KEPT: TEXT, KIND: TEXT, DISTANCE: REAL})  # kind: exact or near
+SPLIT_TABLE = pa.schema({IMAGE: TEXT, IDENTITY: TEXT, SPLIT: TEXT})
+
+
+def write(path: Path, schema: pa.Schema, table: pa.Table) -> None:
+    """Write a Parquet table atomically after checking that it has exactly this schema."""
+    if not table.schema.equals(schema, check_metadata=False):
+        raise ValueError(f"{path.name}: {table.schema} is not the schema {schema}")
+    with atomic(path) as part:
+        pq.write_table(table, part, compression="zstd")
+
+
+def from_columns(schema: pa.Schema, columns: Mapping[str, Sequence[object]]) -> pa.Table:
+    """A table of this schema from columns by name."""
+    return pa.table({field.name: pa.array(columns[field.name], field.type) for field in schema}, schema)
+
+
+def read(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a Parquet table; UserError where it is missing, damaged or of another schema."""
+    try:
+        found = pq.read_schema(path)
+        if not found.equals(schema, check_metadata=False):
+            raise UserError(f"{path} has other columns than this version writes: make it again.")
+        return pq.read_table(path, columns=list(columns) if columns else None)
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"Cannot read the table {path} ({reason}): run the stage that writes it.") from None
+
+
+def reference_csv(rows: Iterable[tuple[str, Sequence[str]]], with_lq: bool) -> str:
+    """The published mapping's text: `gt_image[,lq_image],ref_image`, ref_image a Python list literal.
+
+    Its dialect is that of pandas' `to_csv(index=False)`: minimal quoting, newline line ends.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([GT_IMAGE, LQ_IMAGE, REF_IMAGE] if with_lq else [GT_IMAGE, REF_IMAGE])
+    for target, references in rows:
+        lq = [Path(target).with_suffix(".png").as_posix()] if with_lq else []
+        writer.writerow([target, *lq, str(list(references))])
+    return text.getvalue()
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A user's CSV with at least these columns, every field as text; UserError where it is not one."""
+    try:
+        frame = pd.read_csv(io.StringIO(read_text(path, "a CSV")), dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
+        raise UserError(f"{path} is not a CSV ({str(error).splitlines()[0]}).") from None
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        wanted = ", ".join(columns)
+        raise UserError(f"{path} has no column {', '.join(missing)}: the header must name {wanted}.")
+    return frame
+
+
+def read_references(path: Path) -> dict[str, list[str]]:
+    """A reference mapping, published or ours: target -> names of references, best first."""
+    frame = read_csv(path, [GT_IMAGE, REF_IMAGE])
+    mapping: dict[str, list[str]] = {}
+    for line, (target, literal) in enumerate(zip(frame[GT_IMAGE], frame[REF_IMAGE], strict=True), 2):
+        try:
+            names = ast.literal_eval(literal)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            names = None
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{path}, line {line}: ref_image must be a list of names such as ['a.png'].")
+        if target in mapping:
+            raise UserError(f"{path}, line {line}: {target} stands twice; a target has one line.")
+        mapping[target] = names
+    return mapping
+
+
+def read_list(path: Path) -> list[str]:
+    """A text file of image names, one a line; empty lines are passed over."""
+    lines = read_text(path, "a text file with one image name a line").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def write_list(path: Path, names: Iterable[str]) -> None:
+    """Write image names, one a line."""
+    write_text(path, "".join(f"{name}\n" for name in names))

@@ -41,7 +41,8 @@ class Face:
     @property
     def side(self) -> float:
         """The box's shorter side, px."""
-        return float(np.min(self.box[2:] - self.box[:2]))
+        left, top, right, bottom = self.box.tolist()
+        return float(min(right - left, bottom - top))
 
 
 def provider_for(device: Device) -> str:

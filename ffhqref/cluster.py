@@ -11,8 +11,6 @@ from typing import Any
 import faiss
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
@@ -33,7 +31,7 @@ from ffhqref.grouping import (
     weakest_link,
 )
 from ffhqref.recipe import Recipe
-from ffhqref.store import Receipt, UserError, atomic, digest_file, fingerprint, finished, lock, write_receipt
+from ffhqref.store import Receipt, UserError, atomic, digest_given, fingerprint, finished, lock, write_receipt
 
 REVISION = 1
 MARGIN = 1e-5  # float32 products differ by less; what lies nearer to the distance is decided in float64
@@ -131,16 +129,16 @@ def reach(recipe_grouping: str, distance: float) -> float:
     return max(distance, 1 - linkage_cut(distance) - lowest_level(distance))
 
 
-def cluster(out: Path, recipe: Recipe, *, identities: Path | None = None) -> Receipt:
+def cluster(out: Path, recipe: Recipe) -> Receipt:
     """Write pairs, identities, duplicates and suspects of a dataset whose photos are embedded.
 
-    `identities` is a CSV (image, identity) of known people that takes the place of the grouping; the
-    receipt's notes then say how well the grouping would have found them.
+    Known people (`recipe.identities`) take the place of the grouping; the receipt's notes then say how
+    well the grouping would have found them.
     """
     distance = recipe.needed_distance()
-    known = _known_people(identities) if identities else None
+    known = _known_people(Path(recipe.identities)) if recipe.identities else None
     parameters = {"distance": distance, "min_distance": recipe.min_distance, "grouping": recipe.grouping}
-    inputs = {"embed": fingerprint(out, "embed"), "identities": digest_file(identities) if identities else ""}
+    inputs = {"embed": fingerprint(out, "embed"), "identities": digest_given(recipe.identities)}
     wanted = Receipt(stage="cluster", revision=REVISION, parameters=parameters, inputs=inputs)
     with lock(out, "cluster"):
         if done := finished(out, wanted):
@@ -199,7 +197,7 @@ def _search(path: Path, names: list[str], vectors: Vectors, distance: float, rec
     count, pairs = len(names), 0
     joined = np.arange(count)
     near, edges, kept = [_NO_EDGES], [_NO_EDGES], 0
-    words = pa.array(names)
+    words = np.array(names, object)
     with (
         atomic(path) as part,
         pq.ParquetWriter(part, tables.PAIRS, compression="zstd") as writer,
@@ -209,9 +207,13 @@ def _search(path: Path, names: list[str], vectors: Vectors, distance: float, rec
             block = np.stack([left, right], axis=1).astype(np.int32)
             below = distances < distance
             if below.any():
-                sides = [pc.take(words, pa.array(side[below])) for side in (left, right)]
-                columns = dict(zip(tables.PAIRS.names, [*sides, pa.array(distances[below])], strict=True))
-                writer.write_table(pa.table(columns, tables.PAIRS))
+                columns = [
+                    words[left[below]].tolist(),
+                    words[right[below]].tolist(),
+                    distances[below].tolist(),
+                ]
+                named = dict(zip(tables.PAIRS.names, columns, strict=True))
+                writer.write_table(tables.from_columns(tables.PAIRS, named))
                 joined = components(count, block[below], joined)
                 pairs += int(below.sum())
             near.append(block[distances < recipe.min_distance])

@@ -129,7 +129,7 @@ def reach(recipe_grouping: str, distance: float) -> float:
     return max(distance, 1 - linkage_cut(distance) - lowest_level(distance))
 
 
-def cluster(out: Path, recipe: Recipe) -> Receipt:
+def find_identities(out: Path, recipe: Recipe) -> Receipt:
     """Write pairs, identities, duplicates and suspects of a dataset whose photos are embedded.
 
     Known people (`recipe.identities`) take the place of the grouping; the receipt's notes then say how

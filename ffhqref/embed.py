@@ -102,7 +102,7 @@ def wanted_receipt(
     )
 
 
-def embed(
+def embed_photos(
     images: Path,
     out: Path,
     recipe: Recipe,

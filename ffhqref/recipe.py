@@ -232,14 +232,20 @@ def known_weights() -> list[Weights]:
     return [build(Weights, table, str(path)) for table in load_toml(path).get("network", [])]
 
 
-def known_distance(sha256: str) -> float | None:
-    """The distance that belongs to the embedder with this digest, or None where it is not known."""
-    found = [network for network in known_weights() if network.sha256 and network.sha256 == sha256]
-    return found[0].distance if found else None
+def known_distance(file: Path) -> float | None:
+    """The distance that belongs to an embedder's file, or None where the network is not known.
+
+    A network is known by its SHA-256; where nobody published one, by its file's name.
+    """
+    digest = digest_file(file)
+    for network in known_weights():
+        if network.sha256 == digest or (not network.sha256 and network.file == file.name):
+            return network.distance
+    return None
 
 
 def with_known_distance(recipe: Recipe) -> Recipe:
     """The recipe with the distance of its embedder, where none was given and the network is known."""
     if recipe.distance is not None or not recipe.embedder or not Path(recipe.embedder).is_file():
         return recipe
-    return override(recipe, distance=known_distance(digest_file(Path(recipe.embedder))))
+    return override(recipe, distance=known_distance(Path(recipe.embedder)))

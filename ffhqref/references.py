@@ -80,7 +80,7 @@ def rows_of(
     return rows
 
 
-def references(out: Path, recipe: Recipe) -> Receipt:
+def write_references(out: Path, recipe: Recipe) -> Receipt:
     """Write the three mappings of a dataset whose splits are drawn.
 
     The receipt's notes count targets and how many have 1, 2, ... 9 and more references.

@@ -180,7 +180,7 @@ def read_lists(folder: Path, names: Sequence[str]) -> tuple[dict[str, str], dict
     return chosen, {"listed_but_absent": absent, "in_no_list": len(unlisted)}
 
 
-def split(out: Path, recipe: Recipe) -> Receipt:
+def split_identities(out: Path, recipe: Recipe) -> Receipt:
     """Write splits.parquet and the three lists of a dataset whose identities are known.
 
     `recipe.splits` replays published lists instead of drawing; `recipe.labels` and `recipe.balance`

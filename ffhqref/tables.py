@@ -152,6 +152,15 @@ def reference_csv(rows: Iterable[tuple[str, Sequence[str]]], with_lq: bool) -> s
     return text.getvalue()
 
 
+def write_rates(
+    path: Path, distances: Iterable[float], true: Iterable[float], false: Iterable[float]
+) -> None:
+    """calibration.csv: true and false match rate at each distance."""
+    lines = [f"{DISTANCE},true_match_rate,false_match_rate"]
+    lines += [f"{d:.3f},{t:.9g},{f:.9g}" for d, t, f in zip(distances, true, false, strict=True)]
+    write_text(path, "\n".join(lines) + "\n")
+
+
 def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """A user's CSV with at least these columns, every field as text; UserError where it is not one."""
     try:

@@ -46,7 +46,7 @@ class Dataset:
     from_outside: bool  # lists or identities were given, not drawn
 
 
-def verify(out: Path, recipe: Recipe, *, images: Path | None = None) -> Report:
+def verify_dataset(out: Path, recipe: Recipe, *, images: Path | None = None) -> Report:
     """Prove that no person and no pair crosses splits, that every reference is valid, that files stand.
 
     `images` defaults to the folder that embed recorded. UserError where the dataset is not finished.

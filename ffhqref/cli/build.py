@@ -339,6 +339,45 @@ def verify(
     typer.echo(f"{out} is sound: {report.line()}{warned}. Next: ffhqref degrade --level severe {out}")
 
 
+@app.command()
+def calibrate(
+    out: Out,
+    labels: Annotated[Path, _option("CSV (image, identity) of known people.", "--labels")],
+    false_match_rate: Annotated[
+        float, typer.Option("--false-match-rate", help="What the suggested distance may let through.")
+    ] = 1e-4,
+) -> None:
+    """Known people -> how often each distance is right for this network, and one to use.
+
+    \b
+    ffhqref embed lfw-embedded --images lfw --detector det_10g.onnx --embedder mine.onnx
+    ffhqref calibrate lfw-embedded --labels lfw.csv
+    """
+    from ffhqref.calibrate import calibrate_distance
+
+    found = calibrate_distance(out, labels, false_match_rate=false_match_rate)
+    typer.echo(
+        f"{found.photos:,} photos of {found.people:,} people: {found.rates.same:,} pairs of one person, "
+        f"{found.rates.different:,} of two."
+    )
+    typer.echo("distance  found of one person  taken of two")
+    for distance in sorted({*(step / 20 for step in range(4, 19)), found.suggested}):
+        true, false = found.rates.at(distance)
+        mark = "  <- suggested" if distance == found.suggested else ""
+        typer.echo(f"{distance:8.3f}  {true:19.4%}  {false:12.5%}{mark}")
+    error, at = found.rates.equal_error()
+    typer.echo(f"Equal error rate {error:.3%} at distance {at:.3f}.")
+    if false_match_rate * found.rates.different < 1:
+        typer.echo(
+            f"Note: {found.rates.different:,} pairs of two people cannot show a rate of {false_match_rate:g}; "
+            "the suggestion is below the nearest of them."
+        )
+    typer.echo(
+        f"Suggested distance {found.suggested:.3f}; plot: {found.plot}, table: {found.table}. "
+        f"Next: ffhqref build-refs --distance {found.suggested:.3f} ..."
+    )
+
+
 def _recipe(out: Path, options: dict[str, Any]) -> Recipe:
     """The recipe of the dataset (or the named one), with this command's options."""
     from ffhqref.build import recipe_of

@@ -36,6 +36,9 @@ from ffhqref.store import Receipt, UserError, atomic, digest_given, fingerprint,
 REVISION = 1
 MARGIN = 1e-5  # float32 products differ by less; what lies nearer to the distance is decided in float64
 TILE = (4096, 2048)  # rows and columns of the matrix that are screened at once: at most 8.4 million pairs
+FEW = 8192  # rows below which the search takes a second or two as they are
+SAMPLE = 2048  # rows that say how far all can be shortened
+DECISION = 100_000  # what deciding a pair costs, in coordinates of a screened pair
 MAX_KEPT = 4_000_000  # pairs held at once, 24 bytes each
 MAX_EDGES = 60_000_000  # that average linkage keeps in memory
 _NO_EDGES: Edges = np.empty((0, 2), np.int32)
@@ -47,15 +50,17 @@ def pairs_below(
 ) -> Iterator[Block]:
     """Every pair of rows strictly below `distance` as (left, right, distances), left < right, ordered.
 
-    Stripes of rows against all rows from their first on: half of the matrix. FAISS screens with a margin;
-    each kept pair is decided in float64 from the stored rows, so that neither tile size nor threads matter.
+    Stripes of rows against all rows from their first on: half of the matrix. FAISS screens shortened rows
+    (see `_bounding`) with a margin; each kept pair is decided in float64 from the stored rows, so that
+    neither tile size nor threads matter.
     A stripe with more than `MAX_KEPT` pairs is done again in smaller ones: memory does not follow the data.
     """
     rows = np.ascontiguousarray(vectors, np.float32)
+    short = _bounding(rows, 1 - distance - MARGIN)
     count, begin, height = len(rows), 0, TILE[0]
     while begin < count:
         end = min(begin + height, count)
-        found = _stripe(rows, begin, end, distance)
+        found = _stripe(rows, short, begin, end, distance)
         if found is None:
             height = -(-(end - begin) // 2)
             continue
@@ -64,11 +69,11 @@ def pairs_below(
         begin, height = end, min(TILE[0], 2 * height if len(found[0]) < MAX_KEPT // 4 else height)
 
 
-def _stripe(rows: Vectors, begin: int, end: int, distance: float) -> Block | None:
+def _stripe(rows: Vectors, short: Vectors, begin: int, end: int, distance: float) -> Block | None:
     """The pairs with left in begin..end - 1, or None where they are too many to be held at once."""
     parts: list[Block] = []
     for start in range(begin, len(rows), TILE[1]):
-        left, right = _screen(rows[begin:end], rows[start : start + TILE[1]], 1 - distance - MARGIN)
+        left, right = _screen(short[begin:end], short[start : start + TILE[1]], 1 - distance - MARGIN)
         left, right = left + begin, right + start
         left, right = left[left < right], right[left < right]
         distances = 1 - similarities(rows, left, right)
@@ -79,6 +84,40 @@ def _stripe(rows: Vectors, begin: int, end: int, distance: float) -> Block | Non
     left, right, distances = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.lexsort((right, left))
     return left[order], right[order], distances[order]
+
+
+def _bounding(rows: Vectors, similarity: float) -> Vectors:
+    """Shorter rows whose products are never below those of `rows`, or `rows` where they would not pay.
+
+    Turned onto the principal axes, a row is its first k coordinates and the length of the rest; by Cauchy
+    and Schwarz the product of two lengths is at least the product of the rests. A sample says which k is
+    cheapest: fewer coordinates make the search shorter but let through more pairs to decide.
+    """
+    if len(rows) < FEW:
+        return rows
+    axes = np.linalg.eigh((rows.T @ rows).astype(np.float64))[1][:, ::-1]  # D x D, the widest first
+    turned = rows[:: len(rows) // SAMPLE] @ axes
+    dimension = rows.shape[1]
+
+    def cost(kept: int) -> float:
+        short = _shortened(turned, kept)
+        passing = (short @ short.T >= similarity).mean() - 1 / len(turned)  # less a row's with itself
+        return kept + 1 + DECISION * max(float(passing), 0.0)
+
+    best = min(range(dimension // 8, dimension, dimension // 16), key=cost)
+    if cost(best) > 0.9 * dimension:
+        return rows
+    short = np.empty((len(rows), best + 1), np.float32)
+    for begin in range(0, len(rows), TILE[0]):
+        part = slice(begin, begin + TILE[0])
+        short[part] = _shortened(rows[part] @ axes, best)
+    return short
+
+
+def _shortened(turned: npt.NDArray[np.float64], kept: int) -> Vectors:
+    """The first `kept` coordinates and the length of the rest."""
+    rest = np.linalg.norm(turned[:, kept:], axis=1, keepdims=True)
+    return np.asarray(np.hstack([turned[:, :kept], rest]), np.float32)
 
 
 def _screen(
@@ -118,8 +157,8 @@ def stranger_levels(vectors: Vectors, people: Labels, distance: float) -> npt.ND
     index.add(means)
     wanted = min(STRANGERS.stop + 9, others + 1)  # its own and a few more: ranks are decided in float64
     levels = np.empty(len(vectors))
-    for begin in range(0, len(vectors), 4096):
-        part = slice(begin, begin + 4096)
+    for begin in range(0, len(vectors), 256):  # rows of 0.3 MB each below
+        part = slice(begin, begin + 256)
         nearest = index.search(np.ascontiguousarray(vectors[part], np.float32), wanted)[1]
         exact = (means[nearest].astype(np.float64) * vectors[part, None, :]).sum(axis=2)
         exact[nearest == person[part, None]] = -np.inf

@@ -326,7 +326,7 @@ class Estimate:
 
 
 TRIAL = 8  # photos
-ROW_BYTES = 2600  # of a photo in the shard with its share of pairs and lists, measured at 512 dimensions
+ROW_BYTES = 3_700  # on disk for a photo with its share of all tables and lists, measured at 512 dimensions
 
 
 def estimate(images: Path, out: Path, recipe: Recipe, *, device: Device, workers: int) -> Estimate:

@@ -143,7 +143,7 @@ def build_refs(
 
     \b
     ffhqref build-refs --images photos --out mine \\
-        --detector det_10g.onnx --embedder w600k_r50.onnx
+        --detector det_500m.onnx --embedder w600k_mbf.onnx
     """
     options = dict(locals())
     from ffhqref import build
@@ -227,7 +227,7 @@ def embed(
     """Photographs -> embeddings, a row a photo with its status.
 
     \b
-    ffhqref embed mine --images photos --detector det_10g.onnx --embedder w600k_r50.onnx
+    ffhqref embed mine --images photos --detector det_500m.onnx --embedder w600k_mbf.onnx
     """
     options = dict(locals())
     from ffhqref.embed import embed_photos
@@ -360,7 +360,7 @@ def calibrate(
     Says how often each distance is right, and draws it.
 
     \b
-    ffhqref embed lfw-embedded --images lfw --detector det_10g.onnx --embedder mine.onnx
+    ffhqref embed lfw-embedded --images lfw --detector det_500m.onnx --embedder mine.onnx
     ffhqref calibrate lfw-embedded --labels lfw.csv
     """
     from ffhqref.calibrate import calibrate_distance

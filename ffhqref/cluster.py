@@ -142,29 +142,43 @@ def _screen(
 def stranger_levels(vectors: Vectors, people: Labels, distance: float) -> npt.NDArray[np.float64]:
     """What the similarity to a stranger looks like for each photo (n), from other provisional people.
 
-    Each other person counts once, by its mean embedding, so that one with many photos does not pass for
-    a crowd. Ranks 10 to 60 are averaged: the nearest few may be the same person not yet joined.
+    Each other person counts once, by the photo most similar, so that one with many photos does not pass
+    for a crowd. Ranks 10 to 60 are averaged: the nearest few may be the same person not yet joined.
     """
     floor = lowest_level(distance)
     _, person = np.unique(people, return_inverse=True)
-    sums = np.zeros((person.max() + 1, vectors.shape[1]))
-    np.add.at(sums, person, vectors)
-    means = np.asarray(sums / np.bincount(person)[:, None], np.float32)
-    others = len(means) - 1
+    others = int(person.max())  # people but one's own
+    levels = np.full(len(vectors), floor)
     if others <= STRANGERS.start:
-        return np.full(len(vectors), floor)
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(means)
-    wanted = min(STRANGERS.stop + 9, others + 1)  # its own and a few more: ranks are decided in float64
-    levels = np.empty(len(vectors))
-    for begin in range(0, len(vectors), 256):  # rows of 0.3 MB each below
-        part = slice(begin, begin + 256)
-        nearest = index.search(np.ascontiguousarray(vectors[part], np.float32), wanted)[1]
-        exact = (means[nearest].astype(np.float64) * vectors[part, None, :]).sum(axis=2)
-        exact[nearest == person[part, None]] = -np.inf
-        ranked = -np.sort(-exact, axis=1)[:, :others]
-        levels[part] = ranked[:, STRANGERS].mean(axis=1, where=np.isfinite(ranked[:, STRANGERS]))
-    return np.maximum(levels, floor)
+        return levels
+    rows = np.ascontiguousarray(vectors, np.float32)
+    index = faiss.IndexFlatIP(rows.shape[1])
+    index.add(rows)
+    todo, near = np.arange(len(rows)), min(len(rows), 4 * STRANGERS.stop)
+    while len(todo):
+        unsure = []
+        for begin in range(0, len(todo), 512):
+            part = todo[begin : begin + 512]
+            found = _nearest_of_each(index.search(rows[part], near)[1], person, person[part])
+            full = np.array([len(row) >= min(STRANGERS.stop, others) or near == len(rows) for row in found])
+            unsure.extend(part[~full].tolist())
+            ready = [row for row, ok in zip(found, full, strict=True) if ok]
+            for photo, strangers in zip(part[full], ready, strict=True):
+                ranked = -np.sort(-similarities(rows, np.full(len(strangers), photo), strangers))
+                levels[photo] = max(floor, ranked[STRANGERS].mean())
+        todo, near = np.array(unsure, np.int64), min(len(rows), 4 * near)
+    return levels
+
+
+def _nearest_of_each(
+    nearest: npt.NDArray[np.int64], person: npt.NDArray[np.int64], own: npt.NDArray[np.int64]
+) -> list[npt.NDArray[np.int64]]:
+    """From each row of nearest photos the first of every other person, and a few more than are ranked."""
+    result = []
+    for row, mine in zip(nearest, own, strict=True):
+        first = np.sort(np.unique(person[row], return_index=True)[1])
+        result.append(row[first[person[row[first]] != mine]][: STRANGERS.stop + 9])
+    return result
 
 
 def group_by_average(vectors: Vectors, distance: float, edges: Edges) -> Labels:

@@ -41,6 +41,7 @@ Landmarks = Annotated[
 ]
 Faces = Annotated[str | None, _option("largest: one face a photo; all: each face a photo of its own.")]
 MinFace = Annotated[int | None, _option("Least shorter side of a face's box, px.")]
+DetSize = Annotated[int | None, _option("Side of the square that the detector sees, px, by 32.")]
 MinScore = Annotated[float | None, _option("Least detector score, 0 to 1.")]
 Exclude = Annotated[Path | None, _option("List of photos to leave out, one name a line.")]
 Limit = Annotated[int | None, _option("Only the first so many photos.")]
@@ -58,6 +59,7 @@ TestReferences = Annotated[
 ]
 MaxReferences = Annotated[int | None, _option("Keep at most so many references a target, best first.")]
 Order = Annotated[str | None, _option("fps (varied first), nearest or name.")]
+FpsStart = Annotated[str | None, _option("Where fps begins: nearest or farthest.")]
 Splits = Annotated[Path | None, _option("Folder of published {train,val,test}_image.txt to replay.")]
 Targets = Annotated[Path | None, _option("List of who may be a target; the others are references only.")]
 Labels = Annotated[Path | None, _option("CSV of labels by image, to balance val and test over.")]
@@ -110,6 +112,7 @@ def build_refs(
     faces: Faces = None,
     min_face: MinFace = None,
     min_score: MinScore = None,
+    det_size: DetSize = None,
     distance: Distance = None,
     min_distance: MinDistance = None,
     grouping: Grouping = None,
@@ -122,6 +125,7 @@ def build_refs(
     test_references: TestReferences = None,
     max_references: MaxReferences = None,
     order: Order = None,
+    fps_start: FpsStart = None,
     splits: Splits = None,
     targets: Targets = None,
     labels: Labels = None,
@@ -136,14 +140,14 @@ def build_refs(
         bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")
     ] = False,
 ) -> None:
-    """Photographs -> a reference dataset: identities, splits, references, verified.
+    """Photographs -> a reference dataset, verified.
 
     Runs embed, cluster, split, references and verify. Killed or run again, it goes on
     where it stopped; a changed option redoes only what depends on it.
 
     \b
     ffhqref build-refs --images photos --out mine \\
-        --detector det_10g.onnx --embedder w600k_r50.onnx
+        --detector det_500m.onnx --embedder w600k_mbf.onnx
     """
     options = dict(locals())
     from ffhqref import build
@@ -197,8 +201,12 @@ def _report(built: Any) -> list[str]:
         )
     if built.warnings:
         lines.append(f"Warnings: {len(built.warnings):,} people or pairs cross the given splits.")
-    verb = "Built and verified" if built.fresh else "Nothing to do: finished and verified is"
-    lines.append(f"{verb} {built.out}. Next: ffhqref degrade --level severe {built.out}")
+    done = (
+        f"Built and verified {built.out}."
+        if built.fresh
+        else f"Nothing to do: {built.out} is finished and verified."
+    )
+    lines.append(f"{done} Next: ffhqref degrade --level severe {built.out}")
     return lines
 
 
@@ -214,6 +222,7 @@ def embed(
     faces: Faces = None,
     min_face: MinFace = None,
     min_score: MinScore = None,
+    det_size: DetSize = None,
     exclude: Exclude = None,
     limit: Limit = None,
     device: DeviceChoice = Device.auto,
@@ -223,7 +232,7 @@ def embed(
     """Photographs -> embeddings, a row a photo with its status.
 
     \b
-    ffhqref embed mine --images photos --detector det_10g.onnx --embedder w600k_r50.onnx
+    ffhqref embed mine --images photos --detector det_500m.onnx --embedder w600k_mbf.onnx
     """
     options = dict(locals())
     from ffhqref.embed import embed_photos
@@ -246,7 +255,7 @@ def cluster(
     grouping: Grouping = None,
     identities: Identities = None,
 ) -> None:
-    """Embeddings -> pairs, identities, copies, and what to look through.
+    """Embeddings -> pairs, identities, copies, suspects.
 
     \b
     ffhqref cluster mine --distance 0.6
@@ -278,7 +287,9 @@ def split(
     balance: Balance = None,
     seed: Seed = None,
 ) -> None:
-    """Identities -> train, val and test; no person and no pair crosses them.
+    """Identities -> train, val and test.
+
+    No person and no pair below the distance crosses them.
 
     \b
     ffhqref split mine --val-identities 300 --test-identities 150
@@ -302,8 +313,11 @@ def references(
     test_references: TestReferences = None,
     max_references: MaxReferences = None,
     order: Order = None,
+    fps_start: FpsStart = None,
 ) -> None:
-    """Pairs and splits -> the reference mappings, in the published form.
+    """Pairs and splits -> reference mappings.
+
+    CSV in the published form; a target's references stand best first.
 
     \b
     ffhqref references mine --order nearest --max-references 5
@@ -347,10 +361,12 @@ def calibrate(
         float, typer.Option("--false-match-rate", help="What the suggested distance may let through.")
     ] = 1e-4,
 ) -> None:
-    """Known people -> how often each distance is right for this network, and one to use.
+    """Known people -> a distance for a network.
+
+    Says how often each distance is right, and draws it.
 
     \b
-    ffhqref embed lfw-embedded --images lfw --detector det_10g.onnx --embedder mine.onnx
+    ffhqref embed lfw-embedded --images lfw --detector det_500m.onnx --embedder mine.onnx
     ffhqref calibrate lfw-embedded --labels lfw.csv
     """
     from ffhqref.calibrate import calibrate_distance

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 
-from ffhqref.cluster import group_by_average, pairs_below, reach
+from ffhqref.cluster import group_by_average, reach
 from ffhqref.embed import embed_photos
 from ffhqref.grouping import Agreement, Edges, Labels, Vectors, agreement
 from ffhqref.recipe import load_recipe
+from ffhqref.search import pairs_below
 from ffhqref.tables import load_embeddings
 from tests.benchmarks.common import FACES, Peak, child, needed, row, seconds
 from tests.benchmarks.synthetic import planted

@@ -71,7 +71,9 @@ def table(rows: list[Row]) -> str:
     lines += [_line(row) for row in rows]
     runs: dict[str, list[str]] = {}
     for row in rows:
-        benches = runs.setdefault(f"{row['date']}, {row['machine']}, {row['versions']}", [])
+        benches = runs.setdefault(
+            f"{row['date']}, {row['machine']}, load {row['load']} before, {row['versions']}", []
+        )
         if row["bench"] not in benches:
             benches.append(row["bench"])
     measured = "; ".join(f"{', '.join(benches)}: {about}" for about, benches in runs.items())

@@ -7,6 +7,7 @@ published procedure to the last bit of 8; `blur_downscale` only leaves out what 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ffhqref.images import Rgb
-from ffhqref.recipe import Level
+from ffhqref.recipe import Level, load_level
 from ffhqref.store import seed_for
 
 Real = npt.NDArray[np.float64]
@@ -45,10 +46,17 @@ class Degradation:
     quality: int  # q: of the JPEG, 1..100
     seed: int = 0  # of the noise, where `apply` draws it
 
+    def __post_init__(self) -> None:
+        finite = all(map(math.isfinite, (self.sigma_x, self.sigma_y, self.theta)))
+        blurs = self.kernel in ("iso", "aniso") and finite and min(self.sigma_x, self.sigma_y) >= 0
+        rest = 0.25 <= self.scale <= 1024 and 0 <= self.noise <= 255 and 1 <= self.quality <= 100
+        if not (blurs and rest and self.seed >= 0):
+            raise ValueError(f"no such degradation: {self}")
+
 
 def sample(level: Level, seed: int, name: str, copy: int = 0) -> Degradation:
     """Draw the degradation of image `name`: the same for the same four, whatever else is drawn."""
-    purpose = f"degradation {copy}"
+    purpose = f"degradation {level.name} {copy}"
     stream = np.random.RandomState(np.random.PCG64(seed_for(seed, name, purpose)))
     drawn = _draw(level, stream, bool(stream.random_sample() < level.isotropic))
     noise_seed = seed_for(seed, name, f"{purpose} noise") >> 1  # 63 bits: a signed column holds it
@@ -64,6 +72,27 @@ def _draw(level: Level, stream: np.random.RandomState, iso: bool) -> Degradation
     return Degradation(
         kernel=kernel, sigma_x=sigma_x, sigma_y=sigma_y, theta=theta, scale=scale, noise=noise, quality=100
     )
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Degrades pictures on the fly: a callable that can be sent to a trainer's worker processes."""
+
+    level: Level
+    seed: int = 0
+
+    def __call__(self, image: Rgb, name: str, copy: int = 0) -> Rgb:
+        """The low-quality version of `image` (uint8 RGB), decided by (seed, name, copy) alone."""
+        return apply(image, self.draw(name, copy))
+
+    def draw(self, name: str, copy: int = 0) -> Degradation:
+        """Its parameters, e.g. for `ffhqref.refldm.degrade`; `copy` can be the epoch or the step."""
+        return sample(self.level, self.seed, name, copy)
+
+
+def sampler(level: Level | str, seed: int = 0) -> Sampler:
+    """A `Sampler` of a level, or of the one that `--level` would find by this text."""
+    return Sampler(load_level(level) if isinstance(level, str) else level, seed)
 
 
 @dataclass(frozen=True, eq=False)

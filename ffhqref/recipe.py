@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -227,6 +228,8 @@ class Level:
     source: str = ""  # who published these ranges
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w-]*", self.name, re.ASCII):  # it names folders
+            raise ValueError(f"the name {self.name!r} may have only letters, digits, - and _")
         least = 0.25 if self.enlarge else 1
         self._check("sigma", self.sigma, 0, 1000)
         self._check("scale", self.scale, least, 1024, "; for one that enlarges set enlarge = true")

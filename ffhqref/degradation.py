@@ -140,8 +140,6 @@ def gaussian_kernel(sigma_x: float, sigma_y: float, theta: float = 0.0, size: in
 
 def to_bgr(image: Rgb) -> Real:
     """uint8 RGB => float64 BGR in [0, 1]."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"need a uint8 picture of height x width x 3, not {image.dtype} {image.shape}")
     return np.ascontiguousarray(image[:, :, ::-1]) / 255.0
 
 
@@ -181,9 +179,10 @@ def jpeg(image: Real, quality: int) -> npt.NDArray[np.uint8]:
 
 def upscale(small: npt.NDArray[np.uint8], height: int, width: int) -> Rgb:
     """Bilinear: uint8 BGR => uint8 RGB of height x width, rounded half to even."""
-    rgb = np.ascontiguousarray(small[:, :, ::-1]).astype(np.float32) / np.float32(255)
-    large = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(cv2.convertScaleAbs(large, alpha=255.0), np.uint8)  # rounds and clips in one pass
+    bgr = small.astype(np.float32) / np.float32(255)  # in this order: resize rounds by the channel's place
+    large = cv2.resize(bgr, (width, height), interpolation=cv2.INTER_LINEAR)
+    levels = cv2.convertScaleAbs(large, alpha=255.0)  # rounds half to even and clips in one pass
+    return np.asarray(cv2.cvtColor(levels, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def apply(image: Rgb, degradation: Degradation, noise: Noise | None = None) -> Rgb:
@@ -192,6 +191,8 @@ def apply(image: Rgb, degradation: Degradation, noise: Noise | None = None) -> R
     `noise` is standard normal, of the small picture's size (`small_size`), BGR; without it, it is drawn
     from the degradation's seed.
     """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(f"need a uint8 picture of height x width x 3, not {image.dtype} {image.shape}")
     small = blur_downscale(image, degradation)
     unit = draw_noise(degradation.seed, small.shape) if noise is None else noise
     noisy = add_noise(small, degradation.noise, unit)

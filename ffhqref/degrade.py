@@ -197,7 +197,10 @@ def caption(row: Mapping[str, Any]) -> tuple[str, str]:
     if row[tables.KERNEL] == "aniso":
         degrees = math.degrees(row[tables.THETA]) % 180  # a Gaussian turned by half a circle is the same
         blurred = f"blur {row[tables.SIGMA_X]:.1f} x {row[tables.SIGMA_Y]:.1f} px at {degrees:.0f} degrees"
-    return blurred, f"1/{row[tables.SCALE]:.1f} size, noise {row[tables.NOISE]:.1f}, JPEG {row[tables.QUALITY]}"
+    return (
+        blurred,
+        f"1/{row[tables.SCALE]:.1f} size, noise {row[tables.NOISE]:.1f}, JPEG {row[tables.QUALITY]}",
+    )
 
 
 # ---- a run over many -----------------------------------------------------------------------------
@@ -252,9 +255,7 @@ class Run:
         parameters = {key: value for key, value in asdict(self.options).items() if key != "workers"}
         parameters |= {"level": asdict(self.level), "table": self.options.table is not None}
         keys = digest(json.dumps([[item.file, item.key] for item in items]).encode())
-        return Receipt(
-            stage=self.stage, revision=REVISION, parameters=parameters, inputs={"images": keys}
-        )
+        return Receipt(stage=self.stage, revision=REVISION, parameters=parameters, inputs={"images": keys})
 
     def _table_stands(self, items: Sequence[Item], known: Mapping[str, Made]) -> bool:
         return self.table.is_file() and bool(self._merged(items, known).equals(self._rows()))
@@ -280,9 +281,7 @@ class Run:
         """Take rows of files that will be made anew out of the table, so that none is ever wrong."""
         receipt_path(self.out, self.stage).unlink(missing_ok=True)
         if missing and self.table.is_file():
-            tables.write(
-                self.table, tables.DEGRADATIONS, self._rows_without({item.file for item in missing})
-            )
+            tables.write(self.table, tables.DEGRADATIONS, self._rows_without({item.file for item in missing}))
 
     def _finish(self, items: Sequence[Item], made: Mapping[str, Made], wanted: Receipt) -> Receipt:
         results = [made[item.file] for item in items]

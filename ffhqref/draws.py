@@ -59,7 +59,6 @@ def read_names(path: Path) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-
 @dataclass(frozen=True)
 class Target:
     """A clean picture. `bad` is a status and a reason where it cannot be used."""
@@ -72,6 +71,7 @@ class Target:
 
 def scanned(photos: Path) -> list[Target]:
     """Every picture below a folder, ordered by name."""
+
     def target(photo: images.Photo) -> Target:
         bad = ("bad_name", photo.bad) if photo.bad else None
         return Target(photo.name, photo.path, (photo.size, photo.mtime_ns), bad)

@@ -115,9 +115,7 @@ def make_all(
     return made
 
 
-def _in_threads(
-    items: Sequence[T], make: Callable[[T], Made], workers: int
-) -> Iterator[tuple[T, Made]]:
+def _in_threads(items: Sequence[T], make: Callable[[T], Made], workers: int) -> Iterator[tuple[T, Made]]:
     """Results in the order of the items. The workers are all the threads: OpenCV and BLAS get one each."""
     waiting: deque[tuple[T, Future[Made]]] = deque()
     queue = iter(items)

@@ -51,7 +51,9 @@ class Stage:
         with np.load(path) as file:
             self.image = file["image_u8"]
             prefix = f"{name}_"
-            self.arrays = {key.removeprefix(prefix): file[key] for key in file.files if key.startswith(prefix)}
+            self.arrays = {
+                key.removeprefix(prefix): file[key] for key in file.files if key.startswith(prefix)
+            }
         with np.load(GOLDEN / "blur_kernels.npz") as file:
             number, self.scale, self.noise, quality = self.arrays["params"].tolist()
             kind, *numbers = file["params"][int(number)].tolist()
@@ -106,7 +108,9 @@ def kernels() -> list[int]:
 def test_kernels(number: int) -> None:
     with np.load(GOLDEN / "blur_kernels.npz") as file:
         wanted, (kind, sigma_x, sigma_y, theta) = file[f"kernel_{number}"], file["params"][number]
-    ours = degradation.gaussian_kernel(sigma_x, sigma_y if kind else sigma_x, theta if kind else 0, len(wanted))
+    ours = degradation.gaussian_kernel(
+        sigma_x, sigma_y if kind else sigma_x, theta if kind else 0, len(wanted)
+    )
     np.testing.assert_allclose(ours, wanted, rtol=0, atol=1e-10)
 
 

@@ -53,8 +53,8 @@ from ffhqref.store import (
 )
 
 __all__ = [
-    "Degradation", "Options", "Sampler", "add_noise", "apply", "blur", "blur_downscale", "degrade",
-    "degrade_dataset", "downscale", "gaussian_kernel", "jpeg", "read_names", "replay", "sample", "sampler",
+    "Degradation", "Options", "Sampler", "add_noise", "apply", "blur", "blur_downscale", "degrade_dataset",
+    "degrade_folder", "downscale", "gaussian_kernel", "jpeg", "read_names", "replay", "sample", "sampler",
     "sheet", "upscale",
 ]  # fmt: skip
 
@@ -68,7 +68,7 @@ PILLOW = {
 }
 
 
-def degrade(
+def degrade_folder(
     level: Level,
     photos: Path,
     out: Path,

@@ -40,6 +40,16 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest_given(file: str | None) -> str:
+    """`digest_file` of a file the user may have given, or empty; UserError where it is not there."""
+    if not file:
+        return ""
+    try:
+        return digest_file(Path(file))
+    except OSError as error:
+        raise UserError(f"Cannot read {file} ({error.strerror}): give the path of a file.") from None
+
+
 def seed_for(seed: int, name: str, purpose: str) -> int:
     """A 64-bit number that depends on these three alone, the same on every machine."""
     key = json.dumps([seed, name, purpose]).encode()

@@ -10,7 +10,7 @@ import ast
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,6 +113,17 @@ def from_columns(schema: pa.Schema, columns: Mapping[str, Sequence[object]]) -> 
     return pa.table({field.name: pa.array(columns[field.name], field.type) for field in schema}, schema)
 
 
+def write_columns(path: Path, schema: pa.Schema, columns: Mapping[str, Sequence[object]]) -> None:
+    """`write` of a table given as columns by name."""
+    write(path, schema, from_columns(schema, columns))
+
+
+def write_rows(path: Path, schema: pa.Schema, rows: Sequence[Sequence[object]]) -> None:
+    """`write` of a table given as rows in the schema's order."""
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
+    write_columns(path, schema, dict(zip(schema.names, columns, strict=True)))
+
+
 def read(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a Parquet table; UserError where it is missing, damaged or of another schema."""
     try:
@@ -123,6 +134,31 @@ def read(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) ->
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"Cannot read the table {path} ({reason}): run the stage that writes it.") from None
+
+
+def iterate_pairs(
+    path: Path, names: Sequence[str]
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
+    """pairs.parquet a piece at a time as (left, right, distances), rows as indices into `names`.
+
+    UserError where it is missing, damaged, or names a photo that is not in `names`.
+    """
+    words = pa.array(names, pa.string())
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(1 << 18):
+                left, right = (pc.index_in(batch.column(side), value_set=words) for side in (LEFT, RIGHT))
+                if left.null_count or right.null_count:
+                    raise UserError(
+                        f"{path} names photos that are not embedded: run `ffhqref cluster` again."
+                    )
+                yield (
+                    np.asarray(left, np.int64),
+                    np.asarray(right, np.int64),
+                    np.asarray(batch.column(DISTANCE), np.float64),
+                )
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise UserError(f"Cannot read the table {path} ({error}): run `ffhqref cluster`.") from None
 
 
 def reference_csv(rows: Iterable[tuple[str, Sequence[str]]], with_lq: bool) -> str:
@@ -137,6 +173,15 @@ def reference_csv(rows: Iterable[tuple[str, Sequence[str]]], with_lq: bool) -> s
         lq = [Path(target).with_suffix(".png").as_posix()] if with_lq else []
         writer.writerow([target, *lq, str(list(references))])
     return text.getvalue()
+
+
+def write_rates(
+    path: Path, distances: Iterable[float], true: Iterable[float], false: Iterable[float]
+) -> None:
+    """calibration.csv: true and false match rate at each distance."""
+    lines = [f"{DISTANCE},true_match_rate,false_match_rate"]
+    lines += [f"{d:.3f},{t:.9g},{f:.9g}" for d, t, f in zip(distances, true, false, strict=True)]
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:

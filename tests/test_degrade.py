@@ -154,7 +154,8 @@ def test_a_sample_depends_on_its_four_and_lies_in_its_ranges() -> None:
     assert -np.pi <= min(turned) < -3 and 3 < max(turned) <= np.pi
     others = [
         degradation.sample(level, 8, "0.png"), degradation.sample(level, 7, "0.jpg"),
-        degradation.sample(level, 7, "0.png", copy=1), degradation.sample(replace(level, name="b"), 7, "0.png"),
+        degradation.sample(level, 7, "0.png", copy=1),
+        degradation.sample(replace(level, name="b"), 7, "0.png"),
     ]  # fmt: skip
     assert len({one.seed for one in [*drawn, *others]}) == 604
     assert len({one.scale for one in [drawn[0], *others]}) == 5
@@ -312,12 +313,12 @@ def draws_fit(path: Path, size: int) -> images.Rgb:
 
 def test_workers_subsets_and_order_change_no_byte(photos: Path, tmp_path: Path) -> None:
     for name, options in [("one", {"workers": 1}), ("four", {"workers": 4})]:
-        degrade.degrade(
+        degrade.degrade_folder(
             load_level("train"), photos, tmp_path / name, options=degrade.Options(size=48, **options)
         )
     assert contents(tmp_path / "one") == contents(tmp_path / "four")
     some = ["some/6.png", "some/2.png"]
-    degrade.degrade(
+    degrade.degrade_folder(
         load_level("train"), photos, tmp_path / "some", names=some, options=degrade.Options(size=48)
     )
     for name in some:
@@ -327,14 +328,14 @@ def test_workers_subsets_and_order_change_no_byte(photos: Path, tmp_path: Path) 
 
 def test_a_second_run_makes_nothing_and_a_damaged_file_again(photos: Path, tmp_path: Path) -> None:
     out, level = tmp_path / "lq", load_level("moderate")
-    first = degrade.degrade(level, photos, out, options=degrade.Options(size=48))
+    first = degrade.degrade_folder(level, photos, out, options=degrade.Options(size=48))
     before = contents(out)
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
-    again = degrade.degrade(level, photos, out, options=degrade.Options(size=48, workers=3))
+    again = degrade.degrade_folder(level, photos, out, options=degrade.Options(size=48, workers=3))
     assert again.outputs == first.outputs and {path: path.stat().st_mtime_ns for path in times} == times
     (out / "some" / "3.png").write_bytes(b"gone")
     (out / "some" / "4.png").unlink()
-    degrade.degrade(level, photos, out, options=degrade.Options(size=48))
+    degrade.degrade_folder(level, photos, out, options=degrade.Options(size=48))
     assert contents(out) == before
     changed = {path.name for path in times if path.stat().st_mtime_ns != times[path]}
     assert changed == {"3.png", "4.png"}
@@ -342,22 +343,22 @@ def test_a_second_run_makes_nothing_and_a_damaged_file_again(photos: Path, tmp_p
 
 def test_a_changed_target_and_a_changed_seed_are_made_again(photos: Path, tmp_path: Path) -> None:
     out, level, options = tmp_path / "lq", load_level("moderate"), degrade.Options(size=48)
-    degrade.degrade(level, photos, out, options=options)
+    degrade.degrade_folder(level, photos, out, options=options)
     before = contents(out)
     images.write(photos / "some" / "3.png", picture(77))
-    degrade.degrade(level, photos, out, options=options)
+    degrade.degrade_folder(level, photos, out, options=options)
     after = contents(out)
     assert {name for name in before if before[name] != after[name]} == {"some/3.png"}
-    degrade.degrade(level, photos, out, options=replace(options, seed=1))
+    degrade.degrade_folder(level, photos, out, options=replace(options, seed=1))
     assert all(contents(out)[name] != digest for name, digest in after.items())
 
 
 def test_runs_of_lists_add_up_and_a_new_level_replaces(photos: Path, tmp_path: Path) -> None:
     out, options = tmp_path / "lq", degrade.Options(size=48)
     for names in (["some/1.png"], ["some/2.png", "some/0.png"]):
-        degrade.degrade(load_level("moderate"), photos, out, names=names, options=options)
+        degrade.degrade_folder(load_level("moderate"), photos, out, names=names, options=options)
     assert [row["image"] for row in rows(out)] == [f"some/{n}.png" for n in range(3)]
-    degrade.degrade(load_level("severe"), photos, out, names=["some/2.png"], options=options)
+    degrade.degrade_folder(load_level("severe"), photos, out, names=["some/2.png"], options=options)
     assert [row["level"] for row in rows(out)] == ["moderate", "moderate", "severe"]
 
 
@@ -414,7 +415,7 @@ def test_from_table_makes_the_same_again(copies: int, photos: Path, tmp_path: Pa
 
 def test_a_damaged_table_is_refused(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "a"
-    degrade.degrade(load_level("train"), photos, out, options=degrade.Options(size=48))
+    degrade.degrade_folder(load_level("train"), photos, out, options=degrade.Options(size=48))
     good = rows(out)
     for key, value in [("scale", 1e-9), ("quality", 700), ("sigma_x", float("nan")), ("draw", 2**31 - 1)]:
         bad = [good[0] | {key: value}, *good[1:]]
@@ -425,7 +426,7 @@ def test_a_damaged_table_is_refused(photos: Path, tmp_path: Path) -> None:
         )
         options = degrade.Options(size=48, table=tmp_path / "bad.parquet")
         with pytest.raises(UserError, match="bad.parquet is damaged at some/0.png"):
-            degrade.degrade(load_level("train"), photos, tmp_path / "b", options=options)
+            degrade.degrade_folder(load_level("train"), photos, tmp_path / "b", options=options)
 
 
 # ---- a built dataset -----------------------------------------------------------------------------
@@ -523,9 +524,9 @@ def test_bad_pictures_are_recorded_and_the_run_goes_on(photos: Path, tmp_path: P
 
 def test_a_target_that_became_bad_takes_its_file_along(photos: Path, tmp_path: Path) -> None:
     out, options = tmp_path / "lq", degrade.Options(size=48)
-    degrade.degrade(load_level("severe"), photos, out, options=options)
+    degrade.degrade_folder(load_level("severe"), photos, out, options=options)
     (photos / "some" / "3.png").write_text("no picture")
-    degrade.degrade(load_level("severe"), photos, out, options=options)
+    degrade.degrade_folder(load_level("severe"), photos, out, options=options)
     assert not (out / "some" / "3.png").exists()
     assert [row["status"] for row in rows(out)].count("unreadable") == 1
 
@@ -535,13 +536,13 @@ def test_names_that_are_missing_clash_or_leave_the_folder(photos: Path, tmp_path
     images.write(photos / "a.png", picture(2))
     out, options, level = tmp_path / "lq", degrade.Options(size=48), load_level("train")
     names = ["some/1.png", "gone.png", "a.jpg", "a.png"]
-    degrade.degrade(level, photos, out, names=names, options=options)
+    degrade.degrade_folder(level, photos, out, names=names, options=options)
     assert {row["image"]: row["status"] for row in rows(out)} == {
         "some/1.png": "ok", "gone.png": "missing", "a.jpg": "bad_name", "a.png": "bad_name",
     }  # fmt: skip
     for name in ("../photos/a.png", "/etc/passwd"):
         with pytest.raises(UserError, match="is no path below"):
-            degrade.degrade(level, photos, out, names=[name], options=options)
+            degrade.degrade_folder(level, photos, out, names=[name], options=options)
 
 
 @pytest.mark.parametrize(
@@ -603,23 +604,23 @@ def test_a_stop_at_every_write_leaves_nothing_false(
     names, level = [f"some/{n}.png" for n in range(4)], load_level("train")
     options = degrade.Options(size=32, workers=1)
     straight = tmp_path / "straight"
-    degrade.degrade(load_level("moderate"), photos, straight, names=names, options=options)
+    degrade.degrade_folder(load_level("moderate"), photos, straight, names=names, options=options)
     renames = counting(monkeypatch, None)
-    degrade.degrade(level, photos, straight, names=names, options=options)
+    degrade.degrade_folder(level, photos, straight, names=names, options=options)
     assert renames[0] >= 7
     for stop in range(renames[0]):
         out = tmp_path / f"stopped-{stop}"
         monkeypatch.undo()
-        degrade.degrade(load_level("moderate"), photos, out, names=names, options=options)
+        degrade.degrade_folder(load_level("moderate"), photos, out, names=names, options=options)
         counting(monkeypatch, stop)
         with pytest.raises(Killed):
-            degrade.degrade(level, photos, out, names=names, options=options)
+            degrade.degrade_folder(level, photos, out, names=names, options=options)
         monkeypatch.undo()
         for row in rows(out):  # a row that is there tells the truth of its file
             drawn = degradation.sample(load_level(row["level"]), 0, row["image"])
             wanted = degradation.apply(draws_fit(photos / row["image"], 32), drawn)
             np.testing.assert_array_equal(images.read(out / row["lq_image"]), wanted)
-        degrade.degrade(level, photos, out, names=names, options=options)
+        degrade.degrade_folder(level, photos, out, names=names, options=options)
         assert contents(out) == contents(straight)
 
 
@@ -639,14 +640,14 @@ def counting(monkeypatch: pytest.MonkeyPatch, stop: int | None) -> list[int]:
 
 def test_a_line_that_a_kill_cut_off_counts_for_nothing(photos: Path, tmp_path: Path) -> None:
     out, level, options = tmp_path / "lq", load_level("train"), degrade.Options(size=32)
-    degrade.degrade(level, photos, out, options=options)
+    degrade.degrade_folder(level, photos, out, options=options)
     before, path = contents(out), out / "receipts" / "degrade.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:3]) + lines[3][:40])
     (out / "receipts" / "degrade.json").unlink()
     assert len(journal.read(path)) == 3
     times = {name: (out / name).stat().st_mtime_ns for name in before if name.endswith(".png")}
-    degrade.degrade(level, photos, out, options=options)
+    degrade.degrade_folder(level, photos, out, options=options)
     kept = [name for name, when in times.items() if (out / name).stat().st_mtime_ns == when]
     assert contents(out) == before and len(kept) == 3 and len(journal.read(path)) == 8
 

@@ -85,7 +85,7 @@ def degrade(
             assert images is not None and out is not None
             target = out / one.name if len(levels) > 1 else out
             names = stage.read_names(list_) if list_ else None
-            receipt = stage.degrade(one, images, target, names=names, options=options)
+            receipt = stage.degrade_folder(one, images, target, names=names, options=options)
             folders[one.name] = (target, "")
         summaries.append(_made(receipt, one.name, *folders[one.name], size))
     if sheet is not None:

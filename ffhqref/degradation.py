@@ -22,6 +22,7 @@ from ffhqref.recipe import Level, load_level
 from ffhqref.store import seed_for
 
 Real = npt.NDArray[np.float64]
+Levels = npt.NDArray[np.uint8]  # BGR
 Noise = npt.NDArray[np.float32]  # standard normal, the small picture's height x width x 3 (BGR)
 Kernel = Literal["iso", "aniso"]
 
@@ -170,14 +171,18 @@ def add_noise(image: Real, noise: float, unit: Noise) -> Real:
     return np.clip(image + unit * noise / 255.0, 0, 1)
 
 
-def jpeg(image: Real, quality: int) -> npt.NDArray[np.uint8]:
+def jpeg(image: Real, quality: int) -> Levels:
     """Through a JPEG of this quality (4:2:0): BGR in [0, 1] => uint8 BGR."""
-    flags = [cv2.IMWRITE_JPEG_QUALITY, quality]
-    _, data = cv2.imencode(".jpg", np.rint(image * 255.0).astype(np.uint8), flags)
+    return through_jpeg(np.rint(image * 255.0).astype(np.uint8), quality)
+
+
+def through_jpeg(levels: Levels, quality: int) -> Levels:
+    """Encode and decode uint8 BGR: the codec for `ffhqref.refldm.degrade`."""
+    _, data = cv2.imencode(".jpg", levels, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
 
 
-def upscale(small: npt.NDArray[np.uint8], height: int, width: int) -> Rgb:
+def upscale(small: Levels, height: int, width: int) -> Rgb:
     """Bilinear: uint8 BGR => uint8 RGB of height x width, rounded half to even."""
     bgr = small.astype(np.float32) / np.float32(255)  # in this order: resize rounds by the channel's place
     large = cv2.resize(bgr, (width, height), interpolation=cv2.INTER_LINEAR)

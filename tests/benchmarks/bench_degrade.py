@@ -189,7 +189,7 @@ def run() -> list[dict[str, Any]]:
         add("degrade, as drawn (half and half)", both[0], both[1], "images/s of a core", "from the two above")
         ours, alone = end_to_end(level, Path(folder))
         note = "1024 PNG to 512 PNG, one core; theirs: decode, bicubic resize, encode, write, nothing else"
-        add("degrade from file to file", ours, alone, "CPU ms/image, less is better", note)
+        add("degrade from file to file", ours, alone, "CPU ms/image", note)
     with tempfile.TemporaryDirectory() as folder:
         for number in range(FILES):
             images.write(Path(folder) / "photos" / f"{number:05d}.png", face(1024, number))

@@ -26,6 +26,8 @@ IDENTITY, COMPONENT, SPLIT = "identity", "component", "split"
 KEPT, KIND, COHESION, MEMBERS, OTHER = "kept", "kind", "cohesion", "members", "other"
 GT_IMAGE, LQ_IMAGE, REF_IMAGE = "gt_image", "lq_image", "ref_image"  # the published CSV's columns
 
+URL, BYTES, MD5, PIXEL_MD5, CATEGORY = "url", "bytes", "md5", "pixel_md5", "category"
+
 SPLITS = ("train", "val", "test")
 
 TEXT: pa.DataType = pa.string()
@@ -64,6 +66,22 @@ SUSPECTS = pa.schema(
 )
 DUPLICATES = pa.schema({IMAGE: TEXT, KEPT: TEXT, KIND: TEXT, DISTANCE: REAL})  # kind: exact or near
 SPLIT_TABLE = pa.schema({IMAGE: TEXT, IDENTITY: TEXT, SPLIT: TEXT})
+
+LISTING = pa.schema({IMAGE: TEXT, URL: TEXT, BYTES: pa.int64(), MD5: TEXT, PIXEL_MD5: TEXT})
+ATTRIBUTION = pa.schema(  # of FFHQ's images; all but the last as the metadata gives them
+    {
+        IMAGE: TEXT,  # the path below the download folder
+        "author": TEXT,
+        "photo_title": TEXT,
+        "photo_url": TEXT,
+        "country": TEXT,
+        "license": TEXT,
+        "license_url": TEXT,
+        "date_uploaded": TEXT,
+        "date_crawled": TEXT,
+        CATEGORY: TEXT,  # training or validation
+    }
+)
 
 
 def write(path: Path, schema: pa.Schema, table: pa.Table) -> None:

@@ -1,0 +1,157 @@
+"""download and doctor."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ffhqref.cli import app
+from ffhqref.store import UserError
+
+if TYPE_CHECKING:
+    from ffhqref.download import Outcome
+    from ffhqref.recipe import Source
+
+SHOWN = 20  # rows of a table in the terminal; the file beside the download has all
+
+
+@app.command()
+def download(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME|MANIFEST...", help="Sources; none lists them.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where the files go.")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB|RANGE", help="Only these: '*.png', a folder, 0-999, or a group's name."),
+    ] = None,
+    exclude: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Names to leave out, one a line.")
+    ] = None,
+    mirror: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL|DIR", help="Tried first: an address, hf://datasets/OWNER/NAME, a folder."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, max=64, help="Files at a time.")] = 8,
+    rate: Annotated[str, typer.Option(metavar="LIMIT", help="Bytes a second in all, as 500k or 2M.")] = "",
+    verify: Annotated[bool, typer.Option("--verify", help="Read all files again; mend the bad.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    accept_terms: Annotated[
+        bool, typer.Option("--accept-terms", help="Accept the terms that are printed.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a server may be silent.")] = 30,
+    retries: Annotated[int, typer.Option(min=1, help="Attempts in a row that bring nothing.")] = 6,
+) -> None:
+    """Download datasets and networks: resumed where it stopped, verified before it is named.
+
+    Run the same command again after anything went wrong: it goes on. What is there costs a look.
+
+    \b
+    ffhqref download                               the sources, with sizes and licences
+    ffhqref download ffhq --out ffhq --only 0-999  the first thousand images
+    ffhqref download ffhq-ref --only lists --out ffhq-ref
+    ffhqref download ffhq --out ffhq --mirror /mnt/institute/ffhq
+    ffhqref download mine.toml --out mine          your own [[file]] path, urls, bytes, sha256
+    """
+    from ffhqref.download import Options, preview
+    from ffhqref.download import accept_terms as agree
+    from ffhqref.download import download as run
+    from ffhqref.network import Manners
+    from ffhqref.recipe import load_source
+
+    if not names:
+        return _list_sources()
+    if out is None:
+        raise UserError("Say where the files go: give --out DIR.")
+    manners = Manners(rate=_bytes(rate), timeout=timeout, retries=retries)
+    options = Options(
+        only=tuple(only or ()), exclude=exclude, mirrors=tuple(mirror or ()), jobs=jobs, verify=verify,
+        manners=manners,
+    )  # fmt: skip
+    sources = [load_source(name) for name in dict.fromkeys(names)]
+    if dry_run:
+        return _say_plan(preview(sources, out, options), out)
+    for source in sources:
+        agree(source, out, accept_terms, lambda terms, name=source.name: _ask(name, terms, accept_terms))
+    _say_outcome(run(sources, out, options), sources, out)
+
+
+def _ask(name: str, terms: str, accepted: bool) -> bool:
+    typer.echo(f"{name}:\n{terms.strip()}\n", err=True)
+    return accepted or (sys.stdin.isatty() and typer.confirm("Do you accept these terms?", err=True))
+
+
+def _bytes(text: str) -> float:
+    """500k, 2M, 1.5G or a plain number as bytes a second; 0 where nothing is given."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKmMgG]?)i?[bB]?(?:/s)?", text.strip())
+    if not text:
+        return 0
+    if not found or not float(found.group(1)):
+        raise UserError(f"--rate {text} is no rate: give bytes a second, as 500k or 2M.")
+    return float(found.group(1)) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[found.group(2).lower()]
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _list_sources() -> None:
+    from ffhqref.recipe import load_source, sources
+
+    for name in sources():
+        source = load_source(name)
+        known = sum(file.bytes or 0 for file in source.files) + source.listed_bytes
+        terms = "; --accept-terms" if source.terms else ""
+        typer.echo(f"{name:<20}{_size(known) if known else '':>9}  {source.title}")
+        typer.echo(f"{'':<31}{source.licence}{terms}")
+    typer.echo("\nNext: ffhqref download NAME --out DIR (sizes nobody published are left blank)")
+
+
+def _say_plan(plan: Outcome, out: Path) -> None:
+    for note in plan.notes:
+        typer.echo(note)
+    left = plan.wanted - plan.there
+    unknown = f" and {plan.unknown_sizes:,} of unknown size" if plan.unknown_sizes else ""
+    typer.echo(f"{plan.there:,} of {plan.wanted:,} files are in {out} ({_size(plan.bytes_there)}).")
+    typer.echo(
+        f"Would fetch or check {left:,} files: {_size(plan.bytes_wanted)}{unknown}. Nothing was written; "
+        "run it without --dry-run."
+    )
+
+
+def _say_outcome(outcome: Outcome, sources: list[Source], out: Path) -> None:
+    """What was made and what follows; UserError, so exit code 1, where files are missing."""
+    if outcome.excluded_on_disk:
+        typer.echo(
+            f"{outcome.excluded_on_disk:,} files that are excluded still lie in {out}: delete them.", err=True
+        )
+    if outcome.missing:
+        _say_missing(outcome, out)
+    next_command = next((one.next for one in sources if one.next), "")
+    following = f" Next: {next_command.replace('{out}', str(out))}" if next_command else ""
+    typer.echo(
+        f"{outcome.wanted:,} files are in {out} and right ({outcome.there:,} were there).{following}"
+    )
+
+
+def _say_missing(outcome: Outcome, out: Path) -> None:
+    reasons = Counter(reason for _, reason in outcome.missing)
+    for path, reason in outcome.missing[:SHOWN]:
+        typer.echo(f"missing  {path}  {reason}", err=True)
+    if len(outcome.missing) > SHOWN:
+        typer.echo(f"... and {len(outcome.missing) - SHOWN:,} more; the reasons in all:", err=True)
+        for reason, count in reasons.most_common(10):
+            typer.echo(f"{count:>7,}  {reason}", err=True)
+    raise UserError(
+        f"{len(outcome.missing):,} of {outcome.wanted:,} files are missing (listed in {out / 'missing.csv'}): "
+        "run the same command again to fetch just these."
+    )

@@ -87,12 +87,15 @@ def preview(sources: Sequence[Source], out: Path, options: Options) -> Outcome:
     return run.outcome
 
 
-def accept_terms(source: Source, out: Path, accepted: bool, ask: Callable[[str], bool]) -> None:
-    """Return once the source's terms are accepted, for this folder now or before; UserError else."""
+def accept_terms(source: Source, out: Path, ask: Callable[[str], bool]) -> None:
+    """Return once the source's terms are accepted, for this folder now or before; UserError else.
+
+    `ask` shows them and says whether they are.
+    """
     kept = out / TERMS / f"{digest(source.terms.encode())[:32]}.txt"
     if not source.terms or kept.is_file():
         return
-    if not accepted and not ask(source.terms):
+    if not ask(source.terms):
         raise UserError(
             f"{source.name} was not downloaded: read its terms and give --accept-terms to accept them."
         )

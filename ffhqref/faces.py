@@ -14,9 +14,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from insightface.model_zoo.arcface_onnx import ArcFaceONNX
-from insightface.model_zoo.scrfd import SCRFD
-from insightface.utils.face_align import arcface_dst
 
 from ffhqref.images import Rgb
 from ffhqref.store import UserError, digest_file
@@ -25,6 +22,9 @@ Floats = npt.NDArray[np.float32]
 Device = Literal["auto", "cpu", "cuda"]
 
 SIDE = 112  # px of an aligned face
+TEMPLATE = (  # px of both eyes, nose and mouth corners in ArcFace's 112 x 112 face (Deng et al. 2019)
+    (38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041),
+)  # fmt: skip
 MIDDLE = (0.0625, 0.9375)  # of height and width: the crop of the paper's identity metric
 DIMENSIONS = (128, 256, 512, 1024)  # that an embedding may have
 SAME_EMBEDDING = 0.9999  # cosine between a face embedded singly and beside another
@@ -41,7 +41,8 @@ class Face:
     @property
     def side(self) -> float:
         """The box's shorter side, px."""
-        return float(np.minimum(self.box[2] - self.box[0], self.box[3] - self.box[1]))
+        left, top, right, bottom = self.box.tolist()
+        return float(min(right - left, bottom - top))
 
 
 def provider_for(device: Device) -> str:
@@ -86,6 +87,8 @@ class Detector:
         session = _session(path, provider_for(device))
         if len(session.get_outputs()) not in (9, 15):
             raise UserError(f"{path} is not an SCRFD detector with landmarks: it must have 9 or 15 outputs.")
+        from insightface.model_zoo.scrfd import SCRFD  # a second to import: only where it is used
+
         self._network = SCRFD(model_file=str(path), session=session)
         self._network.prepare(0, det_thresh=min_score)
         self.size = size
@@ -117,7 +120,7 @@ class Detector:
     def _look(self, image: Rgb, padding: int, size: int) -> list[Face]:
         bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         if padding:
-            bgr = cv2.copyMakeBorder(bgr, *[padding] * 4, cv2.BORDER_CONSTANT, value=(0, 0, 0))
+            bgr = cv2.copyMakeBorder(bgr, padding, padding, padding, padding, cv2.BORDER_CONSTANT)
         boxes, landmarks = self._network.detect(bgr, input_size=(size, size))
         faces = [
             Face(_floats(box[:4]) - padding, float(box[4]), _floats(points) - padding)
@@ -170,6 +173,8 @@ class Embedder:
         shape = inputs[0].shape
         if len(inputs) != 1 or len(outputs) != 1 or len(shape) != 4 or list(shape[1:]) != [3, SIDE, SIDE]:
             raise UserError(f"{path} is not an ArcFace network: it must take N x 3 x {SIDE} x {SIDE}.")
+        from insightface.model_zoo.arcface_onnx import ArcFaceONNX
+
         with contextlib.redirect_stdout(io.StringIO()):
             head = ArcFaceONNX(model_file=str(path), session=self._run)
         self._mean, self._scale = float(head.input_mean), float(head.input_std)
@@ -250,7 +255,7 @@ def similarity_to(points: Floats, template: Floats) -> npt.NDArray[np.float64]:
 
 def align(image: Rgb, landmarks: Floats) -> Rgb:
     """The face as 112 x 112 px: five points moved onto ArcFace's template, bilinear, black outside."""
-    matrix = similarity_to(landmarks, arcface_dst)
+    matrix = similarity_to(landmarks, _floats(TEMPLATE))
     return np.asarray(cv2.warpAffine(image, matrix, (SIDE, SIDE), flags=cv2.INTER_LINEAR), np.uint8)
 
 

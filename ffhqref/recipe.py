@@ -141,6 +141,15 @@ class Recipe:
             if not good:
                 raise ValueError(fault)
 
+    def needed_distance(self) -> float:
+        """The distance; UserError where neither recipe, option nor known network gave one."""
+        if self.distance is None:
+            raise UserError(
+                "This embedder is not in weights.toml, so no distance is known for it: give --distance "
+                "(`ffhqref calibrate` finds one from photographs of known people)."
+            )
+        return self.distance
+
 
 def load_recipe(name_or_file: str, **overrides: Any) -> Recipe:
     """A recipe by name or file; overrides that are not None take its values' place."""

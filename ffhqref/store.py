@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,7 @@ from ffhqref import __version__
 
 PART_SUFFIX = ".part"  # of a file that is still being written
 LOCK_NAME = ".ffhqref.lock"
+_HELD: set[tuple[Path, int]] = set()  # folder and thread of the locks this process holds
 
 
 class UserError(Exception):
@@ -117,8 +119,13 @@ def sweep_parts(folder: Path) -> None:
 def lock(folder: Path, holder: str) -> Iterator[None]:
     """Be the one process that writes `folder`; the lock dies with the process.
 
-    `holder` names the command for whoever comes second and is refused with a UserError.
+    `holder` names the command for whoever comes second and is refused with a UserError. A thread that
+    holds the lock may take it again: `build-refs` holds it around its stages.
     """
+    key = (folder.resolve(), threading.get_ident())
+    if key in _HELD:
+        yield
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
@@ -137,8 +144,10 @@ def lock(folder: Path, holder: str) -> Iterator[None]:
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"`ffhqref {holder}` (process {os.getpid()})\n".encode(), 0)
         sweep_parts(folder)
+        _HELD.add(key)
         yield
     finally:
+        _HELD.discard(key)
         os.close(handle)
 
 

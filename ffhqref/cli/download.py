@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,15 +38,15 @@ def download(
         list[str] | None,
         typer.Option(metavar="URL|DIR", help="Tried first: an address, hf://datasets/OWNER/NAME, a folder."),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, max=64, help="Files at a time.")] = 8,
+    jobs: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Files at a time.")] = 8,
     rate: Annotated[str, typer.Option(metavar="LIMIT", help="Bytes a second in all, as 500k or 2M.")] = "",
     verify: Annotated[bool, typer.Option("--verify", help="Read all files again; mend the bad.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
     accept_terms: Annotated[
         bool, typer.Option("--accept-terms", help="Accept the terms that are printed.")
     ] = False,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a server may be silent.")] = 30,
-    retries: Annotated[int, typer.Option(min=1, help="Attempts in a row that bring nothing.")] = 6,
+    timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How long a server may be silent.")] = 30,
+    retries: Annotated[int, typer.Option(min=1, metavar="N", help="Attempts in a row that bring nothing.")] = 6,
 ) -> None:
     """Download datasets and networks: resumed where it stopped, verified before it is named.
 
@@ -77,11 +78,11 @@ def download(
     if dry_run:
         return _say_plan(preview(sources, out, options), out)
     for source in sources:
-        agree(source, out, accept_terms, lambda terms, name=source.name: _ask(name, terms, accept_terms))
+        agree(source, out, partial(_ask, source.name, accept_terms))
     _say_outcome(run(sources, out, options), sources, out)
 
 
-def _ask(name: str, terms: str, accepted: bool) -> bool:
+def _ask(name: str, accepted: bool, terms: str) -> bool:
     typer.echo(f"{name}:\n{terms.strip()}\n", err=True)
     return accepted or (sys.stdin.isatty() and typer.confirm("Do you accept these terms?", err=True))
 
@@ -152,6 +153,6 @@ def _say_missing(outcome: Outcome, out: Path) -> None:
         for reason, count in reasons.most_common(10):
             typer.echo(f"{count:>7,}  {reason}", err=True)
     raise UserError(
-        f"{len(outcome.missing):,} of {outcome.wanted:,} files are missing (listed in {out / 'missing.csv'}): "
+        f"{len(outcome.missing):,} of {outcome.wanted:,} files are missing (all in {out / 'missing.csv'}): "
         "run the same command again to fetch just these."
     )

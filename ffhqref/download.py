@@ -16,7 +16,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ffhqref import metadata
 from ffhqref.archives import BadArchive
 from ffhqref.ledger import Digests, Ledger, known_right, verified
 from ffhqref.network import Manners, Network, Refused, Stopped, Trouble
@@ -158,6 +157,8 @@ class _Run:
             self.tasks = []
         entry = self.ledger.get(file.path)
         if entry and self._right(file):
+            from ffhqref import metadata  # pandas and Arrow are slow to load and most sources need neither
+
             names = Selection.make((), source, self._excluded_names())
             digest_of = entry.sha256 or entry.md5
             self.listed[source.name] = metadata.list_files(

@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import queue
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ffhqref.images import BadImage
-from ffhqref.images import read as read_image
 from ffhqref.recipe import OWN_NAME, SourceFile
 from ffhqref.store import below, write_bytes
 
@@ -137,6 +136,30 @@ class Digests:
         return Entry(path=file.path, bytes=stat.st_size, mtime_ns=stat.st_mtime_ns, origin=origin, **sums)
 
 
+class Beside:
+    """Digests taken by a thread beside the one that receives: hashing and the network at once.
+
+    `with Beside(digests) as update:` - on leaving, everything given to `update` is in the digests.
+    """
+
+    def __init__(self, digests: Digests) -> None:
+        self._pieces: queue.Queue[bytes | None] = queue.Queue(maxsize=16)  # 4 MiB in memory at most
+        self._digests = digests
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        while (piece := self._pieces.get()) is not None:
+            self._digests.update(piece)
+
+    def __enter__(self) -> Callable[[bytes], None]:
+        self._thread.start()
+        return self._pieces.put
+
+    def __exit__(self, *_: object) -> None:
+        self._pieces.put(None)
+        self._thread.join()
+
+
 def fault(file: SourceFile, path: Path, entry: Entry, pin: Entry | None) -> str:
     """Why the bytes described by `entry` (lying at `path`) are not this file; empty where they are.
 
@@ -166,9 +189,11 @@ def fault(file: SourceFile, path: Path, entry: Entry, pin: Entry | None) -> str:
 
 def right_pixels(file: SourceFile, path: Path) -> bool:
     """Whether the picture at `path` decodes to the pixels the manifest knows (MD5 of 8-bit RGB)."""
+    from ffhqref import images  # OpenCV is slow to load and most downloads need no picture decoded
+
     try:
-        pixels = read_image(path)
-    except BadImage:
+        pixels = images.read(path)
+    except images.BadImage:
         return False
     return hashlib.md5(pixels.tobytes(), usedforsecurity=False).hexdigest() == file.pixel_md5
 

@@ -230,9 +230,10 @@ def _hugging_face(url: str) -> str:
     """hf://[datasets/]owner/repository[@revision]/path as the address of the file."""
     kind, owner, name, path = "", *(url[5:].split("/", 2) + ["", ""])[:3]
     if owner in ("datasets", "spaces", "models"):
-        kind, (owner, name, path) = ("" if owner == "models" else f"{owner}/"), (
-            (name + "/" + path).split("/", 2) + ["", ""]
-        )[:3]
+        kind, (owner, name, path) = (
+            ("" if owner == "models" else f"{owner}/"),
+            ((name + "/" + path).split("/", 2) + ["", ""])[:3],
+        )
     name, _, revision = name.partition("@")
     if not (owner and name and path):
         raise Refused(f"{url} is no path in a Hugging Face repository: hf://[datasets/]owner/name/path")

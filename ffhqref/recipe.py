@@ -276,7 +276,9 @@ class SourceFile:
             hexadecimal = re.fullmatch(rf"([0-9a-f]{{{digits}}})?", getattr(self, kind))
             checks.append((hexadecimal, f"{self.path}: {kind} must be {digits} hexadecimal digits"))
         for url in self.urls:
-            checks.append((URL.fullmatch(url), f"{self.path}: {url!r} must start with http://, https:// or hf://"))
+            checks.append(
+                (URL.fullmatch(url), f"{self.path}: {url!r} must start with http://, https:// or hf://")
+            )
         for good, fault in checks:
             if not good:
                 raise ValueError(fault)

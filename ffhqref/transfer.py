@@ -7,7 +7,8 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from io import FileIO
 from itertools import chain
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from ffhqref.ledger import BLOCK, Digests, Entry, Ledger, verified
+from ffhqref.ledger import BLOCK, Beside, Digests, Entry, Ledger, verified
 from ffhqref.network import Network, Refused, Trouble, confirmation, troubles
 from ffhqref.pages import MAX_PAGE, page_text
 from ffhqref.parts import Balance, Mirror, Origin, Part, Tell
@@ -27,6 +28,7 @@ CHUNK = 1 << 18  # bytes asked of the socket at a time; it gives what is there, 
 SPARE = 64 << 20  # bytes of disk that are never filled
 MAX_CONFIRMATIONS = 3
 CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)")
+LARGE = 16 << 20  # bytes from which on a thread of its own is worth it for the digest
 WRONG = 3  # what wrong content costs of the attempts: with six, a file is fetched twice at most
 
 
@@ -73,9 +75,7 @@ class Transfer:
             except Refused as refusal:
                 reasons.append(str(refusal))
 
-    def _from_mirror(
-        self, file: SourceFile, part: Part, mirror: Mirror, name: str, heard: Balance
-    ) -> Entry:
+    def _from_mirror(self, file: SourceFile, part: Part, mirror: Mirror, name: str, heard: Balance) -> Entry:
         if mirror.folder is None:
             entry = self._from_url(file, part, mirror.url(name), heard)
         else:
@@ -91,7 +91,7 @@ class Transfer:
         digests = Digests(file)
         with origin.open("rb", buffering=0) as source, part.path.open("ab", buffering=0) as sink:
             while piece := source.read(BLOCK):
-                self._write(sink, piece, digests, heard)
+                self._write(sink, piece, digests.update, heard)
         try:
             return self._finish(file, part, digests, str(origin))
         except Trouble as trouble:
@@ -187,12 +187,16 @@ class Transfer:
             part.start(origin)
         size = heard.set(start)
         limit = _limit(file, origin)
-        with part.path.open("ab", buffering=0) as sink:
+        large = (origin.length or 0) - start > LARGE
+        with (
+            part.path.open("ab", buffering=0) as sink,
+            Beside(digests) if large else nullcontext(digests.update) as update,
+        ):
             for piece in pieces:
                 size += len(piece)
                 if size > limit:
                     break
-                self._write(sink, piece, digests, heard)
+                self._write(sink, piece, update, heard)
         if size > limit:
             part.drop()
             raise Trouble(f"{_host(url)} sends more than the {limit:,} bytes it should", cost=WRONG)
@@ -204,7 +208,7 @@ class Transfer:
             raise Refused(f"{_host(url)} does not say how long the file is: give its bytes or sha256")
         return digests
 
-    def _write(self, sink: FileIO, piece: bytes, digests: Digests, heard: Balance) -> None:
+    def _write(self, sink: FileIO, piece: bytes, update: Callable[[bytes], None], heard: Balance) -> None:
         try:
             view = memoryview(piece)
             while view:
@@ -219,7 +223,7 @@ class Transfer:
                 f"The disk of {self.out} is full: free some space and run the same command again; "
                 "what is there is kept."
             ) from None
-        digests.update(piece)
+        update(piece)
         heard.set(heard.size + len(piece))
         self.network.took(len(piece))
 

@@ -45,8 +45,12 @@ def download(
     accept_terms: Annotated[
         bool, typer.Option("--accept-terms", help="Accept the terms that are printed.")
     ] = False,
-    timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How long a server may be silent.")] = 30,
-    retries: Annotated[int, typer.Option(min=1, metavar="N", help="Attempts in a row that bring nothing.")] = 6,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="How long a server may be silent.")
+    ] = 30,
+    retries: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Attempts in a row that bring nothing.")
+    ] = 6,
 ) -> None:
     """Download datasets and networks: resumed where it stopped, verified before it is named.
 

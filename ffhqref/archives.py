@@ -9,7 +9,6 @@ from __future__ import annotations
 import fnmatch
 import gzip
 import hashlib
-import io
 import json
 import os
 import stat
@@ -48,13 +47,23 @@ class Member:
     packed: int  # in the archive; 0 in a tar, whose members are not packed one by one
 
 
-class _Bounded(io.BufferedReader):
-    """A file that refuses to read more at once than a header can honestly need."""
+class _Bounded:
+    """A file that refuses to give more at once than a header can honestly need; it closes nothing."""
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or size < 0 or size > MAX_READ:
+    def __init__(self, inner: IO[bytes]) -> None:
+        self._inner = inner
+        self.seek, self.tell, self.seekable = inner.seek, inner.tell, inner.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        if size > MAX_READ:
             raise BadArchive("it declares a header larger than memory should hold")
-        return super().read(size)
+        data = self._inner.read(size if size >= 0 else MAX_READ + 1)
+        if len(data) > MAX_READ:
+            raise BadArchive("it declares a header larger than memory should hold")
+        return data
+
+    def close(self) -> None:
+        pass
 
 
 def list_members(archive: IO[bytes], size: int, file: SourceFile) -> list[Member]:
@@ -81,15 +90,22 @@ def _faults() -> Iterator[None]:
         yield
     except BadArchive:
         raise
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError) as error:
+    except (
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        gzip.BadGzipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+    ) as error:
         raise BadArchive(f"it is damaged ({str(error)[:120]})") from None
-    except (ValueError, OverflowError, RuntimeError, UnicodeError, KeyError, IndexError) as error:
+    except (ValueError, OverflowError, RuntimeError, KeyError, IndexError) as error:
         raise BadArchive(f"it is damaged ({type(error).__name__})") from None
 
 
 @contextmanager
 def _zip(archive: IO[bytes]) -> Iterator[zipfile.ZipFile]:
-    with _faults(), zipfile.ZipFile(_bounded(archive)) as opened:
+    with _faults(), zipfile.ZipFile(cast(IO[bytes], _Bounded(archive))) as opened:
         yield opened
 
 
@@ -100,12 +116,10 @@ def _tar(archive: IO[bytes]) -> Iterator[tarfile.TarFile]:
         archive.seek(0)
         if start == b"\x1f\x8b":
             archive = gzip.GzipFile(fileobj=archive)  # type: ignore[assignment]
-        with tarfile.open(fileobj=_bounded(archive), mode="r:", ignore_zeros=False) as opened:
+        with tarfile.open(
+            fileobj=cast(IO[bytes], _Bounded(archive)), mode="r:", ignore_zeros=False
+        ) as opened:
             yield opened
-
-
-def _bounded(archive: IO[bytes]) -> _Bounded:
-    return _Bounded(cast(io.RawIOBase, archive), BLOCK)
 
 
 def _zip_members(opened: zipfile.ZipFile, size: int) -> Iterator[Member]:
@@ -231,15 +245,19 @@ def extract(
     by_name = {member.name: member for member in wanted}
     batch = _Batch(out, ledger)
     streams = _zip_streams if file.path.endswith(".zip") else _tar_streams
-    with _faults():
-        for member, stream in streams(archive, by_name):
-            part, entry = _write_member(out, member, stream, file.path)
-            before = ledger.get(member.path)
-            if pinned and before and before.sha256 and before.sha256 != entry.sha256:
-                part.unlink()
-                raise BadArchive(f"its member {member.name!r} is not the one that was downloaded first")
-            batch.add(part, entry)
-            tell(member.bytes)
+    try:
+        with _faults():
+            for member, stream in streams(archive, by_name):
+                part, entry = _write_member(out, member, stream, file.path)
+                before = ledger.get(member.path)
+                if pinned and before and before.sha256 and before.sha256 != entry.sha256:
+                    part.unlink()
+                    raise BadArchive(f"its member {member.name!r} is not the one that was downloaded first")
+                batch.add(part, entry)
+                tell(member.bytes)
+    except BadArchive:
+        batch.flush()  # those before it are as they should be
+        raise
     batch.flush()
 
 
@@ -263,15 +281,18 @@ def _write_member(out: Path, member: Member, stream: IO[bytes], archive: str) ->
     final.parent.mkdir(parents=True, exist_ok=True)
     part = final.parent / f".{digest(os.fsencode(final.name))[:16]}{PART_SUFFIX}"
     checksum, size = hashlib.sha256(), 0
-    with part.open("wb") as sink:
-        while piece := stream.read(BLOCK):
-            size += len(piece)
-            if size > member.bytes:
-                break
-            checksum.update(piece)
-            sink.write(piece)
-    if size != member.bytes:
+    try:
+        with part.open("wb") as sink:
+            while piece := stream.read(BLOCK):
+                size += len(piece)
+                if size > member.bytes:
+                    break
+                checksum.update(piece)
+                sink.write(piece)
+        if size != member.bytes:
+            raise BadArchive(f"its member {member.name[:80]!r} is not as long as it declares")
+    except BaseException:
         part.unlink()
-        raise BadArchive(f"its member {member.name[:80]!r} is not as long as it declares")
+        raise
     entry = Entry(path=member.path, bytes=size, mtime_ns=0, sha256=checksum.hexdigest(), origin=archive)
     return part, entry

@@ -205,6 +205,8 @@ def troubles(url: str) -> Iterator[None]:
 def _plain(error: Exception) -> str:
     """The last words of a nested network error, without addresses of objects."""
     text = re.sub(r"<[^<>]*>:?", "", str(error)).strip("(') ")
+    if "IncompleteRead" in text:
+        return "before the end"
     return (text.rpartition(": ")[2] or type(error).__name__).strip("'\") ")[:120]
 
 

@@ -200,8 +200,10 @@ class Transfer:
         if size > limit:
             part.drop()
             raise Trouble(f"{_host(url)} sends more than the {limit:,} bytes it should", cost=WRONG)
-        if origin.length is not None and size < origin.length:
-            raise Trouble(f"{_host(url)} broke off after {size:,} of {origin.length:,} bytes")
+        exact = file.bytes if not (origin.encoding or file.pixel_md5) else None
+        whole = origin.length if origin.length is not None else exact
+        if whole is not None and size < whole:
+            raise Trouble(f"{_host(url)} broke off after {size:,} of {whole:,} bytes")
         chunked = response.headers.get("Transfer-Encoding", "").lower() == "chunked"
         if origin.length is None and not chunked and file.bytes is None and not file.digest:
             part.drop()
@@ -213,7 +215,7 @@ class Transfer:
             view = memoryview(piece)
             while view:
                 view = view[sink.write(view) :]
-            if heard.size // (SPARE // 2) != (heard.size + len(piece)) // (SPARE // 2):
+            if self._filled(heard.size, heard.size + len(piece)):
                 if shutil.disk_usage(self.out).free < SPARE:
                     raise OSError(errno.ENOSPC, "no space left")
         except OSError as error:
@@ -226,6 +228,11 @@ class Transfer:
         update(piece)
         heard.set(heard.size + len(piece))
         self.network.took(len(piece))
+
+    @staticmethod
+    def _filled(before: int, after: int) -> bool:
+        """Whether it is time again to look how much of the disk is left."""
+        return before // (SPARE // 2) != after // (SPARE // 2)
 
     def _finish(self, file: SourceFile, part: Part, digests: Digests, url: str) -> Entry:
         """Verify the part file and give it its name; Trouble, and no part file, where it is wrong."""

@@ -6,6 +6,7 @@ that tests can say what a client fetched twice.
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import re
@@ -29,17 +30,16 @@ is too large for Google to scan for viruses. Would you still like to download th
 <input type="hidden" name="id" value="{id}"><input type="hidden" name="export" value="download">
 <input type="hidden" name="confirm" value="t"><input type="hidden" name="uuid" value="29caa046-0818"></form>
 </div></div></body></html>"""
-DRIVE_CONFIRM_OLD = """<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head><body>
-<a id="uc-download-link" class="goog-inline-block" href="{action}?export=download&amp;confirm=AbCd&amp;id={id}">
+DRIVE_CONFIRM_OLD = """<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head>
+<body><a id="uc-download-link" class="goog-inline-block"
+ href="{action}?export=download&amp;confirm=AbCd&amp;id={id}">
 Download anyway</a></body></html>"""
 DRIVE_QUOTA = """<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title></head><body>
-<div class="uc-main"><p class="uc-error-caption">Sorry, you can&#39;t view or download this file at this time.</p>
-<p class="uc-error-subcaption">Too many users have viewed or downloaded this file recently. Please try
-accessing the file again later. If the file you are trying to access is particularly large or is shared with
-many people, it may take up to 24 hours to be able to view or download the file.</p></div></body></html>"""
-DRIVE_TOO_MANY = DRIVE_QUOTA.replace(
-    "<title>Google Drive - Quota exceeded</title>", "<title>Google Drive</title>"
-)
+<div class="uc-main"><p class="uc-error-caption">Sorry, you can&#39;t view or download this file at this
+time.</p><p class="uc-error-subcaption">Too many users have viewed or downloaded this file recently. Please
+try accessing the file again later. If the file you are trying to access is particularly large or is shared
+with many people, it may take up to 24 hours to be able to view or download the file.</p></div></body></html>"""
+DRIVE_TOO_MANY = DRIVE_QUOTA.replace("Drive - Quota exceeded</title>", "Drive</title>")
 SORRY = """<html><head><title>Sorry...</title></head><body>We're sorry... but your computer or network may be
 sending automated queries. To protect our users, we can't process your request right now.</body></html>"""
 
@@ -74,6 +74,7 @@ class Doc:
     many_headers: int = 0
     wrong_range: bool = False  # answers 206 with another range than asked
     change_to: bytes | None = None  # after the first attempt
+    gone_after: int | None = None  # attempts, then 404
     confirm: str = ""  # page sent until the query holds confirm
 
 
@@ -150,7 +151,7 @@ class Server:
             self.asked.append((path, wanted))
             self.times.append(time.monotonic())
         doc = self.docs.get(path) or (self.make(path) if self.make else None)
-        if doc is None:
+        if doc is None or (doc.gone_after is not None and attempt >= doc.gone_after):
             return _plain(handler, 404, b"no such file")
         if doc.redirect:
             return _plain(handler, 302, b"", {"Location": doc.redirect})
@@ -166,7 +167,7 @@ class Server:
     def _send(self, handler: BaseHTTPRequestHandler, path: str, doc: Doc, attempt: int, wanted: str) -> None:
         data = doc.data if doc.change_to is None or attempt == 0 else doc.change_to
         if doc.encode:
-            data = gzip.compress(data, mtime=0)
+            data = _packed(data)
         etag = f'"{hashlib.md5(data).hexdigest()}"' if doc.etag is None else doc.etag
         start, end, status = 0, len(data), 200
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", wanted) if doc.ranges else None
@@ -207,14 +208,6 @@ class Server:
         step = 1 << 16 if not doc.pace else max(1, min(1 << 14, int(doc.pace / 50)))
         at, began = 0, time.monotonic()
         while at < len(body):
-            stops = [stop for stop in (drop, stall) if stop is not None and stop > at]
-            piece = body[at : min([at + step, *stops])]
-            handler.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if doc.chunked else piece)
-            at += len(piece)
-            with self._lock:
-                self.sent[path] = self.sent.get(path, 0) + len(piece)
-            if doc.pace:
-                time.sleep(max(0.0, began + at / doc.pace - time.monotonic()))
             if drop is not None and at >= drop:
                 handler.close_connection = True
                 handler.connection.shutdown(socket.SHUT_RDWR)
@@ -224,8 +217,21 @@ class Server:
                 handler.connection.recv(1)  # until the client gives up
                 handler.close_connection = True
                 return
+            stops = [stop for stop in (drop, stall) if stop is not None and stop > at]
+            piece = body[at : min([at + step, *stops])]
+            handler.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if doc.chunked else piece)
+            at += len(piece)
+            with self._lock:
+                self.sent[path] = self.sent.get(path, 0) + len(piece)
+            if doc.pace:
+                time.sleep(max(0.0, began + at / doc.pace - time.monotonic()))
         if doc.chunked:
             handler.wfile.write(b"0\r\n\r\n")
+
+
+@functools.lru_cache(4)
+def _packed(data: bytes) -> bytes:
+    return gzip.compress(data, mtime=0)
 
 
 def _type(doc: Doc) -> dict[str, str]:

@@ -38,7 +38,7 @@ DRIVE_QUOTA = """<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded
 <div class="uc-main"><p class="uc-error-caption">Sorry, you can&#39;t view or download this file at this
 time.</p><p class="uc-error-subcaption">Too many users have viewed or downloaded this file recently. Please
 try accessing the file again later. If the file you are trying to access is particularly large or is shared
-with many people, it may take up to 24 hours to be able to view or download the file.</p></div></body></html>"""
+with many people, it may take up to 24 hours to be able to view or download it.</p></div></body></html>"""
 DRIVE_TOO_MANY = DRIVE_QUOTA.replace("Drive - Quota exceeded</title>", "Drive</title>")
 SORRY = """<html><head><title>Sorry...</title></head><body>We're sorry... but your computer or network may be
 sending automated queries. To protect our users, we can't process your request right now.</body></html>"""

@@ -11,8 +11,6 @@ from typing import Any
 import faiss
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
@@ -33,11 +31,12 @@ from ffhqref.grouping import (
     weakest_link,
 )
 from ffhqref.recipe import Recipe
-from ffhqref.store import Receipt, UserError, atomic, digest_file, fingerprint, finished, lock, write_receipt
+from ffhqref.store import Receipt, UserError, atomic, digest_given, fingerprint, finished, lock, write_receipt
 
 REVISION = 1
 MARGIN = 1e-5  # float32 products differ by less; what lies nearer to the distance is decided in float64
-BLOCK_BYTES = 192 << 20  # what the answer of one block may take at most
+TILE = (4096, 2048)  # rows and columns of the matrix that are screened at once: at most 8.4 million pairs
+MAX_KEPT = 4_000_000  # pairs held at once, 24 bytes each
 MAX_EDGES = 60_000_000  # that average linkage keeps in memory
 _NO_EDGES: Edges = np.empty((0, 2), np.int32)
 Block = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]
@@ -48,21 +47,38 @@ def pairs_below(
 ) -> Iterator[Block]:
     """Every pair of rows strictly below `distance` as (left, right, distances), left < right, ordered.
 
-    Blocks of rows against all rows from their first on: half of the matrix. FAISS screens with a margin;
+    Stripes of rows against all rows from their first on: half of the matrix. FAISS screens with a margin;
     each kept pair is decided in float64 from the stored rows, so that neither tile size nor threads matter.
+    A stripe with more than `MAX_KEPT` pairs is done again in smaller ones: memory does not follow the data.
     """
     rows = np.ascontiguousarray(vectors, np.float32)
-    count = len(rows)
-    size = max(1, min(4096, BLOCK_BYTES // (12 * max(count, 1))))
-    for begin in range(0, count, size):
-        left, right = _screen(rows[begin : begin + size], rows[begin:], 1 - distance - MARGIN)
-        left, right = left[left < right] + begin, right[left < right] + begin
-        order = np.lexsort((right, left))
-        left, right = left[order], right[order]
+    count, begin, height = len(rows), 0, TILE[0]
+    while begin < count:
+        end = min(begin + height, count)
+        found = _stripe(rows, begin, end, distance)
+        if found is None:
+            height = -(-(end - begin) // 2)
+            continue
+        yield found
+        progress((end - begin) * (count - (begin + end) / 2))
+        begin, height = end, min(TILE[0], 2 * height if len(found[0]) < MAX_KEPT // 4 else height)
+
+
+def _stripe(rows: Vectors, begin: int, end: int, distance: float) -> Block | None:
+    """The pairs with left in begin..end - 1, or None where they are too many to be held at once."""
+    parts: list[Block] = []
+    for start in range(begin, len(rows), TILE[1]):
+        left, right = _screen(rows[begin:end], rows[start : start + TILE[1]], 1 - distance - MARGIN)
+        left, right = left + begin, right + start
+        left, right = left[left < right], right[left < right]
         distances = 1 - similarities(rows, left, right)
         below = distances < distance
-        yield left[below], right[below], distances[below]
-        progress(len(rows[begin : begin + size]) * (count - begin - size / 2))
+        parts.append((left[below], right[below], distances[below]))
+        if end - begin > 1 and sum(len(part[0]) for part in parts) > MAX_KEPT:
+            return None
+    left, right, distances = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.lexsort((right, left))
+    return left[order], right[order], distances[order]
 
 
 def _screen(
@@ -87,29 +103,43 @@ def _screen(
 def stranger_levels(vectors: Vectors, people: Labels, distance: float) -> npt.NDArray[np.float64]:
     """What the similarity to a stranger looks like for each photo (n), from other provisional people.
 
-    Each other person counts once, by its mean embedding, so that one with many photos does not pass for
-    a crowd. Ranks 10 to 60 are averaged: the nearest few may be the same person not yet joined.
+    Each other person counts once, by the photo most similar, so that one with many photos does not pass
+    for a crowd. Ranks 10 to 60 are averaged: the nearest few may be the same person not yet joined.
     """
     floor = lowest_level(distance)
     _, person = np.unique(people, return_inverse=True)
-    sums = np.zeros((person.max() + 1, vectors.shape[1]))
-    np.add.at(sums, person, vectors)
-    means = np.asarray(sums / np.bincount(person)[:, None], np.float32)
-    others = len(means) - 1
+    others = int(person.max())  # people but one's own
+    levels = np.full(len(vectors), floor)
     if others <= STRANGERS.start:
-        return np.full(len(vectors), floor)
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(means)
-    wanted = min(STRANGERS.stop + 9, others + 1)  # its own and a few more: ranks are decided in float64
-    levels = np.empty(len(vectors))
-    for begin in range(0, len(vectors), 4096):
-        part = slice(begin, begin + 4096)
-        nearest = index.search(np.ascontiguousarray(vectors[part], np.float32), wanted)[1]
-        exact = (means[nearest].astype(np.float64) * vectors[part, None, :]).sum(axis=2)
-        exact[nearest == person[part, None]] = -np.inf
-        ranked = -np.sort(-exact, axis=1)[:, :others]
-        levels[part] = ranked[:, STRANGERS].mean(axis=1, where=np.isfinite(ranked[:, STRANGERS]))
-    return np.maximum(levels, floor)
+        return levels
+    rows = np.ascontiguousarray(vectors, np.float32)
+    index = faiss.IndexFlatIP(rows.shape[1])
+    index.add(rows)
+    todo, near = np.arange(len(rows)), min(len(rows), 4 * STRANGERS.stop)
+    while len(todo):
+        unsure = []
+        for begin in range(0, len(todo), 512):
+            part = todo[begin : begin + 512]
+            found = _nearest_of_each(index.search(rows[part], near)[1], person, person[part])
+            full = np.array([len(row) >= min(STRANGERS.stop, others) or near == len(rows) for row in found])
+            unsure.extend(part[~full].tolist())
+            ready = [row for row, ok in zip(found, full, strict=True) if ok]
+            for photo, strangers in zip(part[full], ready, strict=True):
+                ranked = -np.sort(-similarities(rows, np.full(len(strangers), photo), strangers))
+                levels[photo] = max(floor, ranked[STRANGERS].mean())
+        todo, near = np.array(unsure, np.int64), min(len(rows), 4 * near)
+    return levels
+
+
+def _nearest_of_each(
+    nearest: npt.NDArray[np.int64], person: npt.NDArray[np.int64], own: npt.NDArray[np.int64]
+) -> list[npt.NDArray[np.int64]]:
+    """From each row of nearest photos the first of every other person, and a few more than are ranked."""
+    result = []
+    for row, mine in zip(nearest, own, strict=True):
+        first = np.sort(np.unique(person[row], return_index=True)[1])
+        result.append(row[first[person[row[first]] != mine]][: STRANGERS.stop + 9])
+    return result
 
 
 def group_by_average(vectors: Vectors, distance: float, edges: Edges) -> Labels:
@@ -131,16 +161,16 @@ def reach(recipe_grouping: str, distance: float) -> float:
     return max(distance, 1 - linkage_cut(distance) - lowest_level(distance))
 
 
-def cluster(out: Path, recipe: Recipe, *, identities: Path | None = None) -> Receipt:
+def find_identities(out: Path, recipe: Recipe) -> Receipt:
     """Write pairs, identities, duplicates and suspects of a dataset whose photos are embedded.
 
-    `identities` is a CSV (image, identity) of known people that takes the place of the grouping; the
-    receipt's notes then say how well the grouping would have found them.
+    Known people (`recipe.identities`) take the place of the grouping; the receipt's notes then say how
+    well the grouping would have found them.
     """
     distance = recipe.needed_distance()
-    known = _known_people(identities) if identities else None
+    known = _known_people(Path(recipe.identities)) if recipe.identities else None
     parameters = {"distance": distance, "min_distance": recipe.min_distance, "grouping": recipe.grouping}
-    inputs = {"embed": fingerprint(out, "embed"), "identities": digest_file(identities) if identities else ""}
+    inputs = {"embed": fingerprint(out, "embed"), "identities": digest_given(recipe.identities)}
     wanted = Receipt(stage="cluster", revision=REVISION, parameters=parameters, inputs=inputs)
     with lock(out, "cluster"):
         if done := finished(out, wanted):
@@ -199,7 +229,7 @@ def _search(path: Path, names: list[str], vectors: Vectors, distance: float, rec
     count, pairs = len(names), 0
     joined = np.arange(count)
     near, edges, kept = [_NO_EDGES], [_NO_EDGES], 0
-    words = pa.array(names)
+    words = np.array(names, object)
     with (
         atomic(path) as part,
         pq.ParquetWriter(part, tables.PAIRS, compression="zstd") as writer,
@@ -209,9 +239,13 @@ def _search(path: Path, names: list[str], vectors: Vectors, distance: float, rec
             block = np.stack([left, right], axis=1).astype(np.int32)
             below = distances < distance
             if below.any():
-                sides = [pc.take(words, pa.array(side[below])) for side in (left, right)]
-                columns = dict(zip(tables.PAIRS.names, [*sides, pa.array(distances[below])], strict=True))
-                writer.write_table(pa.table(columns, tables.PAIRS))
+                columns = [
+                    words[left[below]].tolist(),
+                    words[right[below]].tolist(),
+                    distances[below].tolist(),
+                ]
+                named = dict(zip(tables.PAIRS.names, columns, strict=True))
+                writer.write_table(tables.from_columns(tables.PAIRS, named))
                 joined = components(count, block[below], joined)
                 pairs += int(below.sum())
             near.append(block[distances < recipe.min_distance])

@@ -20,8 +20,8 @@ from ffhqref.archives import BadArchive
 from ffhqref.ledger import Digests, Ledger, known_right, verified
 from ffhqref.network import Manners, Network, Refused, Stopped, Trouble
 from ffhqref.parts import Mirror, Part, sweep_orphans
-from ffhqref.recipe import OWN_NAME, Source, SourceFile
 from ffhqref.selection import Selection, Task
+from ffhqref.sources import OWN_NAME, Source, SourceFile
 from ffhqref.store import UserError, below, digest, lock, need_space, read_text, write_text
 from ffhqref.transfer import Transfer
 from ffhqref.unpack import Unpacker

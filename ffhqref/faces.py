@@ -41,8 +41,8 @@ class Face:
     @property
     def side(self) -> float:
         """The box's shorter side, px."""
-        left, top, right, bottom = self.box.tolist()
-        return float(min(right - left, bottom - top))
+        left, top, right, bottom = map(float, self.box)
+        return min(right - left, bottom - top)
 
 
 def provider_for(device: Device) -> str:
@@ -137,7 +137,7 @@ def best_placed(faces: Sequence[Face], width: int, height: int) -> list[Face]:
     """Faces ordered by area less twice the squared distance from the picture's middle, greatest first."""
 
     def worth(face: Face) -> float:
-        left, top, right, bottom = face.box.tolist()
+        left, top, right, bottom = map(float, face.box)
         off = ((left + right) / 2 - width / 2) ** 2 + ((top + bottom) / 2 - height / 2) ** 2
         return (right - left) * (bottom - top) - 2 * off
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ffhqref import tables
-from ffhqref.recipe import OWN_NAME, SourceFile
+from ffhqref.sources import OWN_NAME, SourceFile
 from ffhqref.store import UserError, atomic
 
 WINDOW = 1 << 22  # characters read at a time

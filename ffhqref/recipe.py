@@ -1,19 +1,19 @@
-"""TOML files in manifests/ as frozen dataclasses: recipes, known networks, sources of downloads."""
+"""TOML files in manifests/ as frozen dataclasses: recipes, known networks."""
 
 from __future__ import annotations
 
 import json
-import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path, PurePosixPath
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from ffhqref.store import UserError, read_text
+from ffhqref.store import UserError, digest_file, read_text
 
 T = TypeVar("T")
+FILES = ("detector", "embedder", "landmarks", "identities", "splits", "targets", "exclude", "labels")
 
 Align = Literal["detect", "landmarks", "crop"]
 Faces = Literal["largest", "all"]
@@ -50,7 +50,7 @@ def load_toml(path: Path) -> dict[str, Any]:
 
 def build(kind: type[T], table: Mapping[str, Any], where: str) -> T:
     """A frozen dataclass from a TOML table: unknown keys and wrong types are UserErrors that name them."""
-    known = {one.name: one for one in fields(kind)}  # type: ignore[arg-type]
+    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     for key in table:
         if key not in known:
             raise UserError(f"{where}: unknown key {key!r}; known are {', '.join(known)}.")
@@ -101,9 +101,15 @@ class Recipe:
     min_face: int = 40  # px, shorter side of the face's box
     min_score: float = 0.5  # of the detector, 0..1
     det_size: int = 320  # px, side of the square the detector sees first
-    detector: str | None = None
+    detector: str | None = None  # files: the networks, and what the user gives beside the photographs
     embedder: str | None = None
     landmarks: str | None = None
+    identities: str | None = None  # CSV (image, identity) of known people, in place of grouping
+    splits: str | None = None  # folder of {train,val,test}_image.txt to replay
+    targets: str | None = None  # list of who may be a target
+    exclude: str | None = None  # list of who is left out
+    labels: str | None = None  # CSV of labels to balance over
+    limit: int | None = None  # the first so many photos only
     distance: float | None = None
     min_distance: float = 0.1
     grouping: Grouping = "components"
@@ -136,6 +142,7 @@ class Recipe:
                 "test_references must not be reversed",
             ),
             (self.max_references is None or self.max_references >= 1, "max_references must be at least 1"),
+            (self.limit is None or self.limit >= 1, "limit must be at least 1"),
         ]
         for good, fault in checks:
             if not good:
@@ -152,15 +159,23 @@ class Recipe:
 
 
 def load_recipe(name_or_file: str, **overrides: Any) -> Recipe:
-    """A recipe by name or file; overrides that are not None take its values' place."""
+    """A recipe by name or file; overrides that are not None take its values' place.
+
+    Files that a recipe names are below the recipe's own folder; those of overrides are the caller's.
+    """
     path = locate(name_or_file)
-    return override(build(Recipe, {"name": path.stem, **load_toml(path)}, str(path)), **overrides)
+    table = {"name": path.stem, **load_toml(path)}
+    for key in FILES:
+        if isinstance(table.get(key), str):
+            table[key] = str((path.parent / table[key]).resolve())
+    return override(build(Recipe, table, str(path)), **overrides)
 
 
 def override(recipe: Recipe, **overrides: Any) -> Recipe:
     """The recipe with the given values in place of its own; a whole-number quota replaces a fraction."""
     hints = get_type_hints(Recipe)
     given = {key: value for key, value in overrides.items() if value is not None}
+    given |= {key: _absolute(key, given[key]) for key in FILES if key in given}
     changes = {key: _checked(value, hints[key], f"--{key.replace('_', '-')}") for key, value in given.items()}
     for part in ("val", "test"):
         if part in given and f"{part}_identities" in given:
@@ -173,6 +188,16 @@ def override(recipe: Recipe, **overrides: Any) -> Recipe:
         return replace(recipe, **changes)
     except ValueError as error:
         raise UserError(f"Recipe {recipe.name}: {error}.") from None
+
+
+def _absolute(key: str, file: str) -> str:
+    """A file's whole path, which is kept as text with the dataset."""
+    whole = str(Path(file).resolve())
+    try:
+        whole.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(f"--{key} {file!r}: its path is not UTF-8 and cannot be kept; rename it.") from None
+    return whole
 
 
 def to_toml(value: object) -> str:
@@ -190,7 +215,7 @@ def _toml_value(item: Any) -> str:
     if isinstance(item, (tuple, list)):
         return "[" + ", ".join(map(_toml_value, item)) + "]"
     if isinstance(item, str):
-        return json.dumps(item, ensure_ascii=False)  # a TOML basic string
+        return json.dumps(item, ensure_ascii=False).replace("\x7f", "\\u007f")  # a TOML basic string
     return repr(item)
 
 
@@ -217,122 +242,20 @@ def known_weights() -> list[Weights]:
     return [build(Weights, table, str(path)) for table in load_toml(path).get("network", [])]
 
 
-def known_distance(sha256: str) -> float | None:
-    """The distance that belongs to the embedder with this digest, or None where it is not known."""
-    found = [network for network in known_weights() if network.sha256 and network.sha256 == sha256]
-    return found[0].distance if found else None
+def known_distance(file: Path) -> float | None:
+    """The distance that belongs to an embedder's file, or None where the network is not known.
 
-
-Listing = Literal["", "image", "thumbnail", "in_the_wild"]
-URL = re.compile(r"(https?|hf)://[^\s/]+/\S*", re.IGNORECASE)
-OWN_NAME = ".ffhqref"  # what we keep beside downloaded files starts with this; no file may be called so
-
-
-def name_fault(name: str) -> str:
-    """Why a manifest's or archive's path may not become a file below a root, or empty."""
-    parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts:
-        return "it is absolute, empty or holds '..'"
-    if "\\" in name or re.match(r"[A-Za-z]:", name) or any(ord(character) < 32 for character in name):
-        return "it holds a backslash, a drive or a control character"
-    if any(part.startswith(OWN_NAME) for part in parts):
-        return f"names that start with {OWN_NAME} are kept for this program"
-    if any(len(part.encode("utf-8", "surrogateescape")) > 255 for part in parts) or len(name) > 1024:
-        return "it is longer than a file system takes"
-    return ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceFile:
-    """One file to download. Digests are hexadecimal; empty where nobody published one.
-
-    A file without a digest is trusted when it first arrives and checked against that from then on.
-    `unpack` names the folder below the output to which an archive is extracted ("." is the output
-    itself); `strip` is a leading folder of its members that is left out, `members` globs which to take.
+    A network is known by its SHA-256; where nobody published one, by its file's name.
     """
-
-    path: str  # below the output folder, POSIX
-    urls: tuple[str, ...] = ()  # tried in turn: http(s)://..., hf://[datasets/]owner/repository/path
-    bytes: int | None = None
-    md5: str = ""
-    sha256: str = ""
-    pixel_md5: str = ""  # of the decoded RGB bytes: a re-encoded picture with these pixels is right too
-    checksum_by: str = ""  # who published the digest, where that is not the source itself
-    unpack: str = ""
-    strip: str = ""
-    members: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        checks: list[tuple[object, str]] = [
-            (not name_fault(self.path), f"path {self.path!r}: {name_fault(self.path)}"),
-            (self.unpack in ("", ".") or not name_fault(self.unpack), f"unpack {self.unpack!r} is no folder"),
-            (self.bytes is None or self.bytes >= 0, f"{self.path}: bytes must not be negative"),
-            (
-                not self.unpack or self.path.endswith((".zip", ".tar", ".tgz", ".tar.gz")),
-                f"{self.path}: only .zip, .tar, .tar.gz and .tgz can be unpacked",
-            ),
-        ]
-        for kind, digits in (("md5", 32), ("sha256", 64), ("pixel_md5", 32)):
-            hexadecimal = re.fullmatch(rf"([0-9a-f]{{{digits}}})?", getattr(self, kind))
-            checks.append((hexadecimal, f"{self.path}: {kind} must be {digits} hexadecimal digits"))
-        for url in self.urls:
-            checks.append(
-                (URL.fullmatch(url), f"{self.path}: {url!r} must start with http://, https:// or hf://")
-            )
-        for good, fault in checks:
-            if not good:
-                raise ValueError(fault)
-
-    @property
-    def digest(self) -> str:
-        """The published digest of the file's bytes, the strongest one, or empty."""
-        return self.sha256 or self.md5
+    digest = digest_file(file)
+    for network in known_weights():
+        if network.sha256 == digest or (not network.sha256 and network.file == file.name):
+            return network.distance
+    return None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Something to download: files, their licence, and what must be accepted first.
-
-    With a `listing` the source's only file is FFHQ's metadata JSON, and the files under that key of each
-    of its entries are downloaded too. `groups` are names for `--only` that stand for globs.
-    """
-
-    name: str
-    title: str
-    files: tuple[SourceFile, ...]
-    licence: str = ""
-    terms: str = ""  # must be accepted before anything is fetched
-    citation: str = ""
-    homepage: str = ""
-    listing: Listing = ""
-    listed_files: int = 0  # how many the listing names and how large they are together, for estimates
-    listed_bytes: int = 0
-    next: str = ""  # the command that follows, with {out} for the folder
-    exclude: tuple[str, ...] = ()  # names nobody may download any more: people asked to be removed
-    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-def sources() -> list[str]:
-    """The names of the shipped sources."""
-    return sorted(path.stem for path in (manifests() / "sources").glob("*.toml"))
-
-
-def load_source(name_or_file: str) -> Source:
-    """A shipped source by its name, or a user's own manifest by its path.
-
-    A manifest needs no more than `[[file]]` tables with `path` and `urls`.
-    """
-    path = locate(name_or_file, "sources")
-    table = load_toml(path)
-    lists, groups = table.pop("file", []), table.pop("groups", {})
-    if not isinstance(lists, list) or not lists or not all(isinstance(item, dict) for item in lists):
-        raise UserError(f"{path} lists no files: give [[file]] tables with path and urls.")
-    if not isinstance(groups, dict):
-        raise UserError(f"{path}: groups must be a table of lists of globs.")
-    files = tuple(build(SourceFile, item, f"{path}, file {number}") for number, item in enumerate(lists, 1))
-    if len({one.path for one in files}) < len(files):
-        raise UserError(f"{path} lists one path twice: every [[file]] needs a path of its own.")
-    kind = tuple[str, ...]
-    checked = {key: _checked(value, kind, f"{path}: groups.{key}") for key, value in groups.items()}
-    source = build(Source, {"name": path.stem, "title": path.stem, "files": (), **table}, str(path))
-    return replace(source, files=files, groups=checked)
+def with_known_distance(recipe: Recipe) -> Recipe:
+    """The recipe with the distance of its embedder, where none was given and the network is known."""
+    if recipe.distance is not None or not recipe.embedder or not Path(recipe.embedder).is_file():
+        return recipe
+    return override(recipe, distance=known_distance(Path(recipe.embedder)))

@@ -169,6 +169,15 @@ def reference_csv(rows: Iterable[tuple[str, Sequence[str]]], with_lq: bool) -> s
     return text.getvalue()
 
 
+def write_rates(
+    path: Path, distances: Iterable[float], true: Iterable[float], false: Iterable[float]
+) -> None:
+    """calibration.csv: true and false match rate at each distance."""
+    lines = [f"{DISTANCE},true_match_rate,false_match_rate"]
+    lines += [f"{d:.3f},{t:.9g},{f:.9g}" for d, t, f in zip(distances, true, false, strict=True)]
+    write_text(path, "\n".join(lines) + "\n")
+
+
 def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """A user's CSV with at least these columns, every field as text; UserError where it is not one."""
     try:
@@ -200,9 +209,12 @@ def read_references(path: Path) -> dict[str, list[str]]:
 
 
 def read_list(path: Path) -> list[str]:
-    """A text file of image names, one a line; empty lines are passed over."""
-    lines = read_text(path, "a text file with one image name a line").splitlines()
-    return [line.strip() for line in lines if line.strip()]
+    """A text file of image names, one a line; empty lines are passed over.
+
+    Only what follows a name is stripped: a name may begin with a space, and ends in its suffix.
+    """
+    lines = read_text(path, "a text file with one image name a line").split("\n")
+    return [line.rstrip() for line in lines if line.strip()]
 
 
 def write_list(path: Path, names: Iterable[str]) -> None:
@@ -260,7 +272,7 @@ def load_statuses(out: Path) -> dict[str, tuple[str, str]]:
 
 def count_statuses(out: Path) -> dict[str, int]:
     """How many photos have each status."""
-    return dict(sorted(Counter(status for status, _ in load_statuses(out).values()).items()))
+    return dict(sorted(Counter(texts(_read_all(out, [STATUS]), STATUS)).items()))
 
 
 def _read_all(out: Path, columns: Sequence[str]) -> pa.Table:

@@ -21,7 +21,7 @@ from ffhqref.ledger import BLOCK, Beside, Digests, Entry, Ledger, verified
 from ffhqref.network import Network, Refused, Trouble, confirmation, troubles
 from ffhqref.pages import MAX_PAGE, page_text
 from ffhqref.parts import Balance, Mirror, Origin, Part, Tell
-from ffhqref.recipe import SourceFile
+from ffhqref.sources import SourceFile
 from ffhqref.store import UserError, below
 
 CHUNK = 1 << 18  # bytes asked of the socket at a time; it gives what is there, so a kill loses little

@@ -10,9 +10,9 @@ from ffhqref.archives import BadArchive, Member, extract, list_members, read_ind
 from ffhqref.ledger import Digests
 from ffhqref.network import Refused
 from ffhqref.parts import Tell
-from ffhqref.recipe import SourceFile
 from ffhqref.remote import open_remote
 from ffhqref.selection import Task
+from ffhqref.sources import SourceFile
 from ffhqref.store import below, need_space
 from ffhqref.transfer import Transfer
 

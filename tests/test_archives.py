@@ -19,7 +19,7 @@ from servers import DRIVE_CONFIRM, Doc, Server
 from ffhqref import archives
 from ffhqref.download import Options, Outcome, download
 from ffhqref.network import Manners
-from ffhqref.recipe import Source, SourceFile
+from ffhqref.sources import Source, SourceFile
 
 QUICK = Manners(backoff=0.01, timeout=1, retries=3)
 

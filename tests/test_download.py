@@ -30,7 +30,7 @@ from ffhqref.download import Options, Outcome, download
 from ffhqref.ledger import Ledger
 from ffhqref.network import Manners, Network, Refused, direct, retry_after
 from ffhqref.pages import drive_refusal
-from ffhqref.recipe import Source, SourceFile, load_source, sources
+from ffhqref.sources import Source, SourceFile, load_source, sources
 from ffhqref.store import UserError
 
 QUICK = Manners(backoff=0.01, timeout=0.5, retries=4, max_wait=5)
@@ -309,9 +309,7 @@ def test_rate_is_kept(server: Server, tmp_path: Path) -> None:
     assert 0.9 < time.monotonic() - began  # 600 kB, of which the first quarter of a second is free
 
 
-def test_proxy_of_the_environment(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_proxy_of_the_environment(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     def make(path: str) -> Doc:
@@ -493,7 +491,10 @@ def test_shipped_sources_load_and_know_their_terms() -> None:
 
 def test_addresses() -> None:
     drive = "https://drive.google.com/uc?id=16N0&export=download"
-    for url in ("https://drive.google.com/uc?id=16N0", "https://drive.google.com/file/d/16N0/view?usp=sharing"):
+    for url in (
+        "https://drive.google.com/uc?id=16N0",
+        "https://drive.google.com/file/d/16N0/view?usp=sharing",
+    ):
         assert direct(url) == drive
     assert direct("hf://datasets/me/faces/a b/0.png") == (
         "https://huggingface.co/datasets/me/faces/resolve/main/a%20b/0.png"

@@ -19,7 +19,7 @@ from servers import DRIVE_QUOTA, Doc, Server
 from ffhqref import images, metadata, tables
 from ffhqref.download import Options, Outcome, download, preview
 from ffhqref.network import Manners
-from ffhqref.recipe import Source, SourceFile
+from ffhqref.sources import Source, SourceFile
 from ffhqref.store import UserError
 
 QUICK = Manners(backoff=0.01, timeout=1, retries=3)
@@ -72,7 +72,7 @@ def picture(number: int) -> tuple[bytes, str]:
 @pytest.mark.parametrize("window", [50, 5000, 1 << 22])
 def test_entries_are_those_of_json(indent: int | None, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "WINDOW", window)
-    whole = {str(n): {"a": [n, 1.5, None], "b": "}{\",: \\ 中" * (n % 5), "c": {"d": {}}} for n in range(200)}
+    whole = {str(n): {"a": [n, 1.5, None], "b": '}{",: \\ 中' * (n % 5), "c": {"d": {}}} for n in range(200)}
     for ascii_only in (True, False):
         text = json.dumps(whole, indent=indent, ensure_ascii=ascii_only)
         assert dict(metadata.entries(io.StringIO(text))) == whole

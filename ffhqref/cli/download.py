@@ -16,7 +16,7 @@ from ffhqref.store import UserError
 
 if TYPE_CHECKING:
     from ffhqref.download import Outcome
-    from ffhqref.recipe import Source
+    from ffhqref.sources import Source
 
 SHOWN = 20  # rows of a table in the terminal; the file beside the download has all
 
@@ -67,7 +67,7 @@ def download(
     from ffhqref.download import accept_terms as agree
     from ffhqref.download import download as run
     from ffhqref.network import Manners
-    from ffhqref.recipe import load_source
+    from ffhqref.sources import load_source
 
     if not names:
         return _list_sources()
@@ -110,7 +110,7 @@ def _size(count: float) -> str:
 
 
 def _list_sources() -> None:
-    from ffhqref.recipe import load_source, sources
+    from ffhqref.sources import load_source, sources
 
     for name in sources():
         source = load_source(name)
@@ -143,9 +143,7 @@ def _say_outcome(outcome: Outcome, sources: list[Source], out: Path) -> None:
         _say_missing(outcome, out)
     next_command = next((one.next for one in sources if one.next), "")
     following = f" Next: {next_command.replace('{out}', str(out))}" if next_command else ""
-    typer.echo(
-        f"{outcome.wanted:,} files are in {out} and right ({outcome.there:,} were there).{following}"
-    )
+    typer.echo(f"{outcome.wanted:,} files are in {out} and right ({outcome.there:,} were there).{following}")
 
 
 def _say_missing(outcome: Outcome, out: Path) -> None:

@@ -205,7 +205,7 @@ class Server:
     def _body(self, handler: BaseHTTPRequestHandler, path: str, doc: Doc, attempt: int, body: bytes) -> None:
         drop = doc.drop_after if attempt < doc.drops else None
         stall = doc.stall_after if attempt < doc.stalls else None
-        step = 1 << 16 if not doc.pace else max(1, min(1 << 14, int(doc.pace / 50)))
+        step = 1 << 16 if not doc.pace else max(1, min(1 << 12, int(doc.pace / 50)))
         at, began = 0, time.monotonic()
         while at < len(body):
             if drop is not None and at >= drop:

@@ -158,3 +158,32 @@ def _say_missing(outcome: Outcome, out: Path) -> None:
         f"{len(outcome.missing):,} of {outcome.wanted:,} files are missing (all in {out / 'missing.csv'}): "
         "run the same command again to fetch just these."
     )
+
+
+@app.command()
+def doctor(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FOLDER]...", help="Folders that were downloaded to.")
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Read every downloaded file again.")] = False,
+) -> None:
+    """Say what this machine has, what is missing or wrong, and the command that mends it.
+
+    Exit code 1 where something is wrong; what is only missing may not be needed.
+
+    \b
+    ffhqref doctor
+    ffhqref doctor ffhq weights --verify
+    """
+    from ffhqref.doctor import examine
+
+    verdicts: Counter[str] = Counter()
+    for line in examine(folders or [], verify):
+        verdicts[line.verdict] += 1
+        typer.echo(f"{line.verdict:<8} {line.what}: {line.finding}")
+        if line.mend:
+            typer.echo(f"{'':<8} -> {line.mend}")
+    counts = f"{verdicts['ok']} ok, {verdicts['missing']} missing, {verdicts['wrong']} wrong"
+    if verdicts["wrong"]:
+        raise UserError(f"{counts}: run the commands after the arrows.")
+    typer.echo(f"{counts}. Next: ffhqref download, or ffhqref build-refs --images photos --out mine")

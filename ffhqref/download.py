@@ -162,7 +162,13 @@ class _Run:
             names = Selection.make((), source, self._excluded_names())
             digest_of = entry.sha256 or entry.md5
             self.listed[source.name] = metadata.list_files(
-                self.out, below(self.out, file.path), digest_of, source.listing, names.excludes, keep=fetch
+                self.out,
+                below(self.out, file.path),
+                digest_of,
+                source.listing,
+                names.excludes,
+                keep=fetch,
+                total=source.listed_files,
             )
         else:
             self.outcome.notes.append(

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tqdm import tqdm
 
 from ffhqref import tables
 from ffhqref.sources import OWN_NAME, SourceFile
@@ -55,12 +56,13 @@ def entries(opened: IO[str]) -> Iterator[tuple[str, Any]]:
         at = end
 
 
-def _rows(path: Path, part: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def _rows(path: Path, part: str, total: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """A listing row and an attribution row for each entry; UserError where it is not FFHQ's metadata."""
     where = "it starts"
     try:
         with path.open(encoding="utf-8") as opened:
-            for key, entry in entries(opened):
+            bar = tqdm(entries(opened), desc=path.name, unit=" entries", total=total or None, disable=None)
+            for key, entry in bar:
                 where = f"entry {key[:20]!r}"
                 yield _listed(entry[part]), _attributed(entry)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -89,20 +91,27 @@ def _attributed(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def list_files(
-    out: Path, metadata: Path, digest: str, part: str, excluded: Callable[[str], bool], keep: bool = True
+    out: Path,
+    metadata: Path,
+    digest: str,
+    part: str,
+    excluded: Callable[[str], bool],
+    keep: bool = True,
+    total: int = 0,
 ) -> list[SourceFile]:
     """The files under `part` (image, thumbnail, in_the_wild) of every entry, in the metadata's order.
 
     With `keep` the listing stays as Parquet under the metadata's digest, so that it is parsed once, and
     so does `attribution.parquet`: who made each image and under which licence, without those `excluded`.
+    `total` is how many entries are expected, for the bar.
     """
     kept = out / OWN_NAME / f"{part}-{digest[:32]}.parquet"
     if keep and (not kept.is_file() or not (out / ATTRIBUTION).is_file()):
-        _write_tables(metadata, part, kept, out / ATTRIBUTION)
+        _write_tables(metadata, part, kept, out / ATTRIBUTION, total)
     if keep:
         _leave_out(out / ATTRIBUTION, excluded)
     if not kept.is_file():
-        return [_file(row) for row, _ in _rows(metadata, part)]
+        return [_file(row) for row, _ in _rows(metadata, part, total)]
     return [_file(row) for row in tables.read(kept, tables.LISTING).to_pylist()]
 
 
@@ -124,7 +133,7 @@ def _leave_out(attribution: Path, excluded: Callable[[str], bool]) -> None:
         tables.write(attribution, tables.ATTRIBUTION, table.filter(pa.array(stay)))
 
 
-def _write_tables(metadata: Path, part: str, listing: Path, attribution: Path) -> None:
+def _write_tables(metadata: Path, part: str, listing: Path, attribution: Path, total: int) -> None:
     """Both tables in one pass, in batches; neither appears before both are whole."""
     with atomic(attribution) as first, atomic(listing) as second:
         with (
@@ -132,7 +141,7 @@ def _write_tables(metadata: Path, part: str, listing: Path, attribution: Path) -
             pq.ParquetWriter(second, tables.LISTING, compression="zstd") as files,
         ):
             batch: list[tuple[dict[str, Any], dict[str, Any]]] = []
-            for rows in _rows(metadata, part):
+            for rows in _rows(metadata, part, total):
                 batch.append(rows)
                 if len(batch) == BATCH:
                     _flush(files, people, batch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import platform
 import shutil
 import subprocess
@@ -11,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ffhqref.ledger import LEDGER, Digests, Ledger, known_right
 from ffhqref.recipe import Weights, known_weights
@@ -42,9 +41,10 @@ def examine(folders: Sequence[Path], verify: bool = False) -> Iterator[Line]:
     """Look at this machine and at folders that were downloaded to; `verify` reads every file again."""
     yield _python()
     yield from packages(_version)
-    yield runtime(_version, _providers(), _gpus())
-    yield index(_version, _faiss_gpus(), _gpus())
-    yield _torch()
+    gpus = _gpus()
+    yield runtime(_version, _providers(), gpus)
+    yield index(_version, _faiss_gpus(), gpus)
+    yield torch(_version("torch"), _torch_state() if _version("torch") else None, gpus)
     yield _space(folders[0] if folders else Path.cwd())
     models = Path.home() / ".insightface" / "models"
     yield from networks([*folders, models], known_weights())
@@ -127,22 +127,23 @@ def index(version: Callable[[str], str], faiss_gpus: int | None, gpus: Sequence[
     return Line("ok", "FAISS", f"{name}, {faiss_gpus} GPUs")
 
 
-def _providers() -> list[str]:
+def _ask(program: str) -> str | None:
+    """What a small program prints; None where it fails. A broken native build may crash: not here."""
     try:
-        import onnxruntime
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
-        return list(onnxruntime.get_available_providers())
-    except Exception:  # a broken build raises many kinds at import
-        return []
+
+def _providers() -> list[str]:
+    answer = _ask("import onnxruntime; print(*onnxruntime.get_available_providers())")
+    return answer.split() if answer else []
 
 
 def _faiss_gpus() -> int | None:
-    try:
-        import faiss
-
-        return int(faiss.get_num_gpus()) if hasattr(faiss, "get_num_gpus") else 0
-    except Exception:  # as above
-        return None
+    answer = _ask("import faiss; print(faiss.get_num_gpus() if hasattr(faiss, 'get_num_gpus') else 0)")
+    return int(answer) if answer and answer.isdigit() else None
 
 
 def _gpus() -> list[str]:
@@ -158,24 +159,27 @@ def _gpus() -> list[str]:
     return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
 
 
-def _torch() -> Line:
-    what, gpus = "PyTorch", _gpus()
-    if importlib.util.find_spec("torch") is None:
+def _torch_state() -> tuple[str, str, bool] | None:
+    """PyTorch's version, the CUDA it was built for (or empty), and whether that works; None: it fails."""
+    program = "import torch; print(torch.__version__, torch.version.cuda or '-', torch.cuda.is_available())"
+    words = (_ask(program) or "").split()
+    return (words[0], words[1].strip("-"), words[2] == "True") if len(words) == 3 else None
+
+
+def torch(version: str, state: tuple[str, str, bool] | None, gpus: Sequence[str]) -> Line:
+    """PyTorch, installed in `version` (or empty), as `_torch_state` found it."""
+    what = "PyTorch"
+    if not version:
         finding = "not installed: only train, restore and some metrics need it"
         return Line("missing", what, finding, 'pip install "ffhqref[train]"')
-    try:
-        import torch
-    except Exception as error:  # a broken build raises many kinds at import
-        finding = f"cannot be loaded ({str(error).splitlines()[0][:80]})"
-        return Line("wrong", what, finding, "pip install --force-reinstall torch")
-    cuda: Any = torch.version.cuda
-    if gpus and not torch.cuda.is_available():
-        reason = "a CPU build" if cuda is None else f"CUDA {cuda} does not start"
-        address = "https://download.pytorch.org/whl/cu126"
-        mend = f"pip install --force-reinstall torch --index-url {address}"
-        return Line("wrong", what, f"{torch.__version__}: {reason}, with a GPU here", mend)
-    using = f"CUDA {cuda}, {', '.join(gpus)}" if torch.cuda.is_available() else "CPU"
-    return Line("ok", what, f"{torch.__version__}: {using}")
+    if state is None:
+        return Line("wrong", what, f"{version} cannot be loaded", "pip install --force-reinstall torch")
+    number, cuda, works = state
+    if gpus and not works:
+        reason = f"CUDA {cuda} does not start" if cuda else "a CPU build"
+        mend = "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu126"
+        return Line("wrong", what, f"{number}: {reason}, with a GPU here", mend)
+    return Line("ok", what, f"{number}: {f'CUDA {cuda}, ' + ', '.join(gpus) if works else 'CPU'}")
 
 
 def _space(folder: Path) -> Line:

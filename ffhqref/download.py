@@ -51,7 +51,7 @@ class Outcome:
     bytes_there: int = 0
     bytes_wanted: int = 0  # of the files to fetch, as far as known
     unknown_sizes: int = 0
-    done: int = 0  # fetched, or found right by reading it
+    fetched: int = 0  # or, of archives, unpacked
     missing: list[tuple[str, str]] = field(default_factory=list)
     excluded_on_disk: int = 0
     notes: list[str] = field(default_factory=list)
@@ -270,12 +270,14 @@ class _Run:
             self._bar.update(count)
 
     def _do(self, task: Task) -> None:
+        there = not task.file.unpack and self._on_disk(task.file)
         if task.file.unpack:
             self.unpacker.do(task)
-        elif not self._on_disk(task.file):
+        elif not there:
             self.transfer.fetch(task.file, self._tell)
         with self._lock:
-            self.outcome.done += 1
+            self.outcome.there += there
+            self.outcome.fetched += not there
 
     def _on_disk(self, file: SourceFile) -> bool:
         """Whether the file stands under its name and is right, by its bytes; then the ledger knows it."""

@@ -308,7 +308,8 @@ def _agreed(response: requests.Response, part: Part, url: str) -> tuple[int, Ori
         part.drop()
         raise Trouble(f"{_host(url)} sent another range than it was asked for", cost=WRONG)
     total = None if found.group(2) == "*" else int(found.group(2))
-    if (before.length or total) != total or before.encoding != origin.encoding:
+    other = url == before.url and origin.etag and before.etag and origin.etag != before.etag
+    if other or (before.length or total) != total or before.encoding != origin.encoding:
         part.drop()
         raise Trouble(f"the file at {_host(url)} changed")
     return part.size(), replace(origin, length=total)

@@ -68,6 +68,21 @@ def test_faiss() -> None:
     assert doctor.index(installed(), None, []).verdict == "missing"
 
 
+def test_torch() -> None:
+    assert doctor.torch("", None, H200).verdict == "missing"
+    assert doctor.torch("2.8", None, []).verdict == "wrong"
+    assert doctor.torch("2.8", ("2.8+cpu", "", False), []).verdict == "ok"
+    assert doctor.torch("2.8", ("2.8+cu126", "12.6", True), H200).finding.endswith("NVIDIA H200, 143771 MiB")
+    cpu_build = doctor.torch("2.8", ("2.8+cpu", "", False), H200)
+    assert cpu_build.verdict == "wrong" and "a CPU build" in cpu_build.finding
+    assert "whl/cu126" in cpu_build.mend
+
+
+def test_a_build_that_crashes_is_reported_and_does_not_take_us_along() -> None:
+    assert doctor._ask("import os; os.abort()") is None
+    assert doctor._ask("print(1)") == "1"
+
+
 def test_packages_against_what_is_declared() -> None:
     lines = {line.what: line for line in doctor.packages(lambda name: "0.1" if name == "numpy" else "")}
     assert lines["numpy"].verdict == "wrong" and 'pip install "numpy>=' in lines["numpy"].mend

@@ -95,6 +95,9 @@ SURVIVABLE = {
     "says more than it sends": Doc(DATA, lie_length=0, drop_after=299_999),
     "slow": Doc(DATA, pace=1_000_000),
     "a page first, then the file": Doc(DATA, page="<html><body>busy</body></html>", pages=0),
+    "changes, and If-Range is not known": Doc(
+        blob(300_000, 5), drop_after=100_000, change_to=DATA, drops=1, ignore_condition=True
+    ),
     "changes meanwhile": Doc(blob(300_000, 5), drop_after=100_000, change_to=DATA, drops=1),
     "asks to confirm": Doc(DATA, confirm=DRIVE_CONFIRM.format(action="/f", id="x1")),
     "asks to confirm by a link": Doc(DATA, confirm=DRIVE_CONFIRM_OLD.format(action="/f", id="x1")),
@@ -550,7 +553,9 @@ def test_command(server: Server, tmp_path: Path) -> None:
     assert "1 of 4 files are missing" in failed.output and "same command" in failed.output
     server.docs["/2.bin"].fail_status = 0
     done = runner.invoke(app, [*call, "--rate", "10M"])
-    assert done.exit_code == 0 and "4 files are in" in done.output and "(3 were there)" in done.output
+    assert (
+        done.exit_code == 0 and "4 files are in" in done.output and "(3 were there, 1 fetched)" in done.output
+    )
     for wrong in (["--rate", "fast"], ["--only", "zzz"], ["--exclude", str(tmp_path / "none")]):
         result = runner.invoke(app, [*call, *wrong])
         assert result.exit_code == 1 and result.output.startswith("Error: ")

@@ -143,7 +143,8 @@ def _say_outcome(outcome: Outcome, sources: list[Source], out: Path) -> None:
         _say_missing(outcome, out)
     next_command = next((one.next for one in sources if one.next), "")
     following = f" Next: {next_command.replace('{out}', str(out))}" if next_command else ""
-    typer.echo(f"{outcome.wanted:,} files are in {out} and right ({outcome.there:,} were there).{following}")
+    counts = f"{outcome.there:,} were there, {outcome.fetched:,} fetched"
+    typer.echo(f"{outcome.wanted:,} files are in {out} and right ({counts}).{following}")
 
 
 def _say_missing(outcome: Outcome, out: Path) -> None:

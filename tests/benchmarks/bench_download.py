@@ -19,10 +19,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.common import Skip, alternate, row
 
 FILES, EACH, BIG = 2000, 1_300_000, 1_000_000_000
 CONNECTIONS = 8
-ROUNDS = 3
+ROUNDS = 2
 KIND = {EACH: "md5", BIG: "sha256"}  # what FFHQ's images and the published checkpoints are known by
 ARIA2_KIND = {"md5": "md5", "sha256": "sha-256"}
 
@@ -38,23 +41,20 @@ http {{
 """
 
 
-def run() -> list[dict[str, object]]:
-    """Rows of name, ours, theirs (MB/s, medians of three), ratio, unit, note."""
+def run() -> list[dict[str, Any]]:
+    """Rate of the same files by ours and by aria2c, taking turns."""
     nginx, aria2 = shutil.which("nginx") or shutil.which("/usr/sbin/nginx"), shutil.which("aria2c")
     if not nginx or not aria2:
-        missing = "nginx" if not nginx else "aria2"
-        note = f"skipped: {missing} is not installed (apt-get install {missing})"
-        return [
-            {"name": "download", "ours": None, "theirs": None, "ratio": None, "unit": "MB/s", "note": note}
-        ]
+        missing = "aria2" if nginx else "nginx"
+        raise Skip(f"{missing} is not installed (apt-get install {missing})")
     with tempfile.TemporaryDirectory(prefix="ffhqref-bench-") as folder, _nginx(nginx, Path(folder)) as url:
         root = Path(folder)
         many = _make(root / "www", {f"{number:05d}.png": EACH for number in range(FILES)})
-        rows = _compare("download, 2,000 files of 1.3 MB, 8 connections", root, url, many, aria2, CONNECTIONS)
+        rows = _compare(f"download {FILES:,} files of 1.3 MB", root, url, many, aria2, CONNECTIONS)
         for name in many:
             (root / "www" / name).unlink()
         big = _make(root / "www", {"big.zip": BIG})
-        return rows + _compare("download, one file of 1 GB, 1 connection", root, url, big, aria2, 1)
+        return rows + _compare("download one file of 1 GB", root, url, big, aria2, 1)
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def _make(folder: Path, sizes: dict[str, int]) -> dict[str, str]:
 
 def _compare(
     name: str, root: Path, url: str, sums: dict[str, str], aria2: str, connections: int
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     sizes = {one: (root / "www" / one).stat().st_size for one in sums}
     kind = KIND[next(iter(sizes.values()))]
     manifest, plain, checked = root / "files.toml", root / "plain.txt", root / "checked.txt"
@@ -117,43 +117,32 @@ def _compare(
     ours += ["--jobs", str(connections)]
     theirs = [aria2, "-q", "-x1", "-s1", f"-j{connections}", "-d", str(out), "--file-allocation=none"]
     total = sum(sizes.values()) / 1e6
-    commands = {
-        "ours": (ours, False),
-        "aria2c": ([*theirs, "-i", str(plain)], False),
-        "aria2c, checked and flushed": ([*theirs, "-i", str(checked)], True),
-    }
-    times: dict[str, list[float]] = {label: [] for label in commands}
-    for _ in range(ROUNDS):
-        for label, (command, flush) in commands.items():
-            times[label].append(_timed(command, out, flush))
-            assert len([one for one in sums if (out / one).stat().st_size == sizes[one]]) == len(sums)
-            shutil.rmtree(out)
-    speeds = {label: total / sorted(all_times)[ROUNDS // 2] for label, all_times in times.items()}
-    return [
-        {
-            "name": f"{name}, against {label}",
-            "ours": round(speeds["ours"], 1),
-            "theirs": round(speeds[label], 1),
-            "ratio": round(speeds["ours"] / speeds[label], 2),
-            "unit": "MB/s",
-            "note": f"ours checks {kind} and flushes each file before it is named",
-        }
-        for label in list(commands)[1:]
+    kinds = [
+        ("aria2c as it comes", plain, False),
+        ("aria2c with digests checked and files flushed, as ours", checked, True),
     ]
+    rows = []
+    for label, addresses, flush in kinds:
+        our_time, their_time, ratio = alternate(
+            lambda: _timed(ours, out, sizes),
+            lambda command=[*theirs, "-i", str(addresses)], flush=flush: _timed(command, out, sizes, flush),
+            ROUNDS,
+        )
+        note = f"beside {label}, {connections} connections, nginx on loopback; ours checks {kind}"
+        rows.append(row(name, total / our_time, total / their_time, ratio, "MB/s", note))
+    return rows
 
 
-def _timed(command: list[str], out: Path, flush: bool) -> float:
+def _timed(command: list[str], out: Path, sizes: dict[str, int], flush: bool = False) -> float:
+    """Seconds of the command, and of flushing what it wrote where it does not; the files go again."""
     os.sync()
     began = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    if flush:
-        for path in out.iterdir():
-            if path.is_file():
-                with path.open("rb+") as file:
-                    os.fsync(file.fileno())
-    return time.perf_counter() - began
-
-
-if __name__ == "__main__":
-    for row in run():
-        print(row)
+    for name in sizes if flush else ():
+        with (out / name).open("rb+") as file:
+            os.fsync(file.fileno())
+    taken = time.perf_counter() - began
+    if any((out / name).stat().st_size != size for name, size in sizes.items()):
+        raise RuntimeError(f"{command[0]} left files out")
+    shutil.rmtree(out)
+    return taken

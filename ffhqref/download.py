@@ -172,11 +172,11 @@ class _Run:
             )
         else:
             self.outcome.notes.append(
-                f"{source.name}: {source.listed_files:,} files of {source.listed_bytes / 1e9:.1f} GB are "
+                f"{source.name}: {source.listed_files:,} files of {source.about_bytes / 1e9:.1f} GB are "
                 f"listed in {file.path}, which is not there yet"
             )
             if not fetch:
-                self.outcome.bytes_wanted += source.listed_bytes
+                self.outcome.bytes_wanted += source.about_bytes
                 self.outcome.wanted += source.listed_files
 
     def _excluded_names(self) -> list[str]:

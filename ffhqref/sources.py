@@ -93,8 +93,8 @@ class Source:
     citation: str = ""
     homepage: str = ""
     listing: Listing = ""
-    listed_files: int = 0  # how many the listing names and how large they are together, for estimates
-    listed_bytes: int = 0
+    listed_files: int = 0  # how many the listing names
+    about_bytes: int = 0  # of all whose size nobody published exactly: an estimate, for people
     next: str = ""  # the command that follows, with {out} for the folder
     exclude: tuple[str, ...] = ()  # names nobody may download any more: people asked to be removed
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
+import textwrap
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -57,15 +59,13 @@ def download(
     Run the same command again after anything went wrong: it goes on. What is there costs a look.
 
     \b
-    ffhqref download                               the sources, with sizes and licences
-    ffhqref download ffhq --out ffhq --only 0-999  the first thousand images
-    ffhqref download ffhq-ref --only lists --out ffhq-ref
+    ffhqref download                                the sources and their licences
+    ffhqref download ffhq --out ffhq --only 0-999   the first thousand images
+    ffhqref download ffhq-ref --only lists --out published
     ffhqref download ffhq --out ffhq --mirror /mnt/institute/ffhq
-    ffhqref download mine.toml --out mine          your own [[file]] path, urls, bytes, sha256
+    ffhqref download mine.toml --out mine           your own [[file]] path, urls
     """
-    from ffhqref.download import Options, preview
-    from ffhqref.download import accept_terms as agree
-    from ffhqref.download import download as run
+    from ffhqref import download as stage
     from ffhqref.network import Manners
     from ffhqref.sources import load_source
 
@@ -74,16 +74,16 @@ def download(
     if out is None:
         raise UserError("Say where the files go: give --out DIR.")
     manners = Manners(rate=_bytes(rate), timeout=timeout, retries=retries)
-    options = Options(
+    options = stage.Options(
         only=tuple(only or ()), exclude=exclude, mirrors=tuple(mirror or ()), jobs=jobs, verify=verify,
         manners=manners,
     )  # fmt: skip
     sources = [load_source(name) for name in dict.fromkeys(names)]
     if dry_run:
-        return _say_plan(preview(sources, out, options), out)
+        return _say_plan(stage.preview(sources, out, options), out)
     for source in sources:
-        agree(source, out, partial(_ask, source.name, accept_terms))
-    _say_outcome(run(sources, out, options), sources, out)
+        stage.accept_terms(source, out, partial(_ask, source.name, accept_terms))
+    _say_outcome(stage.download(sources, out, options), sources, out)
 
 
 def _ask(name: str, accepted: bool, terms: str) -> bool:
@@ -112,12 +112,15 @@ def _size(count: float) -> str:
 def _list_sources() -> None:
     from ffhqref.sources import load_source, sources
 
+    width = min(100, shutil.get_terminal_size().columns)
     for name in sources():
         source = load_source(name)
-        known = sum(file.bytes or 0 for file in source.files) + source.listed_bytes
-        terms = "; --accept-terms" if source.terms else ""
-        typer.echo(f"{name:<20}{_size(known) if known else '':>9}  {source.title}")
-        typer.echo(f"{'':<31}{source.licence}{terms}")
+        known = sum(file.bytes or 0 for file in source.files) + source.about_bytes
+        terms = "  terms to accept" if source.terms else ""
+        size = f"{'~' if source.about_bytes else ''}{_size(known)}" if known else ""
+        typer.echo(f"{name:<20}{size:>9}{terms}")
+        for text in (source.title, source.licence):
+            typer.echo(textwrap.fill(text, width, initial_indent="    ", subsequent_indent="    "))
     typer.echo("\nNext: ffhqref download NAME --out DIR (sizes nobody published are left blank)")
 
 

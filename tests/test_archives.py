@@ -19,7 +19,7 @@ from servers import DRIVE_CONFIRM, Doc, Server
 from ffhqref import archives
 from ffhqref.download import Options, Outcome, download
 from ffhqref.network import Manners
-from ffhqref.sources import Source, SourceFile
+from ffhqref.sources import Source, SourceFile, load_source
 
 QUICK = Manners(backoff=0.01, timeout=1, retries=3)
 
@@ -129,6 +129,35 @@ def test_ranges_that_fail(how: str, server: Server, tmp_path: Path) -> None:
     got = unpacked(tmp_path)
     assert len(got) == 6
     assert all(got[name] == RELEASE[f"FFHQ-Ref/{name}"] for name in got)
+
+
+@pytest.mark.parametrize(
+    ("name", "members", "expected"),
+    [
+        (
+            "celebahq",
+            {
+                "CelebAMask-HQ/CelebA-HQ-img/0.jpg": b"\xff\xd8\xff",
+                "CelebAMask-HQ/CelebA-HQ-to-CelebA-mapping.txt": b"idx orig_idx orig_file\n",
+                "CelebAMask-HQ/CelebAMask-HQ-mask-anno/0/00000_hair.png": b"mask",
+            },
+            {"CelebA-HQ-img/0.jpg", "CelebA-HQ-to-CelebA-mapping.txt"},
+        ),
+        ("buffalo_l", {"det_10g.onnx": b"a", "w600k_r50.onnx": b"b"}, {"det_10g.onnx", "w600k_r50.onnx"}),
+        ("antelopev2", {"antelopev2/glintr100.onnx": b"a"}, {"glintr100.onnx"}),
+    ],
+)
+def test_shipped_archives_unpack_as_their_users_expect(
+    name: str, members: dict[str, bytes], expected: set[str], server: Server, tmp_path: Path
+) -> None:
+    source = load_source(name)
+    (file,) = source.files
+    server.docs["/archive"] = Doc(make_zip(members))
+    local = replace(source, files=(replace(file, urls=(f"{server.url}/archive",)),))
+    assert download([local], tmp_path, Options(manners=QUICK)).missing == []
+    found = {path for path in unpacked(tmp_path) if path != file.path}
+    prefix = "" if file.unpack == "." else f"{file.unpack}/"
+    assert found == {prefix + path for path in expected}
 
 
 def test_a_deleted_archive_is_not_fetched_again(server: Server, tmp_path: Path) -> None:

@@ -261,6 +261,27 @@ def test_urls_in_turn_and_a_part_goes_on_elsewhere(server: Server, tmp_path: Pat
     assert server.sent == {"/dies": 200_000, "/good": 100_000}
 
 
+def test_resumes_behind_a_redirect_as_of_github(server: Server, tmp_path: Path) -> None:
+    server.docs["/releases/f.zip"] = Doc(b"", redirect="/signed?token=1")
+    server.docs["/signed"] = Doc(DATA, drop_after=120_000)
+    file = SourceFile(path="f", urls=(f"{server.url}/releases/f.zip",), bytes=len(DATA))
+    assert get(tmp_path, file).missing == []
+    assert (tmp_path / "f").read_bytes() == DATA
+    assert server.sent == {"/signed": len(DATA)}
+
+
+def test_a_hugging_face_repository_and_its_token(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    server.docs["/datasets/me/ffhq/resolve/main/00001.png"] = Doc(b"pixels")
+    file = SourceFile(path="images1024x1024/00000/00001.png", bytes=6, md5=md5(b"pixels"))
+    assert get(tmp_path, file, mirrors=("hf://datasets/me/ffhq",)).missing == []
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    assert network._token("https://huggingface.co/x") == {"Authorization": "Bearer secret"}
+    assert network._token("http://huggingface.co/x") == network._token("https://evil.example/x") == {}
+
+
 def test_one_failure_does_not_stop_the_rest(server: Server, tmp_path: Path) -> None:
     server.make = lambda path: Doc(path.encode() * 1000) if path != "/7" else None
     files = [SourceFile(path=f"{number}.bin", urls=(f"{server.url}/{number}",)) for number in range(20)]

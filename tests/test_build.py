@@ -48,27 +48,6 @@ def told(result: Result, *words: str) -> str:
     return lines[0]
 
 
-@pytest.fixture(scope="module")
-def networks(detector: Path, embedder: Path) -> list[str]:
-    return ["--detector", str(detector), "--embedder", str(embedder), "--device", "cpu"]
-
-
-@pytest.fixture(scope="module")
-def sixty(known: list[Known], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 photographs of twelve people, in folders whose names say nothing."""
-    folder = tmp_path_factory.mktemp("sixty")
-    people: dict[str, list[Known]] = {}
-    for photo in known:
-        if photo.set == "celebref512":
-            people.setdefault(photo.person, []).append(photo)
-    for number, photos in enumerate([p for p in people.values() if len(p) >= 5][:12]):
-        for photo in photos[:5]:
-            place = folder / f"{(number * 7) % 5}" / f"{len(list(folder.rglob('*.png')))}{photo.path.suffix}"
-            place.parent.mkdir(exist_ok=True)
-            place.symlink_to(photo.path)
-    return folder
-
-
 QUOTAS = ["--val-identities", 2, "--test-identities", 3]
 
 

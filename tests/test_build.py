@@ -270,9 +270,7 @@ def test_every_kind_of_picture_of_one_person_is_that_person(
         turned = photo.transpose(Image.Transpose[undo])
         turned.save(folder / f"turned {orientation}.png", exif=exif(orientation))
         turned.save(folder / f"turned {orientation}.jpg", exif=exif(orientation), quality=95)
-    photo.save(
-        folder / "animated.webp", save_all=True, append_images=[ImageOps.invert(photo)], quality=95
-    )
+    photo.save(folder / "animated.webp", save_all=True, append_images=[ImageOps.invert(photo)], quality=95)
     photo.save(folder / "animated x.png", save_all=True, append_images=[ImageOps.invert(photo)])
     (folder / "bytes after.jpg").write_bytes((folder / "turned 3.jpg").read_bytes() + b"\0" * 99)
     for stem in ("turned 3", "turned 6", "turned 5"):  # one stem, two suffixes: names that meet

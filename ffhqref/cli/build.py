@@ -408,5 +408,7 @@ def _recipe(out: Path, options: dict[str, Any]) -> Recipe:
 
 def _keep(out: Path, recipe: Recipe) -> None:
     from ffhqref.build import write_recipe
+    from ffhqref.store import lock
 
-    write_recipe(out, recipe)
+    with lock(out, "build-refs"):
+        write_recipe(out, recipe)

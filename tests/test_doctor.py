@@ -154,7 +154,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert any(what in line for line in lines)
     monkeypatch.setattr(doctor, "_providers", lambda: [])
     monkeypatch.setattr(doctor, "_faiss_gpus", lambda: 0)
-    monkeypatch.setattr(doctor, "_torch_state", lambda: None)
+    monkeypatch.setattr(doctor, "_torch_state", lambda: ("2.8", "", False))
     monkeypatch.setattr(doctor, "runtime", lambda *_: doctor.Line("wrong", "x", "y", "z"))
     failed = CliRunner().invoke(app, ["doctor"])
     assert failed.exit_code == 1 and "1 wrong: run the commands" in failed.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +23,9 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except UserError as error:
             _stop(str(error))
+        except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
         except OSError as error:
             place = error.filename or "a file"
             _stop(

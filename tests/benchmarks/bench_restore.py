@@ -1,7 +1,7 @@
 """Restoration: ours against the plain way, same random full-size weights, same pictures, one picture.
 
 Each way runs in a process of its own, so that its peak memory is its own. `run()` measures the parts and
-three of the 50 steps; `python tests/benchmarks/bench_restore.py --full` runs all 50 of each.
+three of the 50 steps; `python -m tests.benchmarks.bench_restore --full` runs all 50 of each.
 """
 
 from __future__ import annotations
@@ -146,8 +146,12 @@ def child(
 
 def run(steps: int = MEASURED) -> list[dict[str, Any]]:
     """Rows of ours against the plain way: seconds, gigabytes, and the difference of the latents."""
-    import torch
+    from tests.benchmarks.common import Skip
 
+    try:
+        import torch
+    except ImportError:
+        raise Skip("torch (the extra `train`) is not installed") from None
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder, "weights.safetensors")
         make_weights(weights)

@@ -1,0 +1,176 @@
+"""What both networks are made of: normalise-activate-convolve in strips, upsampling, tokens.
+
+In inference large pictures pass through in strips of rows that fit the cache. The numbers are those of
+the plain way but for the rounding of float sums; the memory is that of the input and the output alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+STRIP_BYTES = 8 << 20  # of one strip: a few of them fit the last-level cache of a desktop processor
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """x + y; x is overwritten where no gradient needs it."""
+    return x + y if torch.is_grad_enabled() else x.add_(y)
+
+
+def normalise(x: Tensor, norm: nn.GroupNorm, precise: bool = False) -> Tensor:
+    """norm(x). Torch finds the variance of channels-last input as a difference of squares.
+
+    Where the mean is far greater than the deviation (a black reference, the null condition) that loses
+    most digits; `precise` takes the mean away first.
+    """
+    if precise:
+        groups = x.mean((2, 3)).reshape(len(x), norm.num_groups, -1).mean(2)
+        x = x - groups.repeat_interleave(x.shape[1] // norm.num_groups, 1)[:, :, None, None]
+    out: Tensor = norm(x)
+    return out
+
+
+def norm_act_conv(
+    x: Tensor, norm: nn.GroupNorm, conv: nn.Conv2d, onto: Tensor | None = None, precise: bool = False
+) -> Tensor:
+    """conv(silu(norm(x))) for a 3x3 convolution of padding 1, plus `onto`, which it may overwrite.
+
+    x [B, C, H, W] -> [B, conv.out_channels, H, W].
+    """
+    rows = _strip_rows(x)
+    if torch.is_grad_enabled() or x.device.type != "cpu" or precise or rows >= x.shape[2]:
+        out: Tensor = conv(F.silu(normalise(x, norm, precise), inplace=not torch.is_grad_enabled()))
+        return out if onto is None else add(out, onto)
+    scale, shift = _affine(x, norm, rows)
+    if onto is None:
+        out = _empty(x, conv.out_channels, x.shape[2], x.shape[3])
+    for top, bottom, strip in _strips(x, rows):
+        strip = F.silu(torch.addcmul(shift, strip, scale), inplace=True)
+        strip = F.pad(strip, (0, 0, int(top == 0), int(bottom == x.shape[2])))
+        piece = F.conv2d(strip, conv.weight, conv.bias, padding=(0, 1))
+        if onto is None:
+            out[:, :, top:bottom] = piece
+        else:
+            onto[:, :, top:bottom] += piece
+    return out if onto is None else onto
+
+
+def _strip_rows(x: Tensor) -> int:
+    return max(8, STRIP_BYTES // (x.shape[1] * x.shape[3] * x.element_size()))
+
+
+def _empty(x: Tensor, channels: int, height: int, width: int) -> Tensor:
+    shape = (x.shape[0], channels, height, width)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def _strips(x: Tensor, rows: int) -> Iterator[tuple[int, int, Tensor]]:
+    """(top, bottom, the rows from top - 1 to bottom + 1 as far as the picture reaches)."""
+    height = x.shape[2]
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        yield top, bottom, x[:, :, max(top - 1, 0) : min(bottom + 1, height)]
+
+
+def halve(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A 3x3 convolution of stride 2 over x with a column of zeros on the right and a row below.
+
+    [B, C, H, W] of even H and W -> [B, conv.out_channels, H / 2, W / 2], in strips, so that no padded
+    copy of the whole is made.
+    """
+    height, width = x.shape[2] // 2, x.shape[3] // 2
+    out = _empty(x, conv.out_channels, height, width)
+    rows = _strip_rows(x)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        strip = F.pad(x[:, :, 2 * top : 2 * bottom + 1], (0, 1, 0, int(bottom == height)))
+        out[:, :, top:bottom] = F.conv2d(strip, conv.weight, conv.bias, stride=2)
+    return out
+
+
+def _affine(x: Tensor, norm: nn.GroupNorm, rows: int) -> tuple[Tensor, Tensor]:
+    """Group normalisation as x * scale + shift, both [B, C, 1, 1]; strips' moments joined in float64."""
+    batch, channels, height, width = x.shape
+    count, mean, square = 0, torch.zeros(()), torch.zeros(())
+    for top in range(0, height, rows):
+        part = x[:, :, top : top + rows].float().contiguous(memory_format=torch.channels_last)
+        size = part.shape[2] * width
+        _, m, r = torch.native_group_norm(part, None, None, batch, channels, size, norm.num_groups, norm.eps)
+        m, variance = m.double(), r.double() ** -2 - norm.eps
+        delta, total = m - mean, count + size
+        mean = mean + delta * (size / total)  # Chan et al.'s update of mean and sum of squares
+        square = square + variance * size + delta**2 * (count * size / total)
+        count = total
+    group = channels // norm.num_groups
+    rstd = (square / count + norm.eps).rsqrt().repeat_interleave(group, 1)
+    scale = rstd * norm.weight
+    shift = norm.bias - mean.repeat_interleave(group, 1) * scale
+    return tuple(v.to(x.dtype)[:, :, None, None] for v in (scale, shift))  # type: ignore[return-value]
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling, then a 3x3 convolution (`conv`): [B, C, H, W] -> [B, C, 2H, 2W].
+
+    Of the nine weights several meet the same input pixel after doubling. `fold` adds those up once: four
+    2x2 kernels, one for each parity of the output's row and column, cost 4/9 of the products.
+    """
+
+    phases: Tensor | None
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.register_buffer("phases", None, persistent=False)
+
+    def fold(self) -> None:
+        """Replace the 3x3 weights by their sums: for inference, and for good."""
+        w = self.conv.weight.detach().float()  # [out, in, 3, 3]
+        rows = [torch.stack([w[:, :, 0], w[:, :, 1] + w[:, :, 2]], 2),
+                torch.stack([w[:, :, 0] + w[:, :, 1], w[:, :, 2]], 2)]  # fmt: skip
+        kernels = [
+            torch.stack(pair, 3)
+            for r in rows
+            for pair in ([r[..., 0], r[..., 1] + r[..., 2]], [r[..., 0] + r[..., 1], r[..., 2]])
+        ]
+        self.phases = torch.cat(kernels).to(self.conv.weight.dtype)  # [4 * out, in, 2, 2]
+        self.phases = self.phases.contiguous(memory_format=torch.channels_last)
+        self.conv.weight = nn.Parameter(w.new_empty(0), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.phases is None:
+            doubled: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+            return doubled
+        channels, height, width = x.shape[1:]
+        out = _empty(x, channels, 2 * height, 2 * width)
+        bias = None if self.conv.bias is None else self.conv.bias.repeat(4)
+        for top, bottom, strip in _strips(x, _strip_rows(x)):
+            strip = F.pad(strip, (1, 1, int(top == 0), int(bottom == height)))
+            grid = F.conv2d(strip, self.phases, bias)  # rows top..bottom, one more than the strip has
+            for phase in range(4):
+                down, right = phase // 2, phase % 2
+                piece = grid[:, phase * channels : (phase + 1) * channels]
+                piece = piece[:, :, down : down + bottom - top, right : right + width]
+                out[:, :, 2 * top + down : 2 * bottom : 2, right::2] = piece
+        return out
+
+
+def tokens(x: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, H * W, C], row by row; no copy where x is channels-last."""
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, x.shape[1])
+
+
+def picture(x: Tensor, height: int, width: int) -> Tensor:
+    """[B, H * W, C] -> [B, C, H, W], channels-last."""
+    return x.reshape(x.shape[0], height, width, x.shape[2]).permute(0, 3, 1, 2)
+
+
+def fold(module: nn.Module) -> None:
+    """Make a network ready for inference alone: no gradients, channels-last, folded upsampling."""
+    module.eval().requires_grad_(False)
+    for part in module.modules():
+        if isinstance(part, Upsample):
+            part.fold()
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

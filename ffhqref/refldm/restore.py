@@ -1,0 +1,215 @@
+"""Low-quality pictures + references -> restored pictures. Pictures are uint8, RGB, height x width x 3."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ffhqref.refldm import schedule
+from ffhqref.refldm.checkpoint import Networks, RestorerError
+from ffhqref.refldm.unet import Seen
+
+Rgb = npt.NDArray[np.uint8]
+Encoding = Literal["wide", "separate"]
+Watch = Callable[[Tensor, Tensor], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to sample; the defaults are those of the published single-picture script."""
+
+    steps: int = 50
+    schedule: schedule.Schedule = "uniform_trailing"
+    guidance: float = 1.5  # towards the references; 1 leaves the null condition out
+    encoding: Encoding = "wide"
+
+
+def check_options(options: Options, device: str) -> None:
+    """RestorerError where the options cannot work, before anything is loaded."""
+    try:
+        schedule.timesteps(options.schedule, options.steps)
+    except ValueError as error:
+        raise RestorerError(f"--steps {options.steps}: {error}.") from None
+    kind = device.partition(":")[0]
+    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
+        raise RestorerError(f"--device {device}: there is no such device here; give cpu.")
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers come from."""
+    return {"torch": torch.__version__, "numpy": np.__version__}
+
+
+class Restorer:
+    """Both networks on one device. It holds no state of a picture: threads may share it.
+
+    `dtype` is that of weights and sums inside the networks; latents between them are float32. Networks
+    are taken over: a narrower `dtype` changes them in place.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        compiled: bool = False,
+    ) -> None:
+        self.device = torch.device(device)
+        self.unet = networks.unet.to(self.device)
+        self.autoencoder = networks.autoencoder.to(self.device, dtype)
+        self.size = (networks.architecture.height, networks.architecture.width)
+        factor = self.autoencoder.factor
+        self.latent = (networks.architecture.unet.out_channels, *(side // factor for side in self.size))
+        self.own = self.unet.own_tokens(*self.latent[1:])
+        self.alpha_bar = schedule.tables(schedule.betas())["alphas_cumprod"]
+        self._null: Seen | None = None
+        if dtype != torch.float32:
+            # zeros make normalisation divide by next to nothing: there narrow sums lose the most
+            self._null = self._null_reference().to(dtype)
+            self.unet.to(dtype)
+        self._denoise = torch.compile(self.unet) if compiled else self.unet
+
+    def noise(self, seed: int) -> Tensor:
+        """x_T [1, 8, h, w] of a seed, drawn on the CPU: the same on every device."""
+        return torch.randn((1, *self.latent), generator=torch.Generator().manual_seed(seed))
+
+    @torch.no_grad()
+    def encode(self, pictures: npt.NDArray[np.uint8]) -> Tensor:
+        """[B, H, W, 3] uint8 -> latents [B, 8, H / 8, W / 8] float32."""
+        values = torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2)
+        return self.autoencoder.encode(values.float() / 127.5 - 1)
+
+    def encode_references(self, pictures: Sequence[Rgb], encoding: Encoding = "wide") -> Tensor:
+        """References -> their latents side by side [1, 8, h, n * w].
+
+        `wide` encodes them as one wide picture, as published: the encoder then sees across the seams, and
+        their order counts a little. `separate` encodes each alone: less memory, another function.
+        """
+        if encoding == "wide":
+            return self.encode(np.concatenate(pictures, axis=1)[None])
+        return torch.cat([self.encode(picture[None]) for picture in pictures], 3)
+
+    @torch.no_grad()
+    def see(self, latents: Tensor) -> Seen:
+        """The cache of the references of one person, from their latents [1, 8, h, n * w]."""
+        return self.unet.see(latents.to(self.device), self.latent[2])
+
+    def look(self, pictures: Sequence[Rgb], encoding: Encoding = "wide") -> Seen:
+        """The cache of references; of none, an empty one. It serves for all pictures of the person."""
+        return self.see(self.encode_references(pictures, encoding)) if pictures else Seen()
+
+    def _null_reference(self) -> Seen:
+        """What the null condition sees: one reference whose latent is zero. Once per model."""
+        if self._null is None:
+            self._null = self.see(torch.zeros(1, *self.latent))
+        return self._null
+
+    def denoiser(
+        self, lq: Tensor, references: Sequence[Seen], options: Options
+    ) -> Callable[[Tensor, int], Tensor]:
+        """denoise(x, t): the guided noise of rows with these low-quality latents and references.
+
+        Only rows with references have a null half; all halves are one batch. For one thread at a time.
+        """
+        guided = [i for i, seen in enumerate(references) if seen.layers and options.guidance != 1.0]
+        rows = guided + list(range(len(references)))  # the null halves first
+        halves = [self._null_like(references[i]) for i in guided] + list(references)
+        cache = [seen.roomy(self.own) for seen in _groups(halves)]
+        both = lq.to(self.device)[rows]
+
+        def denoise(x: Tensor, t: int) -> Tensor:
+            times = torch.full((len(rows),), t, device=self.device)
+            eps: Tensor = self._denoise(x[rows], times, both, cache).float()
+            null, eps = eps[: len(guided)], eps[len(guided) :]
+            eps[guided] = null + options.guidance * (eps[guided] - null)
+            return eps
+
+        return denoise
+
+    @torch.no_grad()
+    def sample(
+        self,
+        x: Tensor,
+        lq: Tensor,
+        references: Sequence[Seen],
+        options: Options,
+        eta: float = 0.0,
+        noise: Callable[[int], Tensor] | None = None,
+        watch: Watch | None = None,
+    ) -> Tensor:
+        """Latents [B, 8, h, w] from x_T, low-quality latents and each row's references."""
+        chosen = schedule.timesteps(options.schedule, options.steps)
+        denoise = self.denoiser(lq, references, options)
+        return schedule.sample(denoise, x.to(self.device), chosen, self.alpha_bar, eta, noise, watch)
+
+    def _null_like(self, seen: Seen) -> Seen:
+        """The null condition with as many references as `seen` has."""
+        count = round(seen.layers[0][0].shape[2] / self.own[0])
+        return Seen(layers=self._null_reference().layers, copies=count)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> list[Rgb]:
+        """Latents -> pictures; one at a time, which bounds the memory. Values are cut off, not rounded."""
+        return [_to_picture(self.autoencoder.decode(latent[None])[0]) for latent in latents]
+
+    def restore(
+        self,
+        pictures: Sequence[Rgb],
+        references: Sequence[Seen],
+        noises: Sequence[Tensor],
+        options: Options,
+        watch: Watch | None = None,
+    ) -> list[Rgb]:
+        """Restore a batch: pictures of the network's size, each with its references and its x_T."""
+        try:
+            lq = torch.cat([self.encode(picture[None]) for picture in pictures])
+            latents = self.sample(torch.cat(list(noises)), lq, references, options, watch=watch)
+            if not bool(torch.isfinite(latents).all()):
+                raise RestorerError(
+                    "The restoration left the range of finite numbers: use --precision fp32, or another "
+                    "checkpoint."
+                )
+            return self.decode(latents)
+        except (RuntimeError, MemoryError) as error:
+            raise out_of_memory(error) from error
+
+
+def out_of_memory(error: BaseException) -> BaseException:
+    """A sentence for an allocation that failed; any other error as it is."""
+    text = str(error).lower()
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return RestorerError(
+            "Out of memory: lower --batch-size or --max-references, or use --reference-encoding separate "
+            "or --precision bf16."
+        )
+    return error
+
+
+def _groups(seen: Sequence[Seen]) -> list[Seen]:
+    """Successive rows that see the same are one group."""
+    groups = []
+    for _, same in groupby(seen, key=lambda one: (id(one.layers) if one.layers else 0, one.copies)):
+        rows = list(same)
+        groups.append(Seen(rows=len(rows), layers=rows[0].layers, copies=rows[0].copies))
+    return groups
+
+
+def _to_picture(values: Tensor) -> Rgb:
+    """[3, H, W] in about [-1, 1] -> uint8, cut off as published."""
+    levels = ((values.float() + 1) / 2).clamp(0, 1) * 255
+    return levels.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+
+
+def fit(picture: Rgb, height: int, width: int) -> Rgb:
+    """The picture at the network's size, resized as published: Pillow's bicubic filter."""
+    if picture.shape[:2] == (height, width):
+        return picture
+    return np.array(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))

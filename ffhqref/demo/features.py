@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from ffhqref.demo.hair import scalp_line
 from ffhqref.demo.paint import (
     Points,
     Skin,
-    _bare,
-    _curve,
-    _Hashed,
+    bare,
+    curve,
     grid,
     lines,
     mirrored,
@@ -19,7 +20,7 @@ from ffhqref.demo.paint import (
     window,
 )
 from ffhqref.demo.shape import WRAP, Floats, bump, nose_tip, pair, step
-from ffhqref.demo.traits import Person, Shot, generator
+from ffhqref.demo.traits import Person, Shot, generator, person
 
 DARK = (0.09, 0.06, 0.055)
 EYES = window(-2.1, 2.1, -0.8, 1.4)
@@ -28,15 +29,22 @@ MOUTH = window(-1.6, 1.6, -3.3, -0.8)
 
 def paint(who: Person, taken: Shot) -> Skin:
     """The face's skin in one photo, expression included."""
-    color, relief, gloss = _bare(who.seed, who.number, _Hashed(who))
-    skin = Skin(color.copy(), relief.copy(), gloss.copy())
-    rng = generator(who.seed, f"person {who.number}", "features")
-    _scalp(skin, who)
-    _beard(skin, who, rng)
-    _nose(skin, who)
+    still = _still(who.seed, who.number)
+    skin = Skin(still.color.copy(), still.relief.copy(), still.gloss.copy())
     _mouth(skin, who, taken)
     _eyes(skin, who, taken)
-    _brows(skin, who, taken, rng)
+    _brows(skin, who, taken)
+    return skin
+
+
+@lru_cache(maxsize=2)
+def _still(seed: int, number: int) -> Skin:
+    """What no expression moves, kept for a person's next photo."""
+    who = person(seed, number)
+    skin = bare(who)
+    _scalp(skin, who)
+    _beard(skin, who)
+    _nose(skin, who)
     return skin
 
 
@@ -60,35 +68,35 @@ def _eyes(skin: Skin, who: Person, taken: Shot) -> None:
     opened = np.maximum(*[polygon(side, EYES, 0.006) for side in mirrored(outline)])
     _eyelids(skin, who, upper, lower)
     a, v = (g[EYES] for g in grid())
-    skin.fill(opened, (0.90, 0.87, 0.85), EYES)
+    skin.fill(opened, (0.86, 0.83, 0.81), EYES)
     corner = np.array([upper[0], upper[0] + [0.07, 0.0]])
     skin.fill(opened * np.maximum(*[lines([c], 0.09, EYES, 0.03) for c in mirrored(corner)]), (0.83, 0.55, 0.52), EYES)
-    _irises(skin, who, taken, opened, a, v)
+    for side in (-1, 1):
+        half = slice(0, a.shape[1] // 2) if side < 0 else slice(a.shape[1] // 2, None)
+        where = (EYES[0], slice(EYES[1].start + half.start, EYES[1].start + (half.stop or a.shape[1])))
+        _iris(skin, who, taken, side, opened[:, half], where)
     above = lines(mirrored(upper), 0.10, EYES, 0.045)
     skin.dye(opened * above * 0.75, (0.45, 0.42, 0.42), EYES)  # the lid's shadow on the eyeball
     skin.gloss[EYES] = np.maximum(skin.gloss[EYES] * (1 - opened), 0.2 * opened)
     _lashes(skin, who, upper, lower)
 
 
-def _irises(skin: Skin, who: Person, taken: Shot, opened: Floats, a: Floats, v: Floats) -> None:
+def _iris(skin: Skin, who: Person, taken: Shot, side: int, opened: Floats, where: tuple[slice, slice]) -> None:
+    """Iris, pupil and the light's reflection in one eye, over the window `where`, inside `opened`."""
     eye, radius = 1 + who.shape["eye_apart"], 0.205 * (1 + 0.4 * who.shape["eye_size"])
-    light = np.array([0.07 if taken.light[0] > 0 else -0.07, 0.075])
-    for side in (-1, 1):
-        x = a - (side * eye + taken.gaze[0])
-        y = v - (0.045 + taken.gaze[1])
-        r = np.sqrt(x * x + y * y) / radius
-        iris = opened * (1 - step(r, 0.93, 1.04))
-        rays = 1 + 0.16 * np.sin(np.arctan2(y, x) * 17 + 5 * r) * step(r, 0.3, 0.6) + 0.35 * (0.55 - r)
-        rays *= 1 + 0.35 * np.clip(-y / radius, -0.6, 1)  # light falls in from above and shines below
-        part = skin.color[EYES]
-        tint = np.array(who.eyes, np.float32) * rays[..., None]
-        part += iris[..., None] * (tint - part)
-        skin.dye(iris * step(r, 0.74, 1.0), (0.38, 0.36, 0.38), EYES)
-        skin.fill(opened * (1 - step(r, 0.36, 0.46)), (0.02, 0.02, 0.025), EYES)
-        spark = np.hypot(x - light[0], y - light[1])
-        skin.fill(opened * (1 - step(spark, 0.028, 0.05)), (1.0, 1.0, 1.0), EYES, 0.95)
-        spark = np.hypot(x + light[0], y + light[1] * 0.8)
-        skin.fill(opened * (1 - step(spark, 0.0, 0.045)), (1.0, 1.0, 1.0), EYES, 0.3)
+    a, v = (g[where] for g in grid())
+    x, y = a - (side * eye + taken.gaze[0]), v - (0.045 + taken.gaze[1])
+    r = np.sqrt(x * x + y * y) / radius
+    iris = opened * (1 - step(r, 0.93, 1.04))
+    rays = 1 + 0.16 * np.sin(np.arctan2(y, x) * 17 + 5 * r) * step(r, 0.3, 0.6) + 0.35 * (0.55 - r)
+    rays *= 1 + 0.35 * np.clip(-y / radius, -0.6, 1)  # light falls in from above and shines below
+    part = skin.color[where]
+    part += iris[..., None] * (np.array(who.eyes, np.float32) * rays[..., None] - part)
+    skin.dye(iris * step(r, 0.74, 1.0), (0.38, 0.36, 0.38), where)
+    skin.fill(opened * (1 - step(r, 0.36, 0.46)), (0.02, 0.02, 0.025), where)
+    glint = 0.07 if taken.light[0] > 0 else -0.07
+    skin.fill(opened * (1 - step(np.hypot(x - glint, y - 0.075), 0.028, 0.05)), (1.0, 1.0, 1.0), where, 0.95)
+    skin.fill(opened * (1 - step(np.hypot(x + glint, y + 0.06), 0.0, 0.045)), (1.0, 1.0, 1.0), where, 0.3)
 
 
 def _eyelids(skin: Skin, who: Person, upper: Points, lower: Points) -> None:
@@ -121,13 +129,13 @@ def _lashes(skin: Skin, who: Person, upper: Points, lower: Points) -> None:
         skin.fill(lines(strokes, 0.011, EYES, 0.004), DARK, EYES, 0.55 + 0.3 * who.makeup)
 
 
-def _brows(skin: Skin, who: Person, taken: Shot, rng: np.random.Generator) -> None:
-    s = who.shape
+def _brows(skin: Skin, who: Person, taken: Shot) -> None:
+    s, rng = who.shape, generator(who.seed, f"person {who.number}", "brows")
     eye = 1 + s["eye_apart"]
     lift = 0.56 + s["brow_height"] + 0.09 * taken.brows
     arch = 0.1 * (1 + s["brow_arch"])
     start, end = eye - 0.56, eye + 0.62 * (1 + s["brow_length"])
-    spine = _curve((start, lift + 0.07 - s["brow_tilt"] / 2), (start + 0.4, lift + 0.03 + 0.6 * arch),
+    spine = curve((start, lift + 0.07 - s["brow_tilt"] / 2), (start + 0.4, lift + 0.03 + 0.6 * arch),
                    (eye + 0.22, lift + arch + 0.03), (end, lift - 0.1 + s["brow_tilt"] / 2))  # fmt: skip
     thick = 0.115 * (1 + s["brow_thick"])
     t = np.linspace(0, 1, len(spine))
@@ -159,11 +167,11 @@ def _scalp(skin: Skin, who: Person) -> None:
 
 def _nose(skin: Skin, who: Person) -> None:
     tip, wide = nose_tip(who), 1 + who.shape["nose_width"]
-    hole = _curve((0.09 * wide, tip - 0.2), (0.18 * wide, tip - 0.155), (0.28 * wide, tip - 0.2),
+    hole = curve((0.09 * wide, tip - 0.2), (0.18 * wide, tip - 0.155), (0.28 * wide, tip - 0.2),
                   (0.26 * wide, tip - 0.25), (0.15 * wide, tip - 0.25))  # fmt: skip
     mask = np.maximum(*[polygon(p, MOUTH, 0.022) for p in mirrored(hole)])
     skin.fill(mask, (0.2, 0.09, 0.08) if sum(who.skin) > 1.4 else (0.1, 0.05, 0.04), MOUTH, 0.85)
-    wing = _curve((0.40 * wide, tip + 0.13), (0.52 * wide, tip - 0.02), (0.52 * wide, tip - 0.19),
+    wing = curve((0.40 * wide, tip + 0.13), (0.52 * wide, tip - 0.02), (0.52 * wide, tip - 0.19),
                   (0.38 * wide, tip - 0.27))  # fmt: skip
     mask = lines(mirrored(wing), 0.035, MOUTH, 0.035)
     skin.dye(0.55 * mask, (0.62, 0.5, 0.48), MOUTH)
@@ -177,7 +185,7 @@ def _lip_lines(who: Person, taken: Shot) -> tuple[Points, Points, Points, Points
     half = 0.82 + s["mouth_width"] + 0.17 * max(smile, 0) - 0.05 * taken.mouth
     t = np.linspace(-1, 1, 49)
     corner = 0.17 * smile * np.abs(t) ** 1.8 - 0.02 * (1 - t * t)
-    thin = 1 - 0.25 * max(smile, 0)
+    thin = 1 - 0.38 * max(smile, 0)
     upper = 0.19 * (1 + s["lip_upper"]) * thin
     bow = (1 - np.abs(t) ** 1.5) - 0.26 * np.exp(-((t / 0.12) ** 2)) + 0.05 * np.exp(-(((np.abs(t) - 0.22) / 0.12) ** 2))
     gap = taken.mouth * (1 - np.abs(t) ** 2.2)
@@ -238,7 +246,7 @@ def _smile_lines(skin: Skin, who: Person, taken: Shot) -> None:
     depth = float(np.clip((who.age - 25) / 55, 0, 1) * 0.8 + 0.5 * max(taken.smile, 0))
     corner = 0.82 + who.shape["mouth_width"] + 0.17 * max(taken.smile, 0)
     tip = nose_tip(who)
-    fold = _curve((0.62, tip - 0.05), (0.86, tip - 0.4), (corner + 0.13, -1.88), (corner + 0.14, -2.2))
+    fold = curve((0.62, tip - 0.05), (0.86, tip - 0.4), (corner + 0.13, -1.88), (corner + 0.14, -2.2))
     mask = lines(mirrored(fold), 0.03, MOUTH, 0.04)
     skin.relief[MOUTH] -= 0.075 * depth * mask
     skin.dye(0.42 * depth * mask, (0.66, 0.56, 0.53), MOUTH)
@@ -259,19 +267,20 @@ def beard_mask(who: Person, a: Floats, v: Floats) -> Floats:
     return np.clip(parts[who.beard] * np.clip(lips, 0, 1), 0, 1).astype(np.float32)
 
 
-def _beard(skin: Skin, who: Person, rng: np.random.Generator) -> None:
+def _beard(skin: Skin, who: Person) -> None:
     if who.beard == "none":
         return
+    rng = generator(who.seed, f"person {who.number}", "beard")
     a, v = grid()
     mask = beard_mask(who, a, v)
     fine = np.roll(noise("pores"), int(rng.integers(999)), 1)
     strands = np.roll(noise("strands"), int(rng.integers(999)), 1)
     whole = (slice(None), slice(None))
     if who.beard == "stubble":
-        skin.fill(mask * np.clip(0.33 + 0.2 * fine, 0, 0.75), tuple(0.8 * c for c in who.hair), whole)  # type: ignore[arg-type]
+        skin.fill(mask * np.clip(0.36 + 0.12 * fine, 0, 0.75), tuple(0.8 * c for c in who.hair), whole)  # type: ignore[arg-type]
         return
     ragged = step(mask + (0.1 * strands + 0.05 * fine) * (mask > 0.02), 0.3, 0.75)
-    tone = np.array(who.hair, np.float32) * (0.8 + 0.14 * strands + 0.12 * fine)[..., None]
+    tone = np.array(who.hair, np.float32) * (0.82 + 0.07 * strands + 0.14 * fine)[..., None]
     skin.color += (0.93 * ragged)[..., None] * (np.clip(tone, 0.02, 1) - skin.color)
-    skin.relief += ragged * (0.03 + 0.02 * strands)
+    skin.relief += ragged * (0.03 + 0.006 * strands)
     skin.gloss *= 1 - 0.8 * ragged

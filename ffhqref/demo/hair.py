@@ -82,6 +82,12 @@ def grow(who: Person, taken: Shot) -> Hair | None:
     return Hair(points.astype(np.float32), across, along, depth)
 
 
+def hollow(who: Person) -> bool:
+    """Whether the hair stands out or hangs so far that its inside can be seen."""
+    style = STYLES[who.style]
+    return style.end < -2.4 or style.side > 0.15
+
+
 def _scalp(who: Person, y: Floats, angle: Floats) -> Floats:
     """The head as hair covers it: falling straight where face and jaw draw in."""
     shaped = section(np.maximum(y, -0.75))

@@ -63,17 +63,19 @@ def shadows(depth: Floats, taken: Shot) -> tuple[Floats, Floats]:
     half = SIZE // 2
     small = depth.reshape(SIZE, SIZE)[::2, ::2]
     x, y, z = taken.light
-    blocked = np.zeros((half, half), np.float32)
+    blocked = np.zeros((half, half), np.bool_)
     for k in np.geomspace(3, 95, 11):
         move = np.array([[1, 0, -k * x / 2], [0, 1, k * y / 2]], np.float64)
         there = cv2.warpAffine(small, move, (half, half), flags=cv2.INTER_NEAREST, borderValue=float(FAR))
         over = there - (small + k * z)
         hit = (over > 2 + 0.06 * k) & (over < 120)
-        blocked = np.maximum(blocked, hit * np.float32(1.0))
-    soft = cv2.GaussianBlur(blocked, (0, 0), 3.2)
+        blocked |= hit
+    soft = cv2.GaussianBlur(blocked.astype(np.float32), (0, 0), 3.2)
     light = cv2.resize(1 - 0.85 * soft, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR).reshape(-1)
     seen = np.where(small > FAR / 2, small, small[small > FAR / 2].min())
-    hollow = sum(np.clip((cv2.GaussianBlur(seen, (0, 0), s) - seen) / (1.7 * s), 0, 0.9) for s in (4, 12))
+    coarse = cv2.resize(cv2.GaussianBlur(seen[::4, ::4], (0, 0), 3.0), (half, half), interpolation=cv2.INTER_LINEAR)
+    near = np.clip((cv2.GaussianBlur(seen, (0, 0), 4) - seen) / 6.8, 0, 0.9)
+    hollow = near + np.clip((coarse - seen) / 20.4, 0, 0.9)
     open_ = cv2.resize(np.clip(1 - 0.55 * hollow, 0.25, 1), (SIZE, SIZE), interpolation=cv2.INTER_LINEAR).reshape(-1)
     return np.asarray(light, np.float32), np.asarray(open_, np.float32)
 
@@ -85,7 +87,7 @@ def render(scene: Scene, taken: Shot, wrap: Floats, light: Floats, open_: Floats
     normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-6
     falls = irradiance(normal, light[seen], open_[seen], taken, wrap)
     glance = (1 - np.clip(normal[:, 2], 0, 1)) ** 4
-    spark = scene.gloss[seen] * (0.20 * shine(normal, 22, taken) + 0.14 * shine(normal, 70, taken)) * light[seen]
+    spark = scene.gloss[seen] * (0.15 * shine(normal, 22, taken) + 0.11 * shine(normal, 70, taken)) * light[seen]
     spark += 0.06 * glance * scene.gloss[seen] * open_[seen]
     out = np.zeros_like(scene.color)
     out[seen] = scene.color[seen] * falls + spark[:, None] * key_color(taken) * (0.6 + taken.contrast)
@@ -105,8 +107,9 @@ def backdrop(rng: np.random.Generator, taken: Shot) -> Floats:
         base = (1 - mix) * sky * rng.uniform(0.6, 1) + mix * green + (base - 0.2) * np.array([0.5, 0.55, 0.3])
     if kind == 2:  # a room: upright blocks in warm colours
         base = np.repeat(rng.uniform(0.03, 0.5, (1, 7, 1)), 7, 0) * np.array([1.0, 0.82, 0.62]) + base * 0.25
-    plain = cv2.resize(base.astype(np.float32), (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
-    plain = cv2.GaussianBlur(np.clip(plain, 0.01, 1), (0, 0), 22)
+    small = cv2.resize(base.astype(np.float32), (64, 64), interpolation=cv2.INTER_CUBIC)
+    small = cv2.GaussianBlur(np.clip(small, 0.01, 1), (0, 0), 2.8)
+    plain = cv2.resize(small, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
     if kind != 2:
         _lights(plain, rng)
     return np.asarray(plain, np.float32)

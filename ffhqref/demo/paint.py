@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ffhqref.demo.shape import Floats, bump, nose_tip, pair, step
-from ffhqref.demo.traits import Color, Person, Shot, generator
+from ffhqref.demo.shape import Floats, bump, nose_tip, pair
+from ffhqref.demo.traits import Color, Person, generator
 
 SCALE = 96  # px per unit
 SPAN = 4.0  # the picture reaches from -SPAN to SPAN both ways
@@ -85,12 +85,12 @@ def noise(kind: str) -> Floats:
     """SIDE x SIDE of noise with mean 0 and deviation 1, joined at its edges: clouds, mottle, pores, strands, curls."""
     rng = generator(0, kind, "noise")
     white = rng.standard_normal((SIDE, SIDE)).astype(np.float32)
-    spread = {"clouds": (40, 40), "mottle": (7, 7), "pores": (1.0, 1.0), "strands": (1.6, 60), "curls": (4, 4)}[kind]
+    spread = {"clouds": (40, 40), "mottle": (7, 7), "pores": (1.0, 1.0), "strands": (1.6, 60), "curls": (2.2, 2.6)}[kind]
     soft = _blurred(white, *spread)
     if kind == "strands":
         soft = soft / soft.std() + 0.8 * np.roll(_normal(_blurred(white, 7, 120)), 99, 1)
     if kind == "curls":
-        soft = soft - _blurred(white, 9, 9)
+        soft = soft - 0.9 * _blurred(white, 6, 6)
     return _normal(soft)
 
 
@@ -105,11 +105,9 @@ def _normal(values: Floats) -> Floats:
     return np.asarray((values - values.mean()) / values.std(), np.float32)
 
 
-@lru_cache(maxsize=2)
-def _bare(seed: int, number: int, who: _Hashed) -> tuple[Floats, Floats, Floats]:
-    """The skin before the features that move with the expression."""
-    person = who.person
-    rng = generator(seed, f"person {number}", "skin")
+def bare(person: Person) -> Skin:
+    """The skin before its features: tone, blush, freckles, lines of age."""
+    rng = generator(person.seed, f"person {person.number}", "skin")
     a, v = grid()
     clouds, mottle, pores = (np.roll(noise(k), tuple(rng.integers(0, SIDE, 2)), (0, 1))
                              for k in ("clouds", "mottle", "pores"))  # fmt: skip
@@ -128,17 +126,7 @@ def _bare(seed: int, number: int, who: _Hashed) -> tuple[Floats, Floats, Floats]
                    + 0.16 * pair(a, v, 1.3, -0.6, 0.4, 0.3)).astype(np.float32)  # fmt: skip
     _freckles(skin, person, rng)
     _age_lines(skin, person, rng)
-    return skin.color, skin.relief.astype(np.float32), skin.gloss
-
-
-@dataclass(frozen=True)
-class _Hashed:
-    """A person as a key of a cache: two with one seed and number are one."""
-
-    person: Person
-
-    def __hash__(self) -> int:
-        return hash((self.person.seed, self.person.number))
+    return Skin(skin.color, skin.relief.astype(np.float32), skin.gloss)
 
 
 def _freckles(skin: Skin, who: Person, rng: np.random.Generator) -> None:
@@ -153,7 +141,7 @@ def _freckles(skin: Skin, who: Person, rng: np.random.Generator) -> None:
         skin.fill(lines([np.array([spot, spot])], 0.07, where, 0.008), (0.25, 0.15, 0.11), where, 0.75)
 
 
-def _curve(*points: tuple[float, float]) -> Points:
+def curve(*points: tuple[float, float]) -> Points:
     """A smooth line through points (Catmull-Rom)."""
     p = np.array(points, np.float64)
     p = np.vstack([2 * p[0] - p[1], p, 2 * p[-1] - p[-2]])
@@ -180,11 +168,11 @@ def _age_lines(skin: Skin, who: Person, rng: np.random.Generator) -> None:
     for k in range(3):
         y = 0.98 + 0.27 * k + rng.normal(0, 0.03)
         w = rng.uniform(0.7, 1.2)
-        strokes.append(_curve((-w, y - 0.02), (-w / 2, y + 0.05), (0, y), (w / 2, y + 0.05), (w, y - 0.02)))
+        strokes.append(curve((-w, y - 0.02), (-w / 2, y + 0.05), (0, y), (w / 2, y + 0.05), (w, y - 0.02)))
     eye = 1 + who.shape["eye_apart"]
     for k in (-1, 0, 1):
-        strokes += mirrored(_curve((eye + 0.6, 0.08 * k), (eye + 0.78, 0.16 * k - 0.02), (eye + 0.92, 0.27 * k - 0.06)))
-    strokes += mirrored(_curve((eye - 0.36, -0.36), (eye - 0.05, -0.48), (eye + 0.35, -0.4)))  # bags
+        strokes += mirrored(curve((eye + 0.6, 0.08 * k), (eye + 0.78, 0.16 * k - 0.02), (eye + 0.92, 0.27 * k - 0.06)))
+    strokes += mirrored(curve((eye - 0.36, -0.36), (eye - 0.05, -0.48), (eye + 0.35, -0.4)))  # bags
     mask = lines(strokes, 0.02, where, 0.022)
     skin.relief[where] -= 0.055 * depth * mask
     skin.dye(0.5 * depth * mask, (0.75, 0.66, 0.62), where)

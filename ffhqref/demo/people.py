@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ffhqref.demo import hair as cut
 from ffhqref.demo import glasses, light
 from ffhqref.demo.features import beard_mask, paint
-from ffhqref.demo.paint import SCALE, SIDE, SPAN
+from ffhqref.demo.paint import SCALE, SPAN
 from ffhqref.demo.raster import SIZE, Layer, Mesh, draw, normals
 from ffhqref.demo.shape import Floats, ear, head, neck, step
 from ffhqref.demo.traits import Person, Shot, generator, person, shot
@@ -210,7 +210,7 @@ def _photograph(scene: light.Scene, who: Person, taken: Shot, pose: Pose, camera
                 rng: np.random.Generator) -> Rgb:  # fmt: skip
     """Light the scene, lay the hair and the glasses over it, and take the picture."""
     hair = cut.grow(who, taken)
-    if hair is not None:
+    if hair is not None and cut.hollow(who):
         _add_inside(scene, hair, who, pose, camera)
     worn = None if hair is None else _comb(hair, who, taken, pose, camera, scene.depth)
     depth = scene.depth if worn is None else worn.depth
@@ -225,7 +225,8 @@ def _photograph(scene: light.Scene, who: Person, taken: Shot, pose: Pose, camera
     square = picture.reshape(SIZE, SIZE, 3)
     if who.glasses != "none":
         glasses.put_on(square, depth.reshape(SIZE, SIZE), camera.see(pose(rims)), who)
-    return light.develop(_smooth_edges(square, depth), taken, rng)
+    bright = (0.62 / (np.array(who.skin) @ (0.3, 0.59, 0.11))) ** 0.35  # as a camera exposes for the face
+    return light.develop(_smooth_edges(square * np.float32(bright), depth), taken, rng)
 
 
 def _add_inside(scene: light.Scene, hair: cut.Hair, who: Person, pose: Pose, camera: Camera) -> None:
@@ -254,7 +255,7 @@ class Worn:
 def _comb(hair: cut.Hair, who: Person, taken: Shot, pose: Pose, camera: Camera, behind: Floats) -> Worn:
     points = pose(hair.points)
     values = np.concatenate([normals(points), *(c[..., None] for c in (hair.across, hair.along, hair.depth))], -1)
-    layer = draw(Mesh(camera.see(points), values.astype(np.float32), hair.depth > -0.12, both_sides=True))
+    layer = draw(Mesh(camera.see(points), values.astype(np.float32), hair.depth > -0.12))
     strand = cut.strands(who, taken, layer.values[:, 3], layer.values[:, 4])
     alpha = cut.opacity(layer.values[:, 5], strand) * (layer.depth > behind[layer.pixel] - 1)
     depth = behind.copy()
@@ -265,14 +266,12 @@ def _comb(hair: cut.Hair, who: Person, taken: Shot, pose: Pose, camera: Camera, 
 
 def _hair_light(who: Person, taken: Shot, values: Floats, strand: Floats, lit: Floats, open_: Floats) -> Floats:
     normal = values[:, :3] / (np.linalg.norm(values[:, :3], axis=1, keepdims=True) + 1e-6)
-    away = normal[:, 2] < -0.05  # the inside of the shell, behind the neck
-    normal[away] *= -1
     base = np.array(who.hair, np.float32) ** 2
     falls = light.irradiance(normal, lit, open_, taken, np.full(3, 0.3, np.float32))
-    root = (0.55 + 0.45 * step(values[:, 5], 0.0, 0.5)) * np.where(away, 0.25, 1)
+    root = 0.55 + 0.45 * step(values[:, 5], 0.0, 0.5)
     tone = base * (np.clip(0.85 + 0.3 * strand, 0.25, 1.8) * root)[:, None]
     ring = np.exp(-(((normal[:, 1] - 0.45) / 0.16) ** 2)) * np.clip(0.55 + 0.6 * strand, 0, 2)
-    gleam = (0.05 + 0.25 * base) * (~away * ring * lit * np.clip(normal[:, 2] + 0.3, 0, 1))[:, None]
+    gleam = (0.05 + 0.25 * base) * (ring * lit * np.clip(normal[:, 2] + 0.3, 0, 1))[:, None]
     return np.asarray(tone * falls + gleam * light.key_color(taken), np.float32)
 
 
@@ -288,5 +287,3 @@ def _smooth_edges(picture: Floats, depth: Floats) -> Floats:
     mask = cv2.GaussianBlur(jump.astype(np.float32), (0, 0), 0.8)[..., None]
     return np.asarray(picture + np.clip(mask * 1.4, 0, 1) * (cv2.GaussianBlur(picture, (0, 0), 1.1) - picture), np.float32)
 
-
-__all__ = ["Portrait", "draw_portrait", "SIDE"]

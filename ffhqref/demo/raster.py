@@ -53,10 +53,14 @@ def _triangles(mesh: Mesh) -> npt.NDArray[np.int64]:
     return np.concatenate([corners[:, [0, 1, 2]], corners[:, [0, 2, 3]]])
 
 
-def _fragments(corner: Floats, box: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]:
-    """(triangle, pixel, barycentric weights) of all pixels inside triangles (n x 3 x 3) that fit the box."""
-    x, y = corner[..., 0], corner[..., 1]
-    left, top = np.ceil(x.min(1)), np.ceil(y.min(1))
+def _ends(x: Floats) -> tuple[Floats, Floats]:
+    """The least and the greatest of three columns."""
+    return (np.minimum(np.minimum(x[:, 0], x[:, 1]), x[:, 2]), np.maximum(np.maximum(x[:, 0], x[:, 1]), x[:, 2]))
+
+
+def _fragments(x: Floats, y: Floats, box: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]:
+    """(triangle, pixel, barycentric weights) of all pixels inside triangles (n x 3 each) that fit the box."""
+    left, top = np.ceil(_ends(x)[0]), np.ceil(_ends(y)[0])
     area = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (x[:, 2] - x[:, 0]) * (y[:, 1] - y[:, 0])
     scale = 1 / np.where(np.abs(area) < 1e-6, 1e-6, area)
     dx, dy = np.tile(np.arange(box, dtype=np.float32), box), np.repeat(np.arange(box, dtype=np.float32), box)
@@ -81,20 +85,19 @@ def draw(mesh: Mesh) -> Layer:
     """The pixels that the mesh covers, each from its nearest triangle."""
     points = mesh.points.reshape(-1, 3).astype(np.float32)
     triangles = _triangles(mesh)
-    corner = points[triangles]
-    low, high = corner[..., :2].min(1), corner[..., :2].max(1)
-    a, b, c = corner[:, 0], corner[:, 1], corner[:, 2]
-    area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (c[:, 0] - a[:, 0]) * (b[:, 1] - a[:, 1])
+    x, y = points[:, 0][triangles], points[:, 1][triangles]
+    area = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (x[:, 2] - x[:, 0]) * (y[:, 1] - y[:, 0])
+    (left, right), (top, bottom) = _ends(x), _ends(y)
     facing = np.abs(area) > 1e-4 if mesh.both_sides else area < -1e-4
-    seen = facing & (high >= 0).all(1) & (low < SIZE).all(1)
-    extent = (np.floor(high) - np.ceil(low)).max(1) + 1
+    seen = facing & (right >= 0) & (left < SIZE) & (bottom >= 0) & (top < SIZE)
+    extent = np.maximum(np.floor(right) - np.ceil(left), np.floor(bottom) - np.ceil(top)) + 1
     owners, pixels, weights, previous = [], [], [], 0
     for box in BOXES:
         limit = box if box != BOXES[-1] else 10**6
         chosen = np.nonzero(seen & (extent > previous) & (extent <= limit))[0]
         previous = box
         if len(chosen):
-            triangle, pixel, weight = _fragments(corner[chosen], box)
+            triangle, pixel, weight = _fragments(x[chosen], y[chosen], box)
             owners.append(chosen[triangle])
             pixels.append(pixel)
             weights.append(weight)
@@ -105,9 +108,8 @@ def draw(mesh: Mesh) -> Layer:
 
 def _nearest(mesh: Mesh, triangles: npt.NDArray[np.int64], owner: npt.NDArray[np.int64],
              pixel: npt.NDArray[np.int64], weight: Floats) -> Layer:  # fmt: skip
-    vertex = triangles[owner]
-    height = mesh.points.reshape(-1, 3)[:, 2][vertex]
-    depth = np.einsum("nk,nk->n", height, weight).astype(np.float32)
+    height = mesh.points.reshape(-1, 3)[:, 2][triangles][owner]
+    depth = (height * weight).sum(1).astype(np.float32)
     buffer = np.full(SIZE * SIZE, -np.inf, np.float32)
     np.maximum.at(buffer, pixel, depth)
     winners = np.full(SIZE * SIZE, -1, np.int64)
@@ -115,5 +117,5 @@ def _nearest(mesh: Mesh, triangles: npt.NDArray[np.int64], owner: npt.NDArray[np
     winners[pixel[best]] = best
     chosen = winners[winners >= 0]
     values = mesh.values.reshape(-1, mesh.values.shape[-1])
-    carried = np.einsum("nkc,nk->nc", values[vertex[chosen]], weight[chosen])
+    carried = np.einsum("nkc,nk->nc", values[triangles[owner[chosen]]], weight[chosen])
     return Layer(pixel[chosen], depth[chosen], carried.astype(np.float32))

@@ -154,7 +154,7 @@ def shot(seed: int, number: int, photo: int) -> Shot:
     rng = generator(seed, f"person {number}", f"photo {photo}")
     azimuth, height = rng.uniform(-1.15, 1.15), rng.uniform(0.0, 0.85)
     light = np.array([np.sin(azimuth) * np.cos(height), np.sin(height), np.cos(azimuth) * np.cos(height)])
-    yaw = float(np.clip(rng.normal(0, 0.3), -0.62, 0.62))
+    yaw = float(np.clip(rng.normal(0, 0.28), -0.55, 0.55))
     smiling = rng.random() < 0.6
     return Shot(
         seed=int(rng.integers(2**62)),

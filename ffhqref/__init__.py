@@ -10,30 +10,34 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_PLACES = {
-    "build_refs": "build",
-    "embed": "embed",
-    "cluster": "cluster",
-    "split": "split",
-    "references": "references",
-    "verify": "verify",
-    "calibrate": "calibrate",
-    "load_recipe": "recipe",
-    "Recipe": "recipe",
-    "UserError": "store",
-}
-__all__ = [*_PLACES, "__version__"]
-
 if TYPE_CHECKING:
     from ffhqref.build import build_refs
-    from ffhqref.calibrate import calibrate
-    from ffhqref.cluster import cluster
-    from ffhqref.embed import embed
+    from ffhqref.calibrate import calibrate_distance
+    from ffhqref.cluster import find_identities
+    from ffhqref.embed import embed_photos
     from ffhqref.recipe import Recipe, load_recipe
-    from ffhqref.references import references
-    from ffhqref.split import split
+    from ffhqref.references import write_references
+    from ffhqref.split import split_identities
     from ffhqref.store import UserError
-    from ffhqref.verify import verify
+    from ffhqref.verify import verify_dataset
+
+_PLACES = {
+    "build_refs": "build",
+    "calibrate_distance": "calibrate",
+    "find_identities": "cluster",
+    "embed_photos": "embed",
+    "Recipe": "recipe",
+    "load_recipe": "recipe",
+    "write_references": "references",
+    "split_identities": "split",
+    "UserError": "store",
+    "verify_dataset": "verify",
+}
+
+__all__ = [
+    "Recipe", "UserError", "build_refs", "calibrate_distance", "embed_photos", "find_identities",
+    "load_recipe", "split_identities", "verify_dataset", "write_references",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ffhqref.cluster import cluster
-from ffhqref.embed import Estimate, embed, estimate
+from ffhqref.cluster import find_identities
+from ffhqref.embed import Estimate, embed_photos, estimate
 from ffhqref.faces import Device
 from ffhqref.recipe import Recipe, load_recipe, to_toml, with_known_distance
-from ffhqref.references import references
-from ffhqref.split import split
+from ffhqref.references import write_references
+from ffhqref.split import split_identities
 from ffhqref.store import (
     Receipt,
     UserError,
@@ -23,7 +23,7 @@ from ffhqref.store import (
     write_receipt,
     write_text,
 )
-from ffhqref.verify import STAGES, Report, verify
+from ffhqref.verify import STAGES, Report, verify_dataset
 
 REVISION = 1
 SHOWN = 20  # violations that an error spells out
@@ -74,13 +74,12 @@ def build_refs(
         chosen.needed_distance()  # before hours of embedding
     began = time.time_ns()
     with lock(out, "build-refs"):
-        receipts = {
-            "embed": embed(images, out, chosen, device=device, workers=workers, batch_size=batch_size)
-        }
+        done = embed_photos(images, out, chosen, device=device, workers=workers, batch_size=batch_size)
+        receipts = {"embed": done}
         write_recipe(out, chosen)
-        receipts["cluster"] = cluster(out, chosen)
-        receipts["split"] = split(out, chosen)
-        receipts["references"] = references(out, chosen)
+        receipts["cluster"] = find_identities(out, chosen)
+        receipts["split"] = split_identities(out, chosen)
+        receipts["references"] = write_references(out, chosen)
         receipts["verify"] = _verified(out, chosen)
         fresh = any(receipt_path(out, stage).stat().st_mtime_ns >= began for stage in receipts)
     return Built(out, receipts, fresh, tuple(receipts["verify"].notes.get("warnings", ())))
@@ -93,7 +92,7 @@ def _verified(out: Path, recipe: Recipe) -> Receipt:
     wanted = Receipt(stage="verify", revision=REVISION, parameters=parameters, inputs=inputs)
     if done := finished(out, wanted):
         return done
-    report = verify(out, recipe)
+    report = verify_dataset(out, recipe)
     if report.violations:
         raise UserError(refusal(out, report))
     return write_receipt(out, wanted, [], {"counts": report.counts, "warnings": report.warnings})

@@ -226,10 +226,10 @@ def embed(
     ffhqref embed mine --images photos --detector det_10g.onnx --embedder w600k_r50.onnx
     """
     options = dict(locals())
-    from ffhqref.embed import embed as run
+    from ffhqref.embed import embed_photos
 
     chosen = _recipe(out, options)
-    receipt = run(images, out, chosen, device=device.value, workers=workers, batch_size=batch_size)
+    receipt = embed_photos(images, out, chosen, device=device.value, workers=workers, batch_size=batch_size)
     _keep(out, chosen)
     typer.echo(
         f"Embedded into {out}/tables/embeddings: {_counts(dict(receipt.notes['statuses']))}. "
@@ -252,9 +252,9 @@ def cluster(
     ffhqref cluster mine --distance 0.6
     """
     chosen = _recipe(out, locals())
-    from ffhqref.cluster import cluster as run
+    from ffhqref.cluster import find_identities
 
-    notes = run(out, chosen).notes
+    notes = find_identities(out, chosen).notes
     _keep(out, chosen)
     typer.echo(
         f"Found {notes['identities']:,} identities in {notes['photos']:,} photos by {notes['pairs']:,} pairs "
@@ -284,9 +284,9 @@ def split(
     ffhqref split mine --val-identities 300 --test-identities 150
     """
     chosen = _recipe(out, locals())
-    from ffhqref.split import split as run
+    from ffhqref.split import split_identities
 
-    notes = run(out, chosen).notes
+    notes = split_identities(out, chosen).notes
     _keep(out, chosen)
     parts = ", ".join(f"{name} {notes[name]['photos']:,}" for name in ("train", "val", "test"))
     typer.echo(
@@ -309,9 +309,9 @@ def references(
     ffhqref references mine --order nearest --max-references 5
     """
     chosen = _recipe(out, locals())
-    from ffhqref.references import references as run
+    from ffhqref.references import write_references
 
-    notes = run(out, chosen).notes
+    notes = write_references(out, chosen).notes
     _keep(out, chosen)
     parts = ", ".join(f"{name} {notes[name]['targets']:,}" for name in ("train", "val", "test"))
     typer.echo(f"Targets with references: {parts}: {out}/reference_mapping. Next: ffhqref verify {out}")
@@ -328,9 +328,9 @@ def verify(
     ffhqref verify mine
     """
     from ffhqref.build import recipe_of, refusal
-    from ffhqref.verify import verify as run
+    from ffhqref.verify import verify_dataset
 
-    report = run(out, recipe_of(out), images=images)
+    report = verify_dataset(out, recipe_of(out), images=images)
     for warning in report.warnings:
         typer.echo(f"Warning: {warning}.", err=True)
     if report.violations:
@@ -369,8 +369,8 @@ def calibrate(
     typer.echo(f"Equal error rate {error:.3%} at distance {at:.3f}.")
     if false_match_rate * found.rates.different < 1:
         typer.echo(
-            f"Note: {found.rates.different:,} pairs of two people cannot show a rate of {false_match_rate:g}; "
-            "the suggestion is below the nearest of them."
+            f"Note: {found.rates.different:,} pairs of two people are too few to show a rate of "
+            f"{false_match_rate:g}: the suggestion is below the nearest of them."
         )
     typer.echo(
         f"Suggested distance {found.suggested:.3f}; plot: {found.plot}, table: {found.table}. "

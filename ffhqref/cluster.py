@@ -35,7 +35,8 @@ from ffhqref.store import Receipt, UserError, atomic, digest_given, fingerprint,
 
 REVISION = 1
 MARGIN = 1e-5  # float32 products differ by less; what lies nearer to the distance is decided in float64
-BLOCK_BYTES = 192 << 20  # what the answer of one block may take at most
+TILE = (4096, 2048)  # rows and columns of the matrix that are screened at once: at most 8.4 million pairs
+MAX_KEPT = 4_000_000  # pairs held at once, 24 bytes each
 MAX_EDGES = 60_000_000  # that average linkage keeps in memory
 _NO_EDGES: Edges = np.empty((0, 2), np.int32)
 Block = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]
@@ -46,21 +47,38 @@ def pairs_below(
 ) -> Iterator[Block]:
     """Every pair of rows strictly below `distance` as (left, right, distances), left < right, ordered.
 
-    Blocks of rows against all rows from their first on: half of the matrix. FAISS screens with a margin;
+    Stripes of rows against all rows from their first on: half of the matrix. FAISS screens with a margin;
     each kept pair is decided in float64 from the stored rows, so that neither tile size nor threads matter.
+    A stripe with more than `MAX_KEPT` pairs is done again in smaller ones: memory does not follow the data.
     """
     rows = np.ascontiguousarray(vectors, np.float32)
-    count = len(rows)
-    size = max(1, min(4096, BLOCK_BYTES // (12 * max(count, 1))))
-    for begin in range(0, count, size):
-        left, right = _screen(rows[begin : begin + size], rows[begin:], 1 - distance - MARGIN)
-        left, right = left[left < right] + begin, right[left < right] + begin
-        order = np.lexsort((right, left))
-        left, right = left[order], right[order]
+    count, begin, height = len(rows), 0, TILE[0]
+    while begin < count:
+        end = min(begin + height, count)
+        found = _stripe(rows, begin, end, distance)
+        if found is None:
+            height = -(-(end - begin) // 2)
+            continue
+        yield found
+        progress((end - begin) * (count - (begin + end) / 2))
+        begin, height = end, min(TILE[0], 2 * height if len(found[0]) < MAX_KEPT // 4 else height)
+
+
+def _stripe(rows: Vectors, begin: int, end: int, distance: float) -> Block | None:
+    """The pairs with left in begin..end - 1, or None where they are too many to be held at once."""
+    parts: list[Block] = []
+    for start in range(begin, len(rows), TILE[1]):
+        left, right = _screen(rows[begin:end], rows[start : start + TILE[1]], 1 - distance - MARGIN)
+        left, right = left + begin, right + start
+        left, right = left[left < right], right[left < right]
         distances = 1 - similarities(rows, left, right)
         below = distances < distance
-        yield left[below], right[below], distances[below]
-        progress(len(rows[begin : begin + size]) * (count - begin - size / 2))
+        parts.append((left[below], right[below], distances[below]))
+        if end - begin > 1 and sum(len(part[0]) for part in parts) > MAX_KEPT:
+            return None
+    left, right, distances = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.lexsort((right, left))
+    return left[order], right[order], distances[order]
 
 
 def _screen(

@@ -19,7 +19,7 @@ from ffhqref.demo.paint import (
     polygon,
     window,
 )
-from ffhqref.demo.shape import WRAP, Floats, bump, nose_tip, pair, step
+from ffhqref.demo.shape import WRAP, Floats, bump, nose_tip, step
 from ffhqref.demo.traits import Person, Shot, generator, person
 
 DARK = (0.09, 0.06, 0.055)
@@ -57,7 +57,9 @@ def _lids(who: Person, taken: Shot) -> tuple[Points, Points]:
     squint = 1 - 0.22 * max(taken.smile, 0)
     slope = (0.05 + s["eye_tilt"]) * t * half
     upper = 0.215 * opening * squint * (1 - np.abs(t + 0.06) ** 2.3).clip(0) + slope
-    lower = -0.15 * opening * (1.15 - 0.4 * max(taken.smile, 0)) * (1 - np.abs(t - 0.1) ** 2.2).clip(0) + slope
+    lower = (
+        -0.15 * opening * (1.15 - 0.4 * max(taken.smile, 0)) * (1 - np.abs(t - 0.1) ** 2.2).clip(0) + slope
+    )
     a = 1 + s["eye_apart"] + half * t
     return np.stack([a, upper], -1), np.stack([a, lower], -1)
 
@@ -70,7 +72,11 @@ def _eyes(skin: Skin, who: Person, taken: Shot) -> None:
     a, v = (g[EYES] for g in grid())
     skin.fill(opened, (0.86, 0.83, 0.81), EYES)
     corner = np.array([upper[0], upper[0] + [0.07, 0.0]])
-    skin.fill(opened * np.maximum(*[lines([c], 0.09, EYES, 0.03) for c in mirrored(corner)]), (0.83, 0.55, 0.52), EYES)
+    skin.fill(
+        opened * np.maximum(*[lines([c], 0.09, EYES, 0.03) for c in mirrored(corner)]),
+        (0.83, 0.55, 0.52),
+        EYES,
+    )
     for side in (-1, 1):
         half = slice(0, a.shape[1] // 2) if side < 0 else slice(a.shape[1] // 2, None)
         where = (EYES[0], slice(EYES[1].start + half.start, EYES[1].start + (half.stop or a.shape[1])))
@@ -81,7 +87,9 @@ def _eyes(skin: Skin, who: Person, taken: Shot) -> None:
     _lashes(skin, who, upper, lower)
 
 
-def _iris(skin: Skin, who: Person, taken: Shot, side: int, opened: Floats, where: tuple[slice, slice]) -> None:
+def _iris(
+    skin: Skin, who: Person, taken: Shot, side: int, opened: Floats, where: tuple[slice, slice]
+) -> None:
     """Iris, pupil and the light's reflection in one eye, over the window `where`, inside `opened`."""
     eye, radius = 1 + who.shape["eye_apart"], 0.205 * (1 + 0.4 * who.shape["eye_size"])
     a, v = (g[where] for g in grid())
@@ -111,7 +119,9 @@ def _eyelids(skin: Skin, who: Person, upper: Points, lower: Points) -> None:
     tint = (0.72, 0.58, 0.62) if who.number % 2 else (0.66, 0.56, 0.5)
     skin.dye(lid * (0.35 + 0.65 * who.makeup), tint if who.makeup > 0.2 else (0.86, 0.8, 0.78), EYES)
     edge = lower + np.array([0, -0.035])
-    skin.fill(lines(mirrored(edge), 0.03, EYES, 0.015), tuple(min(1.0, c * 1.07) for c in who.skin), EYES, 0.6)  # type: ignore[arg-type]
+    skin.fill(
+        lines(mirrored(edge), 0.03, EYES, 0.015), tuple(min(1.0, c * 1.07) for c in who.skin), EYES, 0.6
+    )  # type: ignore[arg-type]
     skin.dye(lines(mirrored(lower + np.array([0, -0.14])), 0.05, EYES, 0.05) * 0.6, (0.84, 0.76, 0.75), EYES)
 
 
@@ -187,7 +197,11 @@ def _lip_lines(who: Person, taken: Shot) -> tuple[Points, Points, Points, Points
     corner = 0.17 * smile * np.abs(t) ** 1.8 - 0.02 * (1 - t * t)
     thin = 1 - 0.38 * max(smile, 0)
     upper = 0.19 * (1 + s["lip_upper"]) * thin
-    bow = (1 - np.abs(t) ** 1.5) - 0.26 * np.exp(-((t / 0.12) ** 2)) + 0.05 * np.exp(-(((np.abs(t) - 0.22) / 0.12) ** 2))
+    bow = (
+        (1 - np.abs(t) ** 1.5)
+        - 0.26 * np.exp(-((t / 0.12) ** 2))
+        + 0.05 * np.exp(-(((np.abs(t) - 0.22) / 0.12) ** 2))
+    )
     gap = taken.mouth * (1 - np.abs(t) ** 2.2)
     lower = 0.27 * (1 + s["lip_lower"]) * thin * (1 - np.abs(t) ** 2.4)
     line = centre + corner + 0.02 * np.cos(3 * np.pi * t) * (1 - t * t)
@@ -198,8 +212,12 @@ def _lip_lines(who: Person, taken: Shot) -> tuple[Points, Points, Points, Points
 def _mouth(skin: Skin, who: Person, taken: Shot) -> None:
     top, inner_top, inner_low, low = _lip_lines(who, taken)
     base = np.array(who.skin)
-    natural = base * np.array([0.86, 0.62, 0.60]) if sum(who.skin) > 1.5 else base * np.array([0.95, 0.72, 0.74])
-    made_up = np.array([(0.72, 0.2, 0.24), (0.74, 0.32, 0.34), (0.62, 0.22, 0.3), (0.8, 0.38, 0.36)][who.number % 4])
+    natural = (
+        base * np.array([0.86, 0.62, 0.60]) if sum(who.skin) > 1.5 else base * np.array([0.95, 0.72, 0.74])
+    )
+    made_up = np.array(
+        [(0.72, 0.2, 0.24), (0.74, 0.32, 0.34), (0.62, 0.22, 0.3), (0.8, 0.38, 0.36)][who.number % 4]
+    )
     tint = natural + max(0.0, who.makeup - 0.25) * 0.95 * (made_up - natural)
     color = (float(tint[0]), float(tint[1]), float(tint[2]))
     upper_lip = polygon(np.vstack([top, inner_top[::-1]]), MOUTH, 0.018)
@@ -235,7 +253,10 @@ def _teeth(skin: Skin, opening: Points, edge: Points, taken: Shot) -> None:
     part = skin.color[MOUTH]
     white = np.array([0.93, 0.91, 0.86], np.float32) * fade[..., None]
     part += teeth[..., None] * (white - part)
-    gaps = [np.array([[x, edge[24, 1] + 0.1], [x, edge[24, 1] - height]]) for x in (-0.53, -0.37, -0.19, 0, 0.19, 0.37, 0.53)]
+    gaps = [
+        np.array([[x, edge[24, 1] + 0.1], [x, edge[24, 1] - height]])
+        for x in (-0.53, -0.37, -0.19, 0, 0.19, 0.37, 0.53)
+    ]
     skin.dye(0.4 * teeth * lines(gaps, 0.01, MOUTH, 0.008), (0.62, 0.55, 0.5), MOUTH)
     skin.dye(0.7 * inside * lines([edge], 0.06, MOUTH, 0.03), (0.5, 0.42, 0.4), MOUTH)
     skin.gloss[MOUTH] += 0.25 * teeth
@@ -264,7 +285,7 @@ def beard_mask(who: Person, a: Floats, v: Floats) -> Floats:
         "moustache": lip, "goatee": np.maximum(lip, chin), "none": cheeks * 0,
         "full": np.maximum(np.maximum(lip, chin), cheeks), "stubble": np.maximum(np.maximum(lip, chin), cheeks),
     }  # fmt: skip
-    return np.clip(parts[who.beard] * np.clip(lips, 0, 1), 0, 1).astype(np.float32)
+    return np.asarray(np.clip(parts[who.beard] * np.clip(lips, 0, 1), 0, 1), np.float32)
 
 
 def _beard(skin: Skin, who: Person) -> None:

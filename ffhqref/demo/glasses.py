@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from ffhqref.demo.shape import Floats, Head
 from ffhqref.demo.traits import Person, generator
@@ -40,7 +41,13 @@ def rims(mesh: Head, who: Person) -> Floats:
 def put_on(picture: Floats, depth: Floats, seen: Floats, who: Person) -> None:
     """Draw the points of `rims` as the camera sees them (px, px, depth) on the linear picture, in place."""
     rng = generator(who.seed, f"person {who.number}", "glasses")
-    tones = ((0.01, 0.01, 0.012), (0.10, 0.045, 0.02), (0.25, 0.2, 0.12), (0.03, 0.04, 0.09), (0.16, 0.02, 0.025))
+    tones = (
+        (0.01, 0.01, 0.012),
+        (0.10, 0.045, 0.02),
+        (0.25, 0.2, 0.12),
+        (0.03, 0.04, 0.09),
+        (0.16, 0.02, 0.025),
+    )
     tone = np.array(tones[int(rng.integers(len(tones)))], np.float32)
     thick = int(rng.integers(4, 8))
     for start in (0, RIM):
@@ -56,11 +63,13 @@ def put_on(picture: Floats, depth: Floats, seen: Floats, who: Person) -> None:
         _line(mask, depth, seen[start : start + length], width)
         start += length
     frame = (mask.astype(np.float32) / 255)[..., None]
-    edge = np.clip(cv2.GaussianBlur(frame, (0, 0), 1.5) - np.roll(cv2.GaussianBlur(frame, (0, 0), 1.5), 2, 0), 0, 1)
+    edge = np.clip(
+        cv2.GaussianBlur(frame, (0, 0), 1.5) - np.roll(cv2.GaussianBlur(frame, (0, 0), 1.5), 2, 0), 0, 1
+    )
     picture += frame * (tone + 0.35 * edge[..., None] - picture)
 
 
-def _line(mask: np.ndarray, depth: Floats, seen: Floats, width: int) -> None:  # type: ignore[type-arg]
+def _line(mask: npt.NDArray[np.uint8], depth: Floats, seen: Floats, width: int) -> None:
     middle = (seen[1:] + seen[:-1]) / 2
     x, y = (np.clip(middle[:, k].astype(int), 0, depth.shape[0] - 1) for k in (0, 1))
     shown = middle[:, 2] > depth[y, x] - 6

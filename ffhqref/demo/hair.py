@@ -17,7 +17,16 @@ SHORT: Line = ((0, 2.12), (0.45, 2.1), (0.72, 1.85), (0.9, 1.3), (1.05, 0.75), (
                (1.46, -0.4), (1.52, 0.3), (1.95, 0.25), (2.1, -1.0), (2.6, -1.9), (3.15, -2.0))  # fmt: skip
 CURTAIN: Line = ((0, 2.28), (0.2, 2.2), (0.45, 1.85), (0.7, 1.3), (0.84, 0.6), (0.9, -0.3), (0.88, -1.2), (0.9, -2.4),
                  (1.0, -9), (3.15, -9))  # fmt: skip
-FRINGE: Line = ((0, 0.86), (0.5, 0.8), (0.75, 0.66), (0.87, 0.3), (0.9, -0.5), (0.9, -1.5), (1.0, -9), (3.15, -9))
+FRINGE: Line = (
+    (0, 0.86),
+    (0.5, 0.8),
+    (0.75, 0.66),
+    (0.87, 0.3),
+    (0.9, -0.5),
+    (0.9, -1.5),
+    (1.0, -9),
+    (3.15, -9),
+)
 TIED: Line = ((0, 2.1), (0.5, 2.0), (0.8, 1.6), (1.0, 1.0), (1.15, 0.3), (1.28, -0.25), (1.42, -0.2), (1.52, 0.2),
               (1.95, 0.1), (2.2, -1.2), (3.15, -1.8))  # fmt: skip
 
@@ -78,7 +87,9 @@ def grow(who: Person, taken: Shot) -> Hair | None:
     stand = _stand(who, taken, style, aa, yy, depth) * (1 + 0.09 * sample)
     points = points + out * stand[..., None]
     if style.wave:
-        points[..., 0] += style.wave * 0.3 * step(-yy, -0.5, 2) * np.sin(2.6 * yy + 2 * aa + 6 * taken.hair_shift)
+        points[..., 0] += (
+            style.wave * 0.3 * step(-yy, -0.5, 2) * np.sin(2.6 * yy + 2 * aa + 6 * taken.hair_shift)
+        )
     return Hair(points.astype(np.float32), across, along, depth)
 
 
@@ -174,7 +185,9 @@ def _texture(style: Style, across: Floats, along: Floats, taken: Shot) -> Floats
 def strands(who: Person, taken: Shot, across: Floats, along: Floats) -> Floats:
     """The strands seen at pixels with these coordinates."""
     style = STYLES[who.style]
-    return 0.8 * _texture(style, across, along, taken) + 0.4 * _texture(style, across * 0.3, along * 0.4, taken)
+    return 0.8 * _texture(style, across, along, taken) + 0.4 * _texture(
+        style, across * 0.3, along * 0.4, taken
+    )
 
 
 def opacity(depth: Floats, strand: Floats) -> Floats:

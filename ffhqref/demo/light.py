@@ -48,7 +48,9 @@ def irradiance(normal: Floats, shade: Floats, occlusion: Floats, taken: Shot, so
     ambient = sky * (0.55 + 0.45 * up) * occlusion[:, None]
     fill = np.clip(normal[:, 2:3] * 0.8 - 0.25 * toward, 0, 1) * 0.22 * occlusion[:, None]
     strength = 0.75 + 0.75 * taken.contrast
-    return np.asarray(strength * key_color(taken) * direct + (0.72 - 0.42 * taken.contrast) * ambient + fill, np.float32)
+    return np.asarray(
+        strength * key_color(taken) * direct + (0.72 - 0.42 * taken.contrast) * ambient + fill, np.float32
+    )
 
 
 def shine(normal: Floats, power: float, taken: Shot) -> Floats:
@@ -73,10 +75,14 @@ def shadows(depth: Floats, taken: Shot) -> tuple[Floats, Floats]:
     soft = cv2.GaussianBlur(blocked.astype(np.float32), (0, 0), 3.2)
     light = cv2.resize(1 - 0.85 * soft, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR).reshape(-1)
     seen = np.where(small > FAR / 2, small, small[small > FAR / 2].min())
-    coarse = cv2.resize(cv2.GaussianBlur(seen[::4, ::4], (0, 0), 3.0), (half, half), interpolation=cv2.INTER_LINEAR)
+    coarse = cv2.resize(
+        cv2.GaussianBlur(seen[::4, ::4], (0, 0), 3.0), (half, half), interpolation=cv2.INTER_LINEAR
+    )
     near = np.clip((cv2.GaussianBlur(seen, (0, 0), 4) - seen) / 6.8, 0, 0.9)
     hollow = near + np.clip((coarse - seen) / 20.4, 0, 0.9)
-    open_ = cv2.resize(np.clip(1 - 0.55 * hollow, 0.25, 1), (SIZE, SIZE), interpolation=cv2.INTER_LINEAR).reshape(-1)
+    open_ = cv2.resize(
+        np.clip(1 - 0.55 * hollow, 0.25, 1), (SIZE, SIZE), interpolation=cv2.INTER_LINEAR
+    ).reshape(-1)
     return np.asarray(light, np.float32), np.asarray(open_, np.float32)
 
 
@@ -87,7 +93,9 @@ def render(scene: Scene, taken: Shot, wrap: Floats, light: Floats, open_: Floats
     normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-6
     falls = irradiance(normal, light[seen], open_[seen], taken, wrap)
     glance = (1 - np.clip(normal[:, 2], 0, 1)) ** 4
-    spark = scene.gloss[seen] * (0.15 * shine(normal, 22, taken) + 0.11 * shine(normal, 70, taken)) * light[seen]
+    spark = (
+        scene.gloss[seen] * (0.15 * shine(normal, 22, taken) + 0.11 * shine(normal, 70, taken)) * light[seen]
+    )
     spark += 0.06 * glance * scene.gloss[seen] * open_[seen]
     out = np.zeros_like(scene.color)
     out[seen] = scene.color[seen] * falls + spark[:, None] * key_color(taken) * (0.6 + taken.contrast)
@@ -109,7 +117,7 @@ def backdrop(rng: np.random.Generator, taken: Shot) -> Floats:
         base = np.repeat(rng.uniform(0.03, 0.5, (1, 7, 1)), 7, 0) * np.array([1.0, 0.82, 0.62]) + base * 0.25
     small = cv2.resize(base.astype(np.float32), (64, 64), interpolation=cv2.INTER_CUBIC)
     small = cv2.GaussianBlur(np.clip(small, 0.01, 1), (0, 0), 2.8)
-    plain = cv2.resize(small, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
+    plain = np.asarray(cv2.resize(small, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC), np.float32)
     if kind != 2:
         _lights(plain, rng)
     return np.asarray(plain, np.float32)
@@ -129,7 +137,9 @@ def _lights(plain: Floats, rng: np.random.Generator) -> None:
     for _ in range(int(rng.integers(0, 16))):
         place = rng.integers(0, SIZE, 2)
         tint = rng.uniform(0.3, 1, 3) * rng.uniform(0.1, 0.45)
-        cv2.circle(discs, (int(place[0]), int(place[1])), int(rng.integers(8, 34)), tint.tolist(), -1, cv2.LINE_AA)
+        cv2.circle(
+            discs, (int(place[0]), int(place[1])), int(rng.integers(8, 34)), tint.tolist(), -1, cv2.LINE_AA
+        )
     plain += cv2.GaussianBlur(discs, (0, 0), 3.0)
 
 
@@ -142,4 +152,4 @@ def develop(linear: Floats, taken: Shot, rng: np.random.Generator) -> npt.NDArra
     tone *= (1 - 0.10 * step(x * x + y * y, 0.6, 2.0))[..., None]
     grain = rng.standard_normal((SIZE, SIZE, 3), np.float32)
     grain = cv2.GaussianBlur(grain, (0, 0), 0.5) * 1.6
-    return np.clip(tone * 255 + grain * np.float32(taken.noise) + 0.5, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(tone * 255 + grain * np.float32(taken.noise) + 0.5, 0, 255), np.uint8)

@@ -32,7 +32,9 @@ class Skin:
         part = self.color[where]
         part += (mask * np.float32(strength))[..., None] * (np.array(color, np.float32) - part)
 
-    def dye(self, mask: Floats, factor: Color, where: tuple[slice, slice] = (slice(None), slice(None))) -> None:
+    def dye(
+        self, mask: Floats, factor: Color, where: tuple[slice, slice] = (slice(None), slice(None))
+    ) -> None:
         """Multiply the colour by a factor where the mask is 1."""
         part = self.color[where]
         part *= 1 - mask[..., None] * (1 - np.array(factor, np.float32))
@@ -85,7 +87,13 @@ def noise(kind: str) -> Floats:
     """SIDE x SIDE of noise with mean 0 and deviation 1, joined at its edges: clouds, mottle, pores, strands, curls."""
     rng = generator(0, kind, "noise")
     white = rng.standard_normal((SIDE, SIDE)).astype(np.float32)
-    spread = {"clouds": (40, 40), "mottle": (7, 7), "pores": (1.0, 1.0), "strands": (1.6, 60), "curls": (2.2, 2.6)}[kind]
+    spread = {
+        "clouds": (40, 40),
+        "mottle": (7, 7),
+        "pores": (1.0, 1.0),
+        "strands": (1.6, 60),
+        "curls": (2.2, 2.6),
+    }[kind]
     soft = _blurred(white, *spread)
     if kind == "strands":
         soft = soft / soft.std() + 0.8 * np.roll(_normal(_blurred(white, 7, 120)), 99, 1)
@@ -114,7 +122,9 @@ def bare(person: Person) -> Skin:
     rough = 0.6 + person.age / 80
     shade = 1 + 0.012 * clouds + 0.007 * rough * mottle + 0.014 * pores
     color = np.array(person.skin, np.float32) * shade[..., None]
-    skin = Skin(color.astype(np.float32), (0.0012 * rough * pores + 0.0014 * rough * mottle), np.full_like(a, 0.35))
+    skin = Skin(
+        color.astype(np.float32), (0.0012 * rough * pores + 0.0014 * rough * mottle), np.full_like(a, 0.35)
+    )
     tip = nose_tip(person)
     red = (0.55 * pair(a, v, 1.35, -0.95, 0.7, 0.5) + 0.5 * bump(a, v, 0, tip, 0.5, 0.35)
            + 0.25 * bump(a, v, 0, -2.9, 0.5, 0.3) + 0.3 * pair(a, v, 0.4, tip - 0.1, 0.25, 0.25))  # fmt: skip
@@ -171,7 +181,9 @@ def _age_lines(skin: Skin, who: Person, rng: np.random.Generator) -> None:
         strokes.append(curve((-w, y - 0.02), (-w / 2, y + 0.05), (0, y), (w / 2, y + 0.05), (w, y - 0.02)))
     eye = 1 + who.shape["eye_apart"]
     for k in (-1, 0, 1):
-        strokes += mirrored(curve((eye + 0.6, 0.08 * k), (eye + 0.78, 0.16 * k - 0.02), (eye + 0.92, 0.27 * k - 0.06)))
+        strokes += mirrored(
+            curve((eye + 0.6, 0.08 * k), (eye + 0.78, 0.16 * k - 0.02), (eye + 0.92, 0.27 * k - 0.06))
+        )
     strokes += mirrored(curve((eye - 0.36, -0.36), (eye - 0.05, -0.48), (eye + 0.35, -0.4)))  # bags
     mask = lines(strokes, 0.02, where, 0.022)
     skin.relief[where] -= 0.055 * depth * mask

@@ -10,20 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ffhqref.demo import hair as cut
 from ffhqref.demo import glasses, light
+from ffhqref.demo import hair as cut
 from ffhqref.demo.features import beard_mask, paint
 from ffhqref.demo.paint import SCALE, SPAN
 from ffhqref.demo.raster import SIZE, Layer, Mesh, draw, normals
-from ffhqref.demo.shape import Floats, ear, head, neck, step
-from ffhqref.demo.traits import Person, Shot, generator, person, shot
+from ffhqref.demo.shape import Floats, Head, ear, head, neck, step
+from ffhqref.demo.traits import Person, Shot, person, shot
 from ffhqref.images import Rgb
 
 DISTANCE = 26.0  # units from the camera to the face: about 80 cm
@@ -77,7 +76,14 @@ def perspective(points: Floats | Real) -> Real:
 
 def turn(yaw: float, pitch: float, roll: float) -> Real:
     """The rotation of a head: to the right of the picture, up, clockwise."""
-    cy, sy, cp, sp, cr, sr = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)
+    cy, sy, cp, sp, cr, sr = (
+        np.cos(yaw),
+        np.sin(yaw),
+        np.cos(pitch),
+        np.sin(pitch),
+        np.cos(roll),
+        np.sin(roll),
+    )
     around_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     around_x = np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
     around_z = np.array([[cr, sr, 0], [-sr, cr, 0], [0, 0, 1]])
@@ -99,20 +105,30 @@ def ffhq_frame(marks: Real, taken: Shot) -> Real:
     return np.hstack([turned, offset[:, None]])
 
 
+def _posed(who: Person, taken: Shot) -> tuple[Head, Pose, Real, Camera]:
+    """The head, how it is turned, its landmarks in space (5 x 3), and the camera that frames them."""
+    mesh = head(who, taken)
+    pose = partial(_turned, by=turn(taken.yaw, taken.pitch, taken.roll))
+    marks = pose(mesh.landmarks())
+    return mesh, pose, marks, Camera(ffhq_frame(perspective(marks), taken))
+
+
+def landmarks_of(seed: int, number: int, photo: int) -> Real:
+    """The landmarks of a photo (5 x 2 px) without drawing it."""
+    _, _, marks, camera = _posed(person(seed, number), shot(seed, number, photo))
+    return camera.see(marks)[:, :2].astype(np.float64)
+
+
 def draw_portrait(seed: int, number: int, photo: int) -> Portrait:
     """Photo number `photo` of person `number` in the world `seed`; the same bytes wherever it is drawn."""
     who, taken = person(seed, number), shot(seed, number, photo)
-    mesh = head(who, taken)
-    turned = turn(taken.yaw, taken.pitch, taken.roll)
-    pose = partial(_turned, by=turned)
-    marks = pose(mesh.landmarks())
-    camera = Camera(ffhq_frame(perspective(marks), taken))
+    mesh, pose, marks, camera = _posed(who, taken)
     rng = np.random.default_rng(taken.seed)
     scene = light.empty()
     _add_head(scene, who, taken, pose(mesh.points), (mesh.a, mesh.v), camera)
     for side in (-1, 1):
         _add_ear(scene, who, pose(ear(who, side)), camera)
-    _add_body(scene, who, taken, turned, camera, rng)
+    _add_body(scene, who, taken, camera, rng)
     image = _photograph(scene, who, taken, pose, camera, glasses.rims(mesh, who), rng)
     return Portrait(image, camera.see(marks)[:, :2].astype(np.float64), who, taken)
 
@@ -149,8 +165,8 @@ def _add_head(scene: light.Scene, who: Person, taken: Shot, points: Real, over: 
     u, w = got[:, 3], got[:, 4]
     scene.color[pixel] = _look_up(skin.color, u, w) ** 2
     scene.gloss[pixel] = np.clip(_look_up(skin.gloss, u, w), 0, 1)
-    slope = np.stack([cv2.Scharr(skin.relief, cv2.CV_32F, 1, 0), -cv2.Scharr(skin.relief, cv2.CV_32F, 0, 1)], -1)
-    slope = _look_up(slope, u, w) * np.float32(SCALE / 32)
+    rises = [cv2.Scharr(skin.relief, cv2.CV_32F, 1, 0), -cv2.Scharr(skin.relief, cv2.CV_32F, 0, 1)]
+    slope = _look_up(np.stack(rises, -1).astype(np.float32), u, w) * np.float32(SCALE / 32)
     normal = scene.normal[pixel]
     sideways = np.stack([normal[:, 2], np.zeros_like(u), -normal[:, 0]], -1)
     upwards = np.cross(normal, sideways)
@@ -164,13 +180,15 @@ def _add_ear(scene: light.Scene, who: Person, points: Real, camera: Camera) -> N
     mesh = Mesh(camera.see(points), np.concatenate([n, radius], -1).astype(np.float32), both_sides=True)
     pixel, got = _add(scene, mesh)
     inner = 1 - 0.35 * np.exp(-(((got[:, 3:] - 0.35) / 0.22) ** 2))
-    scene.color[pixel] = (np.array(who.skin, np.float32) * np.array([1.0, 0.9, 0.88], np.float32) * inner) ** 2
+    scene.color[pixel] = (
+        np.array(who.skin, np.float32) * np.array([1.0, 0.9, 0.88], np.float32) * inner
+    ) ** 2
     scene.gloss[pixel] = 0.3
 
 
-def _add_body(scene: light.Scene, who: Person, taken: Shot, turned: Real, camera: Camera,
-              rng: np.random.Generator) -> None:  # fmt: skip
+def _add_body(scene: light.Scene, who: Person, taken: Shot, camera: Camera, rng: np.random.Generator) -> None:
     plain = neck(who)
+    turned = turn(taken.yaw, taken.pitch, taken.roll)
     below = turn(0.3 * taken.yaw, 0.0, 0.1 * taken.roll)
     with_head, with_body = ((plain - PIVOT) @ m.T + PIVOT for m in (turned, below))
     follow = step(-plain[..., 1], 2.2, 4.3)[..., None]
@@ -254,7 +272,9 @@ class Worn:
 
 def _comb(hair: cut.Hair, who: Person, taken: Shot, pose: Pose, camera: Camera, behind: Floats) -> Worn:
     points = pose(hair.points)
-    values = np.concatenate([normals(points), *(c[..., None] for c in (hair.across, hair.along, hair.depth))], -1)
+    values = np.concatenate(
+        [normals(points), *(c[..., None] for c in (hair.across, hair.along, hair.depth))], -1
+    )
     layer = draw(Mesh(camera.see(points), values.astype(np.float32), hair.depth > -0.12))
     strand = cut.strands(who, taken, layer.values[:, 3], layer.values[:, 4])
     alpha = cut.opacity(layer.values[:, 5], strand) * (layer.depth > behind[layer.pixel] - 1)
@@ -264,7 +284,9 @@ def _comb(hair: cut.Hair, who: Person, taken: Shot, pose: Pose, camera: Camera, 
     return Worn(layer, strand, alpha, depth)
 
 
-def _hair_light(who: Person, taken: Shot, values: Floats, strand: Floats, lit: Floats, open_: Floats) -> Floats:
+def _hair_light(
+    who: Person, taken: Shot, values: Floats, strand: Floats, lit: Floats, open_: Floats
+) -> Floats:
     normal = values[:, :3] / (np.linalg.norm(values[:, :3], axis=1, keepdims=True) + 1e-6)
     base = np.array(who.hair, np.float32) ** 2
     falls = light.irradiance(normal, lit, open_, taken, np.full(3, 0.3, np.float32))
@@ -285,5 +307,6 @@ def _smooth_edges(picture: Floats, depth: Floats) -> Floats:
     jump[1:] |= down
     jump[:-1] |= down
     mask = cv2.GaussianBlur(jump.astype(np.float32), (0, 0), 0.8)[..., None]
-    return np.asarray(picture + np.clip(mask * 1.4, 0, 1) * (cv2.GaussianBlur(picture, (0, 0), 1.1) - picture), np.float32)
-
+    return np.asarray(
+        picture + np.clip(mask * 1.4, 0, 1) * (cv2.GaussianBlur(picture, (0, 0), 1.1) - picture), np.float32
+    )

@@ -55,7 +55,10 @@ def _triangles(mesh: Mesh) -> npt.NDArray[np.int64]:
 
 def _ends(x: Floats) -> tuple[Floats, Floats]:
     """The least and the greatest of three columns."""
-    return (np.minimum(np.minimum(x[:, 0], x[:, 1]), x[:, 2]), np.maximum(np.maximum(x[:, 0], x[:, 1]), x[:, 2]))
+    return (
+        np.minimum(np.minimum(x[:, 0], x[:, 1]), x[:, 2]),
+        np.maximum(np.maximum(x[:, 0], x[:, 1]), x[:, 2]),
+    )
 
 
 def _fragments(x: Floats, y: Floats, box: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]:
@@ -102,7 +105,9 @@ def draw(mesh: Mesh) -> Layer:
             pixels.append(pixel)
             weights.append(weight)
     if not owners:
-        return Layer(np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros((0, mesh.values.shape[-1]), np.float32))
+        return Layer(
+            np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros((0, mesh.values.shape[-1]), np.float32)
+        )
     return _nearest(mesh, triangles, np.concatenate(owners), np.concatenate(pixels), np.concatenate(weights))
 
 

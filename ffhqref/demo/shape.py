@@ -8,13 +8,14 @@ and v from the crown down to the throat; near the face (a, v) are nearly (x, y),
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ffhqref.demo.traits import Person, Shot
 
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating[Any]]  # computed in 32 or 64 bits
 WRAP = 2.25  # units of `a` per radian: the half width of a head, so that a is nearly x on the face
 
 # v: y, half width, front, back (z) of the head's horizontal section
@@ -51,13 +52,19 @@ class Head:
 
     def landmarks(self) -> npt.NDArray[np.float64]:
         """5 x 3: eye, eye, nose tip, mouth corner, mouth corner, that on the left of the picture first."""
-        places = [(-self.eye[0], self.eye[1]), self.eye, self.nose, (-self.mouth[0], self.mouth[1]), self.mouth]
+        places = [
+            (-self.eye[0], self.eye[1]),
+            self.eye,
+            self.nose,
+            (-self.mouth[0], self.mouth[1]),
+            self.mouth,
+        ]
         return np.stack([self.at(*place) for place in places])
 
 
 def bump(a: Floats, v: Floats, a0: float, v0: float, sa: float, sv: float) -> Floats:
     """A Gaussian of height 1 at (a0, v0), of widths sa and sv."""
-    return np.exp(-(((a - a0) / sa) ** 2) - ((v - v0) / sv) ** 2)
+    return np.asarray(np.exp(-(((a - a0) / sa) ** 2) - ((v - v0) / sv) ** 2))
 
 
 def pair(a: Floats, v: Floats, a0: float, v0: float, sa: float, sv: float) -> Floats:
@@ -68,7 +75,7 @@ def pair(a: Floats, v: Floats, a0: float, v0: float, sa: float, sv: float) -> Fl
 def step(x: Floats, start: float, end: float) -> Floats:
     """Smooth from 0 at `start` to 1 at `end`."""
     t = np.clip((x - start) / (end - start), 0, 1)
-    return t * t * (3 - 2 * t)
+    return np.asarray(t * t * (3 - 2 * t))
 
 
 def _rows() -> Floats:
@@ -87,7 +94,7 @@ def _columns() -> Floats:
 def section(v: Floats) -> npt.NDArray[np.float64]:
     """The profile at heights v: rows of y, half width, front, back."""
     fine = np.linspace(PROFILE[0, 0], PROFILE[-1, 0], 600)
-    kernel = np.exp(-np.linspace(-2, 2, 25) ** 2)
+    kernel = np.exp(-(np.linspace(-2, 2, 25) ** 2))
     kernel /= kernel.sum()
     columns = []
     for k in range(1, 5):
@@ -108,13 +115,17 @@ def _shaped_section(v: Floats, who: Person) -> npt.NDArray[np.float64]:
     return shaped
 
 
-def around(shaped: npt.NDArray[np.float64], angle: Floats, n: float | npt.NDArray[np.float64] = 2.25) -> Floats:
+def around(
+    shaped: npt.NDArray[np.float64], angle: Floats, n: float | npt.NDArray[np.float64] = 2.25
+) -> Floats:
     """Points of superelliptic sections (exponent n) at angles, rows x columns x 3."""
     y, width, front, back = (shaped[:, k : k + 1] for k in range(4))
     sine, cosine = np.sin(angle)[None], np.cos(angle)[None]
     middle = 0.45 * front + 0.55 * back
     x = width * np.sign(sine) * np.abs(sine) ** (2 / n)
-    z = middle + np.where(cosine > 0, front - middle, middle - back) * np.sign(cosine) * np.abs(cosine) ** (2 / n)
+    z = middle + np.where(cosine > 0, front - middle, middle - back) * np.sign(cosine) * np.abs(cosine) ** (
+        2 / n
+    )
     return np.stack([x, np.broadcast_to(y, x.shape), z], -1).astype(np.float32)
 
 
@@ -136,7 +147,7 @@ def _face_relief(a: Floats, v: Floats, who: Person, taken: Shot) -> Floats:
     z -= 0.14 * bump(a, v, 0, mouth - 0.52, 0.5, 0.16)
     z += (0.2 + s["chin_out"]) * bump(a, v, 0, -2.98 - 0.5 * s["chin_length"], 0.5 + s["chin_width"], 0.3)
     z -= 0.04 * bump(a, v, 0, -1.62, 0.1, 0.2)  # the groove below the nose
-    return z + _nose_relief(a, v, who)
+    return np.asarray(z + _nose_relief(a, v, who))
 
 
 def nose_tip(who: Person) -> float:
@@ -151,10 +162,10 @@ def _nose_relief(a: Floats, v: Floats, who: Person) -> Floats:
     height = (0.12 + s["bridge"]) * step(t, 0, 0.2) + (0.62 + s["nose_out"] - s["bridge"]) * t**1.35
     height += s["hump"] * np.exp(-(((t - 0.42) / 0.2) ** 2))
     below = 1 - step(tip - v, -0.02, 0.34)
-    ridge = height * below * np.exp(-(np.abs(a) / ((0.2 + 0.13 * t) * (0.7 + 0.3 * wide))) ** 2.4)
+    ridge = height * below * np.exp(-((np.abs(a) / ((0.2 + 0.13 * t) * (0.7 + 0.3 * wide))) ** 2.4))
     ball = (0.2 + s["tip"]) * bump(a, v, 0, tip + 0.02, 0.27 * wide, 0.23)
     wings = 0.36 * pair(a, v, 0.34 * wide, tip - 0.1, 0.165 * wide, 0.18)
-    return ridge + ball + wings
+    return np.asarray(ridge + ball + wings)
 
 
 def head(who: Person, taken: Shot) -> Head:

@@ -82,10 +82,14 @@ class ArcFaceLoss(nn.Module):
         return functional.cross_entropy(SCALE * logits, person)
 
 
-def faces(world: int, people: int, photos: int, workers: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def faces(
+    world: int, people: int, photos: int, workers: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """Aligned faces (N x 112 x 112 x 3 uint8 RGB) and their people's numbers, drawn."""
     wanted = [Wanted(world, number, photo) for number in range(people) for photo in range(photos)]
-    bar = tqdm(drawn(aligned_face, wanted, workers), total=len(wanted), desc="drawing", unit="photo", disable=None)
+    bar = tqdm(
+        drawn(aligned_face, wanted, workers), total=len(wanted), desc="drawing", unit="photo", disable=None
+    )
     pictures, numbers = zip(*bar, strict=True)
     return np.stack(pictures), np.array(numbers, np.int64)
 
@@ -97,7 +101,9 @@ def augmented(faces_: Tensor, rng: torch.Generator) -> Tensor:
     shift = torch.randn(n, 2, generator=rng) * 0.025
     flip = (torch.rand(n, generator=rng) < 0.5) * -2.0 + 1.0
     c, s = torch.cos(angle) * (1 + zoom), torch.sin(angle) * (1 + zoom)
-    theta = torch.stack([torch.stack([c * flip, -s, shift[:, 0]], 1), torch.stack([s * flip, c, shift[:, 1]], 1)], 1)
+    theta = torch.stack(
+        [torch.stack([c * flip, -s, shift[:, 0]], 1), torch.stack([s * flip, c, shift[:, 1]], 1)], 1
+    )
     places = functional.affine_grid(theta, list(faces_.shape), align_corners=False)
     moved = functional.grid_sample(faces_, places, align_corners=False, padding_mode="border")
     gain = 1 + 0.12 * torch.randn(n, 1, 1, 1, generator=rng) + 0.06 * torch.randn(n, 3, 1, 1, generator=rng)
@@ -121,7 +127,7 @@ def train(pictures: npt.NDArray[np.uint8], people: npt.NDArray[np.int64], epochs
     torch.manual_seed(0)
     rng = torch.Generator().manual_seed(0)
     network, loss_of = Network(), ArcFaceLoss(int(people.max()) + 1)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     inputs = torch.from_numpy(pictures).permute(0, 3, 1, 2)  # NHWC, uint8, RGB
     labels = torch.from_numpy(people)
     steps = epochs * (len(inputs) // batch)
@@ -139,7 +145,8 @@ def train(pictures: npt.NDArray[np.uint8], people: npt.NDArray[np.int64], epochs
             schedule.step()
             bar.update()
         bar.set_postfix(loss=f"{loss.item():.3f}")
-    return network.eval()
+    network.eval()
+    return network
 
 
 def folded(block: nn.Sequential) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -167,8 +174,10 @@ def to_onnx(network: Network) -> bytes:
         kernel, bias = folded(block)
         stride = block[0].stride[0]  # type: ignore[index]
         inputs = [x, weight(f"{name}_w", kernel), weight(f"{name}_b", bias)]
-        attributes = {"kernel_shape": [3, 3], "strides": [stride, stride], "pads": [1, 1, 1, 1]}
-        nodes.append(helper.make_node("Conv", inputs, [f"{name}_c"], **attributes))
+        node = helper.make_node(
+            "Conv", inputs, [f"{name}_c"], kernel_shape=[3, 3], strides=[stride, stride], pads=[1, 1, 1, 1]
+        )
+        nodes.append(node)
         nodes.append(helper.make_node("Relu", [f"{name}_c"], [name]))
         return name
 
@@ -189,7 +198,9 @@ def to_onnx(network: Network) -> bytes:
     gathered = [x, weight("g_w", gather.weight.detach().numpy()), weight("g_b", gather.bias.detach().numpy())]
     nodes.append(helper.make_node("Conv", gathered, ["g"], group=WIDTHS[-1], kernel_shape=[7, 7]))
     nodes.append(helper.make_node("Flatten", ["g"], ["f"], axis=1))
-    nodes.append(helper.make_node("Gemm", ["f", weight("h_w", matrix), weight("h_b", bias)], ["embedding"], transB=1))
+    nodes.append(
+        helper.make_node("Gemm", ["f", weight("h_w", matrix), weight("h_b", bias)], ["embedding"], transB=1)
+    )
     graph = helper.make_graph(
         nodes, "ffhqref-demo-embedder",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, SIDE, SIDE])],
@@ -246,9 +257,16 @@ def main() -> None:
         "parameters": sum(p.numel() for p in network.parameters()),
         "seconds_drawing": round(drew - began), "seconds_training": round(trained - drew),
     }  # fmt: skip
-    report = {"sha256": digest_file(given.out), "bytes": given.out.stat().st_size, "judged": judged, "trained": how}
+    report = {
+        "sha256": digest_file(given.out),
+        "bytes": given.out.stat().st_size,
+        "judged": judged,
+        "trained": how,
+    }
     write_text(given.out.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
-    print(f"Made {given.out}: equal error rate {judged['equal_error_rate']:.3%} on {judged['people']} unseen people.")
+    print(
+        f"Made {given.out}: equal error rate {judged['equal_error_rate']:.3%} on {judged['people']} unseen people."
+    )
 
 
 if __name__ == "__main__":

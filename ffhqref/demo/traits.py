@@ -107,7 +107,8 @@ def _mixed(rng: np.random.Generator, color: Color, spread: float) -> Color:
     """The colour, a little lighter or darker and a little warmer or cooler."""
     light, warm = rng.normal(0, spread, 2)
     r, g, b = color
-    return tuple(float(np.clip(c, 0.02, 1)) for c in (r + light + warm / 2, g + light, b + light - warm / 2))
+    mixed = np.clip([r + light + warm / 2, g + light, b + light - warm / 2], 0.02, 1)
+    return float(mixed[0]), float(mixed[1]), float(mixed[2])
 
 
 def _hair_color(rng: np.random.Generator, tone: str, age: int) -> str:
@@ -138,7 +139,9 @@ def person(seed: int, number: int) -> Person:
     style = str(rng.choice(STYLES[gender]))
     beard = str(rng.choice(BEARDS)) if male else "none"
     sign = 1 if male else -1
-    shape = {name: float(rng.normal(0, 1.12 * spread) + sign * shift) for name, (spread, shift) in SHAPE.items()}
+    shape = {
+        name: float(rng.normal(0, 1.12 * spread) + sign * shift) for name, (spread, shift) in SHAPE.items()
+    }
     return Person(
         seed=seed, number=number, age=age, gender=gender, skin_tone=tone, skin=_mixed(rng, SKIN[tone], 0.02),
         hair_color=hair, hair=_mixed(rng, HAIR[hair], 0.025), eye_color=eyes, eyes=_mixed(rng, EYES[eyes], 0.03),

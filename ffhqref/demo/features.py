@@ -17,6 +17,7 @@ from ffhqref.demo.paint import (
     mirrored,
     noise,
     polygon,
+    shaded,
     window,
 )
 from ffhqref.demo.shape import WRAP, Floats, bump, nose_tip, step
@@ -119,9 +120,7 @@ def _eyelids(skin: Skin, who: Person, upper: Points, lower: Points) -> None:
     tint = (0.72, 0.58, 0.62) if who.number % 2 else (0.66, 0.56, 0.5)
     skin.dye(lid * (0.35 + 0.65 * who.makeup), tint if who.makeup > 0.2 else (0.86, 0.8, 0.78), EYES)
     edge = lower + np.array([0, -0.035])
-    skin.fill(
-        lines(mirrored(edge), 0.03, EYES, 0.015), tuple(min(1.0, c * 1.07) for c in who.skin), EYES, 0.6
-    )  # type: ignore[arg-type]
+    skin.fill(lines(mirrored(edge), 0.03, EYES, 0.015), shaded(who.skin, 1.07), EYES, 0.6)
     skin.dye(lines(mirrored(lower + np.array([0, -0.14])), 0.05, EYES, 0.05) * 0.6, (0.84, 0.76, 0.75), EYES)
 
 
@@ -222,7 +221,7 @@ def _mouth(skin: Skin, who: Person, taken: Shot) -> None:
     color = (float(tint[0]), float(tint[1]), float(tint[2]))
     upper_lip = polygon(np.vstack([top, inner_top[::-1]]), MOUTH, 0.018)
     lower_lip = polygon(np.vstack([inner_low, low[::-1]]), MOUTH, 0.022)
-    skin.fill(upper_lip, tuple(0.88 * c for c in color), MOUTH, 0.9)  # type: ignore[arg-type]
+    skin.fill(upper_lip, shaded(color, 0.88), MOUTH, 0.9)
     skin.fill(lower_lip, color, MOUTH, 0.9)
     fine = noise("strands")[MOUTH]
     both = np.maximum(upper_lip, lower_lip)
@@ -281,9 +280,10 @@ def beard_mask(who: Person, a: Floats, v: Floats) -> Floats:
     cheeks = step(np.abs(a) * 0.75 - v - 0.05, 2.3, 2.75) * step(v, -4.2, -3.6) * step(-np.abs(a), -3.4, -3.0)
     cheeks = cheeks * step(-v - 0.12 * np.abs(a), -0.1, 0.6)
     lips = 1 - 1.2 * bump(a, v, 0, mouth - 0.05, 0.75, 0.3)
+    whole = np.maximum(np.maximum(lip, chin), cheeks)
     parts = {
         "moustache": lip, "goatee": np.maximum(lip, chin), "none": cheeks * 0,
-        "full": np.maximum(np.maximum(lip, chin), cheeks), "stubble": np.maximum(np.maximum(lip, chin), cheeks),
+        "full": whole, "stubble": whole,
     }  # fmt: skip
     return np.asarray(np.clip(parts[who.beard] * np.clip(lips, 0, 1), 0, 1), np.float32)
 
@@ -298,7 +298,7 @@ def _beard(skin: Skin, who: Person) -> None:
     strands = np.roll(noise("strands"), int(rng.integers(999)), 1)
     whole = (slice(None), slice(None))
     if who.beard == "stubble":
-        skin.fill(mask * np.clip(0.36 + 0.12 * fine, 0, 0.75), tuple(0.8 * c for c in who.hair), whole)  # type: ignore[arg-type]
+        skin.fill(mask * np.clip(0.36 + 0.12 * fine, 0, 0.75), shaded(who.hair, 0.8), whole)
         return
     ragged = step(mask + (0.1 * strands + 0.05 * fine) * (mask > 0.02), 0.3, 0.75)
     tone = np.array(who.hair, np.float32) * (0.82 + 0.07 * strands + 0.14 * fine)[..., None]

@@ -15,8 +15,8 @@ Line = tuple[tuple[float, float], ...]  # |angle| from the middle of the face (r
 
 SHORT: Line = ((0, 2.12), (0.45, 2.1), (0.72, 1.85), (0.9, 1.3), (1.05, 0.75), (1.18, 0.15), (1.3, -0.4),
                (1.46, -0.4), (1.52, 0.3), (1.95, 0.25), (2.1, -1.0), (2.6, -1.9), (3.15, -2.0))  # fmt: skip
-CURTAIN: Line = ((0, 2.28), (0.2, 2.2), (0.45, 1.85), (0.7, 1.3), (0.84, 0.6), (0.9, -0.3), (0.88, -1.2), (0.9, -2.4),
-                 (1.0, -9), (3.15, -9))  # fmt: skip
+CURTAIN: Line = ((0, 2.28), (0.2, 2.2), (0.45, 1.85), (0.7, 1.3), (0.84, 0.6), (0.9, -0.3), (0.88, -1.2),
+                 (0.9, -2.4), (1.0, -9), (3.15, -9))  # fmt: skip
 FRINGE: Line = (
     (0, 0.86),
     (0.5, 0.8),
@@ -27,8 +27,8 @@ FRINGE: Line = (
     (1.0, -9),
     (3.15, -9),
 )
-TIED: Line = ((0, 2.1), (0.5, 2.0), (0.8, 1.6), (1.0, 1.0), (1.15, 0.3), (1.28, -0.25), (1.42, -0.2), (1.52, 0.2),
-              (1.95, 0.1), (2.2, -1.2), (3.15, -1.8))  # fmt: skip
+TIED: Line = ((0, 2.1), (0.5, 2.0), (0.8, 1.6), (1.0, 1.0), (1.15, 0.3), (1.28, -0.25), (1.42, -0.2),
+              (1.52, 0.2), (1.95, 0.1), (2.2, -1.2), (3.15, -1.8))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _depth(who: Person, style: Style, angle: Floats, y: Floats) -> Floats:
         u, w = turned * WRAP - a0 * WRAP, lifted - y0
         t = np.clip((u * du + w * dy) / (du * du + dy * dy), 0, 1)
         far = np.minimum(far, np.hypot(u - t * du, w - t * dy))
-    return np.minimum(np.where(inside, far, -far), (y - style.end) * 1.2).astype(np.float32)
+    return np.asarray(np.minimum(np.where(inside, far, -far), (y - style.end) * 1.2), np.float32)
 
 
 def _strands(who: Person, style: Style, points: Floats, angle: Floats, y: Floats) -> tuple[Floats, Floats]:

@@ -17,7 +17,7 @@ FAR = np.float32(-1e6)  # depth where nothing is
 
 @dataclass
 class Scene:
-    """What the camera sees at each of SIZE * SIZE pixels: surface colour (linear), normal, gloss, depth (px)."""
+    """What the camera sees at SIZE * SIZE pixels: surface colour (linear), normal, gloss, depth (px)."""
 
     color: Floats
     normal: Floats
@@ -103,7 +103,7 @@ def render(scene: Scene, taken: Shot, wrap: Floats, light: Floats, open_: Floats
 
 
 def backdrop(rng: np.random.Generator, taken: Shot) -> Floats:
-    """What is behind the person, SIZE x SIZE x 3, linear: a studio wall, trees and sky, or a room, out of focus."""
+    """What is behind the person, SIZE x SIZE x 3, linear: a wall, trees and sky, or a room, out of focus."""
     kind = int(rng.integers(4))
     if kind == 0:
         return _studio(rng)

@@ -84,7 +84,7 @@ def _softened(mask: npt.NDArray[np.uint8], soft: float) -> Floats:
 
 @lru_cache(maxsize=8)
 def noise(kind: str) -> Floats:
-    """SIDE x SIDE of noise with mean 0 and deviation 1, joined at its edges: clouds, mottle, pores, strands, curls."""
+    """SIDE x SIDE of noise (mean 0, deviation 1), its edges joined: clouds, mottle, pores, strands, curls."""
     rng = generator(0, kind, "noise")
     white = rng.standard_normal((SIDE, SIDE)).astype(np.float32)
     spread = {
@@ -149,6 +149,12 @@ def _freckles(skin: Skin, who: Person, rng: np.random.Generator) -> None:
     for _ in range(int(rng.integers(0, 4))):  # moles
         spot = rng.uniform([-1.9, -2.7], [1.9, 1.2])
         skin.fill(lines([np.array([spot, spot])], 0.07, where, 0.008), (0.25, 0.15, 0.11), where, 0.75)
+
+
+def shaded(color: Color, factor: float) -> Color:
+    """The colour, darker or lighter by a factor."""
+    r, g, b = (min(1.0, factor * c) for c in color)
+    return r, g, b
 
 
 def curve(*points: tuple[float, float]) -> Points:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ffhqref.demo.shape import Floats
 
 SIZE = 512  # px, side of the picture
-BOXES = (4, 6, 9, 14, 24, 48)  # px, sides of the boxes in which triangles are searched, by their size
+BOXES = (4, 6, 9, 14, 24)  # px, sides of the boxes in which triangles are searched; larger ones singly
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,18 @@ def draw(mesh: Mesh) -> Layer:
     extent = np.maximum(np.floor(right) - np.ceil(left), np.floor(bottom) - np.ceil(top)) + 1
     owners, pixels, weights, previous = [], [], [], 0
     for box in BOXES:
-        limit = box if box != BOXES[-1] else 10**6
-        chosen = np.nonzero(seen & (extent > previous) & (extent <= limit))[0]
+        chosen = np.nonzero(seen & (extent > previous) & (extent <= box))[0]
         previous = box
         if len(chosen):
             triangle, pixel, weight = _fragments(x[chosen], y[chosen], box)
             owners.append(chosen[triangle])
             pixels.append(pixel)
             weights.append(weight)
+    for one in np.nonzero(seen & (extent > previous))[0]:
+        _, pixel, weight = _fragments(x[one : one + 1], y[one : one + 1], int(extent[one]))
+        owners.append(np.full(len(pixel), one))
+        pixels.append(pixel)
+        weights.append(weight)
     if not owners:
         return Layer(
             np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros((0, mesh.values.shape[-1]), np.float32)

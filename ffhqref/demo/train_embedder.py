@@ -33,7 +33,7 @@ MARGIN, SCALE = 0.3, 30.0  # of ArcFace (Deng et al. 2019, equation 3): radians,
 
 
 class Network(nn.Module):
-    """N x 3 x 112 x 112 in [-1, 1] -> N x 512: plain convolutions, one weighted sum over places, one layer."""
+    """N x 3 x 112 x 112 in [-1, 1] -> N x 512: convolutions, a weighted sum over places, one layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ def faces(
 
 
 def augmented(faces_: Tensor, rng: torch.Generator) -> Tensor:
-    """Small turns, shifts and mirrorings; light of another colour, noise, a hidden patch. N x 3 x 112 x 112."""
+    """Small turns, shifts, mirrorings; light of another colour, noise, a hidden patch. N x 3 x 112 x 112."""
     n = len(faces_)
     angle, zoom = (torch.randn(n, generator=rng) * s for s in (0.05, 0.03))
     shift = torch.randn(n, 2, generator=rng) * 0.025
@@ -252,7 +252,8 @@ def main() -> None:
     trained = time.time()
     judged = judge(given.out, 120, 6, given.workers)
     how = {
-        "people": int(numbers.max()) + 1, "photos": len(numbers), "world": TRAINING_WORLD, "epochs": given.epochs,
+        "people": int(numbers.max()) + 1, "photos": len(numbers), "world": TRAINING_WORLD,
+        "epochs": given.epochs,
         "batch": given.batch, "loss": f"ArcFace, margin {MARGIN}, scale {SCALE}",
         "parameters": sum(p.numel() for p in network.parameters()),
         "seconds_drawing": round(drew - began), "seconds_training": round(trained - drew),
@@ -265,7 +266,8 @@ def main() -> None:
     }
     write_text(given.out.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
     print(
-        f"Made {given.out}: equal error rate {judged['equal_error_rate']:.3%} on {judged['people']} unseen people."
+        f"Made {given.out}: equal error rate {judged['equal_error_rate']:.3%} "
+        f"on {judged['people']} unseen people."
     )
 
 

@@ -144,7 +144,8 @@ def person(seed: int, number: int) -> Person:
     }
     return Person(
         seed=seed, number=number, age=age, gender=gender, skin_tone=tone, skin=_mixed(rng, SKIN[tone], 0.02),
-        hair_color=hair, hair=_mixed(rng, HAIR[hair], 0.025), eye_color=eyes, eyes=_mixed(rng, EYES[eyes], 0.03),
+        hair_color=hair, hair=_mixed(rng, HAIR[hair], 0.025), eye_color=eyes,
+        eyes=_mixed(rng, EYES[eyes], 0.03),
         style=style, parting=float(rng.uniform(-0.6, 0.6)), beard=beard,
         glasses=str(rng.choice(["round", "square"])) if rng.random() < 0.16 else "none",
         freckles=float(max(0, rng.normal(-0.2, 0.5))) if tone in ("very light", "light", "medium") else 0.0,
@@ -166,10 +167,13 @@ def shot(seed: int, number: int, photo: int) -> Shot:
         smile=float(rng.uniform(0.35, 1) if smiling else rng.uniform(-0.25, 0.3)),
         mouth=float(rng.uniform(0.2, 0.6) if smiling and rng.random() < 0.6 else 0 if rng.random() < 0.8
                     else rng.uniform(0.1, 0.4)),
-        lids=float(np.clip(rng.normal(1, 0.13), 0.68, 1.25)), brows=float(np.clip(rng.normal(0.1, 0.4), -1, 1)),
+        lids=float(np.clip(rng.normal(1, 0.13), 0.68, 1.25)),
+        brows=float(np.clip(rng.normal(0.1, 0.4), -1, 1)),
         gaze=(float(rng.normal(-0.16 * yaw, 0.035)), float(rng.normal(0, 0.02))),
-        light=(float(light[0]), float(light[1]), float(light[2])), warmth=float(np.clip(rng.normal(0.1, 0.45), -1, 1)),
+        light=(float(light[0]), float(light[1]), float(light[2])),
+        warmth=float(np.clip(rng.normal(0.1, 0.45), -1, 1)),
         contrast=float(rng.uniform(0.25, 0.95)), exposure=float(np.exp(rng.normal(0, 0.12))),
-        hair_shift=float(rng.uniform(0, 1)), noise=float(rng.uniform(0.8, 4.5)), blur=float(rng.uniform(0.3, 0.95)),
+        hair_shift=float(rng.uniform(0, 1)), noise=float(rng.uniform(0.8, 4.5)),
+        blur=float(rng.uniform(0.3, 0.95)),
         shift=(float(rng.normal(0, 4)), float(rng.normal(0, 4))), zoom=float(rng.normal(1, 0.02)),
     )  # fmt: skip

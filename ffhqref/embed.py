@@ -102,6 +102,13 @@ def wanted_receipt(
     )
 
 
+def _photos(images: Path, out: Path, recipe: Recipe) -> list[Photo]:
+    """The photos to embed. What was written to `out` is none of them, should it lie below `images`."""
+    if images.resolve() == out.resolve():
+        raise UserError(f"{out} holds the photographs: give --out another folder (one below it will do).")
+    return scan(images, without=out)[: recipe.limit]
+
+
 def embed_photos(
     images: Path,
     out: Path,
@@ -116,7 +123,7 @@ def embed_photos(
     Rows of photos whose file did not change since an earlier run of the same work are taken over.
     The receipt's notes count the photos by status.
     """
-    photos = scan(images)[: recipe.limit]
+    photos = _photos(images, out, recipe)
     work = plan(recipe, device)
     excluded = set(tables.read_list(Path(recipe.exclude))) if recipe.exclude else set()
     wanted = wanted_receipt(photos, sorted(excluded), work.parameters)
@@ -326,12 +333,12 @@ class Estimate:
 
 
 TRIAL = 8  # photos
-ROW_BYTES = 2600  # of a photo in the shard with its share of pairs and lists, measured at 512 dimensions
+ROW_BYTES = 3_700  # on disk for a photo with its share of all tables and lists, measured at 512 dimensions
 
 
 def estimate(images: Path, out: Path, recipe: Recipe, *, device: Device, workers: int) -> Estimate:
     """How many photos are still to embed, what they take on disk, and how long; writes nothing."""
-    photos = scan(images)[: recipe.limit]
+    photos = _photos(images, out, recipe)
     work = plan(recipe, device)
     excluded = set(tables.read_list(Path(recipe.exclude))) if recipe.exclude else set()
     if finished(out, wanted_receipt(photos, sorted(excluded), work.parameters)):

@@ -136,14 +136,14 @@ def build_refs(
         bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")
     ] = False,
 ) -> None:
-    """Photographs -> a reference dataset: identities, splits, references, verified.
+    """Photographs -> a reference dataset, verified.
 
     Runs embed, cluster, split, references and verify. Killed or run again, it goes on
     where it stopped; a changed option redoes only what depends on it.
 
     \b
     ffhqref build-refs --images photos --out mine \\
-        --detector det_10g.onnx --embedder w600k_r50.onnx
+        --detector det_500m.onnx --embedder w600k_mbf.onnx
     """
     options = dict(locals())
     from ffhqref import build
@@ -197,8 +197,12 @@ def _report(built: Any) -> list[str]:
         )
     if built.warnings:
         lines.append(f"Warnings: {len(built.warnings):,} people or pairs cross the given splits.")
-    verb = "Built and verified" if built.fresh else "Nothing to do: finished and verified is"
-    lines.append(f"{verb} {built.out}. Next: ffhqref degrade --level severe {built.out}")
+    done = (
+        f"Built and verified {built.out}."
+        if built.fresh
+        else f"Nothing to do: {built.out} is finished and verified."
+    )
+    lines.append(f"{done} Next: ffhqref degrade --level severe {built.out}")
     return lines
 
 
@@ -223,7 +227,7 @@ def embed(
     """Photographs -> embeddings, a row a photo with its status.
 
     \b
-    ffhqref embed mine --images photos --detector det_10g.onnx --embedder w600k_r50.onnx
+    ffhqref embed mine --images photos --detector det_500m.onnx --embedder w600k_mbf.onnx
     """
     options = dict(locals())
     from ffhqref.embed import embed_photos
@@ -246,7 +250,7 @@ def cluster(
     grouping: Grouping = None,
     identities: Identities = None,
 ) -> None:
-    """Embeddings -> pairs, identities, copies, and what to look through.
+    """Embeddings -> pairs, identities, copies, suspects.
 
     \b
     ffhqref cluster mine --distance 0.6
@@ -278,7 +282,9 @@ def split(
     balance: Balance = None,
     seed: Seed = None,
 ) -> None:
-    """Identities -> train, val and test; no person and no pair crosses them.
+    """Identities -> train, val and test.
+
+    No person and no pair below the distance crosses them.
 
     \b
     ffhqref split mine --val-identities 300 --test-identities 150
@@ -303,7 +309,9 @@ def references(
     max_references: MaxReferences = None,
     order: Order = None,
 ) -> None:
-    """Pairs and splits -> the reference mappings, in the published form.
+    """Pairs and splits -> reference mappings.
+
+    CSV in the published form; a target's references stand best first.
 
     \b
     ffhqref references mine --order nearest --max-references 5
@@ -347,10 +355,12 @@ def calibrate(
         float, typer.Option("--false-match-rate", help="What the suggested distance may let through.")
     ] = 1e-4,
 ) -> None:
-    """Known people -> how often each distance is right for this network, and one to use.
+    """Known people -> a distance for a network.
+
+    Says how often each distance is right, and draws it.
 
     \b
-    ffhqref embed lfw-embedded --images lfw --detector det_10g.onnx --embedder mine.onnx
+    ffhqref embed lfw-embedded --images lfw --detector det_500m.onnx --embedder mine.onnx
     ffhqref calibrate lfw-embedded --labels lfw.csv
     """
     from ffhqref.calibrate import calibrate_distance

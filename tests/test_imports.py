@@ -21,6 +21,7 @@ STAGES = {
     "references": set(),
     "verify": set(),
     "calibrate": set(),
+    "sheet": set(),
 }  # a stage's own helper modules, which only it may import
 ABOVE = {"build"}
 TORCH = {"refldm", "demo.train_embedder"}  # prefixes of modules that may import torch
@@ -55,7 +56,7 @@ def allowed(name: str) -> set[str] | None:
         return None
     if head == "refldm":
         return {"refldm"}
-    if head in ABOVE or name == "demo.run":
+    if head in ABOVE or name in {"demo.run", "demo.train_embedder"}:
         return FOUNDATION | set(STAGES) | {"demo"}
     if head == "demo":
         return FOUNDATION | {"demo"}

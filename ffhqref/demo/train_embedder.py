@@ -27,7 +27,7 @@ from ffhqref.faces import SIDE, Embedder
 from ffhqref.store import digest_file, write_bytes, write_text
 
 TRAINING_WORLD, JUDGING_WORLD = 20241, 77003  # seeds; the demo's own default seed is neither
-WIDTHS = (24, 40, 96, 144)  # channels at 56, 28, 14 and 7 px
+WIDTHS = (16, 32, 80, 144)  # channels at 56, 28, 14 and 7 px
 DIMENSION = 512
 MARGIN, SCALE = 0.3, 30.0  # of ArcFace (Deng et al. 2019, equation 3): radians, and s
 
@@ -231,13 +231,15 @@ def main() -> None:
     """Draw, train, export, judge."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "embedder.onnx")
-    parser.add_argument("--people", type=int, default=480)
+    parser.add_argument("--people", type=int, default=440)
     parser.add_argument("--photos", type=int, default=6)
-    parser.add_argument("--epochs", type=int, default=18)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of torch")
     parser.add_argument("--faces", type=Path, help="keep the drawn faces in this .npz, or take them from it")
     given = parser.parse_args()
+    torch.set_num_threads(given.threads)
     began = time.time()
     if given.faces and given.faces.is_file():
         with np.load(given.faces, allow_pickle=False) as kept:

@@ -1,14 +1,13 @@
-"""Embeddings -> pairs.parquet, identities.parquet, duplicates and suspects: the only user of FAISS."""
+"""Embeddings -> pairs.parquet, identities.parquet, duplicates and suspects."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
@@ -16,7 +15,6 @@ from tqdm import tqdm
 
 from ffhqref import tables
 from ffhqref.grouping import (
-    STRANGERS,
     Edges,
     Labels,
     Vectors,
@@ -31,101 +29,12 @@ from ffhqref.grouping import (
     weakest_link,
 )
 from ffhqref.recipe import Recipe
+from ffhqref.search import pairs_below, stranger_levels
 from ffhqref.store import Receipt, UserError, atomic, digest_given, fingerprint, finished, lock, write_receipt
 
 REVISION = 1
-MARGIN = 1e-5  # float32 products differ by less; what lies nearer to the distance is decided in float64
-TILE = (4096, 2048)  # rows and columns of the matrix that are screened at once: at most 8.4 million pairs
-MAX_KEPT = 4_000_000  # pairs held at once, 24 bytes each
 MAX_EDGES = 60_000_000  # that average linkage keeps in memory
 _NO_EDGES: Edges = np.empty((0, 2), np.int32)
-Block = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]
-
-
-def pairs_below(
-    vectors: Vectors, distance: float, progress: Callable[[float], object] = lambda done: None
-) -> Iterator[Block]:
-    """Every pair of rows strictly below `distance` as (left, right, distances), left < right, ordered.
-
-    Stripes of rows against all rows from their first on: half of the matrix. FAISS screens with a margin;
-    each kept pair is decided in float64 from the stored rows, so that neither tile size nor threads matter.
-    A stripe with more than `MAX_KEPT` pairs is done again in smaller ones: memory does not follow the data.
-    """
-    rows = np.ascontiguousarray(vectors, np.float32)
-    count, begin, height = len(rows), 0, TILE[0]
-    while begin < count:
-        end = min(begin + height, count)
-        found = _stripe(rows, begin, end, distance)
-        if found is None:
-            height = -(-(end - begin) // 2)
-            continue
-        yield found
-        progress((end - begin) * (count - (begin + end) / 2))
-        begin, height = end, min(TILE[0], 2 * height if len(found[0]) < MAX_KEPT // 4 else height)
-
-
-def _stripe(rows: Vectors, begin: int, end: int, distance: float) -> Block | None:
-    """The pairs with left in begin..end - 1, or None where they are too many to be held at once."""
-    parts: list[Block] = []
-    for start in range(begin, len(rows), TILE[1]):
-        left, right = _screen(rows[begin:end], rows[start : start + TILE[1]], 1 - distance - MARGIN)
-        left, right = left + begin, right + start
-        left, right = left[left < right], right[left < right]
-        distances = 1 - similarities(rows, left, right)
-        below = distances < distance
-        parts.append((left[below], right[below], distances[below]))
-        if end - begin > 1 and sum(len(part[0]) for part in parts) > MAX_KEPT:
-            return None
-    left, right, distances = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.lexsort((right, left))
-    return left[order], right[order], distances[order]
-
-
-def _screen(
-    queries: Vectors, rows: Vectors, similarity: float
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Index pairs (query, row) whose float32 product passes `similarity`; no copy of `rows` is made."""
-    result = faiss.RangeSearchResult(len(queries))
-    faiss.range_search_inner_product(
-        faiss.swig_ptr(queries),
-        faiss.swig_ptr(rows),
-        rows.shape[1],
-        len(queries),
-        len(rows),
-        similarity,
-        result,
-    )
-    limits = faiss.rev_swig_ptr(result.lims, len(queries) + 1).astype(np.int64)
-    found = faiss.rev_swig_ptr(result.labels, int(limits[-1])).copy()
-    return np.repeat(np.arange(len(queries)), np.diff(limits)), found
-
-
-def stranger_levels(vectors: Vectors, people: Labels, distance: float) -> npt.NDArray[np.float64]:
-    """What the similarity to a stranger looks like for each photo (n), from other provisional people.
-
-    Each other person counts once, by its mean embedding, so that one with many photos does not pass for
-    a crowd. Ranks 10 to 60 are averaged: the nearest few may be the same person not yet joined.
-    """
-    floor = lowest_level(distance)
-    _, person = np.unique(people, return_inverse=True)
-    sums = np.zeros((person.max() + 1, vectors.shape[1]))
-    np.add.at(sums, person, vectors)
-    means = np.asarray(sums / np.bincount(person)[:, None], np.float32)
-    others = len(means) - 1
-    if others <= STRANGERS.start:
-        return np.full(len(vectors), floor)
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(means)
-    wanted = min(STRANGERS.stop + 9, others + 1)  # its own and a few more: ranks are decided in float64
-    levels = np.empty(len(vectors))
-    for begin in range(0, len(vectors), 4096):
-        part = slice(begin, begin + 4096)
-        nearest = index.search(np.ascontiguousarray(vectors[part], np.float32), wanted)[1]
-        exact = (means[nearest].astype(np.float64) * vectors[part, None, :]).sum(axis=2)
-        exact[nearest == person[part, None]] = -np.inf
-        ranked = -np.sort(-exact, axis=1)[:, :others]
-        levels[part] = ranked[:, STRANGERS].mean(axis=1, where=np.isfinite(ranked[:, STRANGERS]))
-    return np.maximum(levels, floor)
 
 
 def group_by_average(vectors: Vectors, distance: float, edges: Edges) -> Labels:

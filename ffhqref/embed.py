@@ -333,6 +333,7 @@ class Estimate:
 
 
 TRIAL = 8  # photos
+FACE_BYTES = 400_000  # of a face cut out as PNG
 ROW_BYTES = 3_700  # on disk for a photo with its share of all tables and lists, measured at 512 dimensions
 
 
@@ -350,9 +351,13 @@ def estimate(images: Path, out: Path, recipe: Recipe, *, device: Device, workers
         if not p.bad and p.name not in excluded and (p.name, p.size, p.mtime_ns) not in known
     ]
     trial = left[:: max(1, len(left) // TRIAL)][:TRIAL]
-    maker = Maker(out, replace(recipe, faces="largest"), work.open_aligner(), work.open_embedder(), 4)
+    single = replace(recipe, faces="largest")  # cuts no faces out: nothing may be written
+    maker = Maker(out, single, replace(work, recipe=single).open_aligner(), work.open_embedder(), 4)
     began = time.monotonic()
     with ThreadPoolExecutor(workers) as pool, tqdm(total=len(trial), disable=True) as bar:
-        maker.embed(trial, pool, bar)
-    rate = (time.monotonic() - began) / max(len(trial), 1)
-    return Estimate(len(photos), len(left), len(photos) * ROW_BYTES, rate * len(left))
+        found = maker.embed(trial, pool, bar)
+    share = len(left) / max(len(trial), 1)
+    space = len(photos) * ROW_BYTES
+    if recipe.faces == "all":
+        space += round(sum(rows[0][tables.FACES] for rows in found) * share) * (ROW_BYTES + FACE_BYTES)
+    return Estimate(len(photos), len(left), space, (time.monotonic() - began) * share)

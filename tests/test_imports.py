@@ -16,7 +16,7 @@ PACKAGE = Path(ffhqref.__file__).parent
 FOUNDATION = {"tables", "store", "images", "recipe", "faces", "align", "grouping", "neighbours"}
 STAGES = {
     "embed": set(),
-    "cluster": set(),
+    "cluster": {"search"},
     "split": set(),
     "references": set(),
     "verify": set(),
@@ -89,7 +89,7 @@ def test_foundation_has_no_cycle() -> None:
     assert done == FOUNDATION, f"a cycle among {FOUNDATION - done}"
 
 
-def test_only_cluster_uses_faiss_and_only_the_restorer_torch() -> None:
+def test_only_search_uses_faiss_and_only_the_restorer_torch() -> None:
     users: dict[str, set[str]] = {"faiss": set(), "torch": set(), "insightface": set(), "onnxruntime": set()}
     for name, tree in modules().items():
         for node in ast.walk(tree):
@@ -98,7 +98,7 @@ def test_only_cluster_uses_faiss_and_only_the_restorer_torch() -> None:
             for module in names:
                 if module.split(".")[0] in users:
                     users[module.split(".")[0]].add(name)
-    assert users["faiss"] == {"cluster"}
+    assert users["faiss"] == {"search"}
     assert users["insightface"] == {"faces"}
     assert all(any(name.startswith(place) for place in TORCH) for name in users["torch"] - {"cli.restore"})
 

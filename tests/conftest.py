@@ -85,9 +85,7 @@ def opaque(known: list[Known], tmp_path_factory: pytest.TempPathFactory) -> Opaq
 
 
 @pytest.fixture(scope="session")
-def built(
-    opaque: Opaque, detector: Path, embedder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def built(opaque: Opaque, detector: Path, embedder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of all shared photographs by `build-refs --distance 0.6`; copy it before writing to it."""
     out = tmp_path_factory.mktemp("built") / "mine"
     recipe = load_recipe("photos", detector=str(detector), embedder=str(embedder), distance=0.6)

@@ -148,7 +148,9 @@ def test_a_demo_killed_at_any_moment_ends_the_same(tmp_path: Path, demo: tuple[P
     command = [sys.executable, "-m", "ffhqref", "demo", "--out", str(out), "--people", str(PEOPLE)]
     command += ["--seed", str(SEED)]
     for seconds in (2, 5, 9, 14):
-        run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        run = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         time.sleep(seconds)
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()

@@ -65,7 +65,9 @@ def test_the_frame_is_that_of_the_crop_for_photographs() -> None:
     )
 
 
-def _patch(image: npt.NDArray[np.uint8], place: npt.NDArray[np.float64], reach: int) -> npt.NDArray[np.float64]:
+def _patch(
+    image: npt.NDArray[np.uint8], place: npt.NDArray[np.float64], reach: int
+) -> npt.NDArray[np.float64]:
     x, y = (int(round(value)) for value in place)
     return image[y - reach : y + reach + 1, x - reach : x + reach + 1].astype(np.float64)
 
@@ -90,7 +92,13 @@ def test_a_landmark_follows_its_painted_feature(point: int, monkeypatch: pytest.
     def spotted(who: traits.Person, taken: traits.Shot) -> object:
         skin = plain(who, taken)
         mesh = people.head(who, taken)
-        places = [(-mesh.eye[0], mesh.eye[1]), mesh.eye, mesh.nose, (-mesh.mouth[0], mesh.mouth[1]), mesh.mouth]
+        places = [
+            (-mesh.eye[0], mesh.eye[1]),
+            mesh.eye,
+            mesh.nose,
+            (-mesh.mouth[0], mesh.mouth[1]),
+            mesh.mouth,
+        ]
         a, v = places[point]
         centre = (round((a + people.SPAN) * people.SCALE), round((people.SPAN - v) * people.SCALE))
         cv2.circle(skin.color, centre, 7, (0.0, 1.0, 0.0), -1)
@@ -177,7 +185,9 @@ def test_names_tell_nothing_and_an_album_is_the_start_of_a_larger_one() -> None:
     assert {len([w for w in large if w.number == n]) for n in range(12)} <= set(range(1, 9))
 
 
-def test_a_damaged_photograph_is_drawn_again_and_a_whole_one_kept(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_damaged_photograph_is_drawn_again_and_a_whole_one_kept(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     folder = tmp_path_factory.mktemp("photos")
     wanted = Wanted(SEED, 0, 0)
     first = photograph(folder, wanted)

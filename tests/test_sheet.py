@@ -98,11 +98,20 @@ def test_bad_options_are_sentences(dataset: Path, options: dict[str, object], sa
 
 
 def test_the_command(dataset: Path, tmp_path: Path) -> None:
-    arguments = ["sheet", str(dataset), "--images", str(tmp_path / "photos"), "--out", str(tmp_path / "s.png")]
+    arguments = [
+        "sheet",
+        str(dataset),
+        "--images",
+        str(tmp_path / "photos"),
+        "--out",
+        str(tmp_path / "s.png"),
+    ]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert "3 targets" in done.output and (tmp_path / "s.png").is_file()
     nothing = CliRunner().invoke(app, ["sheet", str(tmp_path), "--images", str(tmp_path)])
-    assert nothing.exit_code == 1 and "reference_mapping" in nothing.output and "Traceback" not in nothing.output
+    assert (
+        nothing.exit_code == 1 and "reference_mapping" in nothing.output and "Traceback" not in nothing.output
+    )
     unknown = CliRunner().invoke(app, ["sheet", str(dataset)])
     assert unknown.exit_code == 1 and "--images" in unknown.output

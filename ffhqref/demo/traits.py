@@ -44,8 +44,8 @@ EYES: dict[str, Color] = {
     "green": (0.36, 0.48, 0.29), "blue": (0.31, 0.48, 0.66), "grey": (0.48, 0.54, 0.58),
 }  # fmt: skip
 STYLES = {
-    "Female": ("long", "long", "wavy", "wavy", "bob", "fringe", "afro", "bun", "pixie"),
-    "Male": ("short", "short", "quiff", "quiff", "crop", "crop", "curly", "bald", "swept", "afro"),
+    "Female": ("long", "wavy", "bob", "fringe", "afro", "bun", "pixie"),
+    "Male": ("short", "quiff", "crop", "curly", "bald", "swept", "afro"),
 }
 BEARDS = ("none", "none", "none", "stubble", "stubble", "moustache", "goatee", "full", "full")
 
@@ -127,20 +127,31 @@ def _eye_color(rng: np.random.Generator, tone: str) -> str:
     return str(rng.choice(list(EYES)))
 
 
+def _kind(seed: int, number: int) -> tuple[str, str, str]:
+    """Gender, skin tone and hair style: each dozen of people has every gender in every tone once.
+
+    People of one gender and tone have different styles as long as there are other ones.
+    """
+    kinds = [(gender, tone) for gender in STYLES for tone in SKIN]
+    dozen, place = divmod(number, len(kinds))
+    gender, tone = kinds[int(generator(seed, f"dozen {dozen}", "kinds").permutation(len(kinds))[place])]
+    styles = STYLES[gender]
+    order = generator(seed, f"{gender}, {tone}", "styles").permutation(len(styles))
+    return gender, tone, styles[int(order[dozen % len(styles)])]
+
+
 def person(seed: int, number: int) -> Person:
     """Person `number` of the world `seed`."""
     rng = generator(seed, f"person {number}", "traits")
-    male = bool(rng.random() < 0.5)
-    gender = "Male" if male else "Female"
+    gender, tone, style = _kind(seed, number)
+    male = gender == "Male"
     age = int(rng.integers(18, 45) if rng.random() < 0.68 else rng.integers(45, 79))
-    tone = list(SKIN)[int(rng.integers(len(SKIN)))]
     hair = _hair_color(rng, tone, age)
     eyes = _eye_color(rng, tone)
-    style = str(rng.choice(STYLES[gender]))
     beard = str(rng.choice(BEARDS)) if male else "none"
-    sign = 1 if male else -1
     shape = {
-        name: float(rng.normal(0, 1.12 * spread) + sign * shift) for name, (spread, shift) in SHAPE.items()
+        name: float(spread * np.clip(rng.normal(0, 1.4), -2.5, 2.5) + (shift if male else -shift))
+        for name, (spread, shift) in SHAPE.items()
     }
     return Person(
         seed=seed, number=number, age=age, gender=gender, skin_tone=tone, skin=_mixed(rng, SKIN[tone], 0.02),

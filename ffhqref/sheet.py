@@ -110,16 +110,13 @@ def compose(rows: Sequence[tuple[Row, Sequence[Rgb | None]]]) -> Rgb:
     sheet = np.full((GAP + len(rows) * (CELL + GAP), width, 3), PAPER, np.uint8)
     for line, (row, pictures) in enumerate(rows):
         top = GAP + line * (CELL + GAP)
-        for column, picture in enumerate(pictures):
-            cell = picture_of(picture)
-            if column == 0:
-                cell = tag(cell, row.split, COLOURS[row.split])
+        cells = [picture_of(picture) for picture in pictures]
+        cells[0] = tag(cells[0], row.split, COLOURS[row.split])
+        if more := len(row.references) + 1 - len(pictures):
+            cells[-1] = tag(cells[-1], f"and {more} more", INK)
+        for column, cell in enumerate(cells):
             left = GAP + column * (CELL + GAP) + (2 * GAP if column else 0)
             sheet[top : top + CELL, left : left + CELL] = cell
-        if more := len(row.references) + 1 - len(pictures):
-            corner = (width - GAP - 30, top + CELL - 8)
-            cv2.putText(sheet, f"+{more}", corner, cv2.FONT_HERSHEY_SIMPLEX, 0.45, PAPER, 3, cv2.LINE_AA)
-            cv2.putText(sheet, f"+{more}", corner, cv2.FONT_HERSHEY_SIMPLEX, 0.45, INK, 1, cv2.LINE_AA)
     return sheet
 
 

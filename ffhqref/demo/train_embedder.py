@@ -252,7 +252,7 @@ def main() -> None:
     network = train(pictures, numbers, given.epochs, given.batch)
     write_bytes(given.out, to_onnx(network))
     trained = time.time()
-    judged = judge(given.out, 120, 6, given.workers)
+    judged = judge(given.out, 80, 4, given.workers)
     how = {
         "people": int(numbers.max()) + 1, "photos": len(numbers), "world": TRAINING_WORLD,
         "epochs": given.epochs,

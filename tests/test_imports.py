@@ -13,7 +13,10 @@ import ffhqref
 
 PACKAGE = Path(ffhqref.__file__).parent
 
-FOUNDATION = {"tables", "store", "images", "recipe", "faces", "align", "grouping", "neighbours"}
+FOUNDATION = {
+    "tables", "store", "images", "recipe", "faces", "align", "grouping", "neighbours", "journal", "panels",
+    "degradation",
+}  # fmt: skip
 STAGES = {
     "embed": set(),
     "cluster": {"search"},
@@ -22,6 +25,7 @@ STAGES = {
     "verify": set(),
     "calibrate": set(),
     "sheet": set(),
+    "degrade": {"draws"},
 }  # a stage's own helper modules, which only it may import
 ABOVE = {"build"}
 TORCH = {"refldm", "demo.train_embedder"}  # prefixes of modules that may import torch

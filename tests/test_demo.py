@@ -186,3 +186,17 @@ def test_the_shipped_network_tells_people_apart_whom_it_never_saw() -> None:
     assert distance is not None
     true, false = rates.at(distance)
     assert true >= 0.85 and false <= 0.005
+
+
+def test_both_levels_of_low_quality_images_are_there_for_each_test_target(demo: tuple[Path, str]) -> None:
+    out = demo[0]
+    targets = set(tables.read_references(out / "dataset" / "reference_mapping" / "test_references.csv"))
+
+    def detail(path: Path) -> float:
+        return float(np.abs(np.diff(read(path).astype(float), axis=1)).mean())
+
+    sharp = np.mean([detail(out / "photos" / name) for name in targets])
+    for level in ("severe", "moderate"):
+        made = {path.name: path for path in (out / "dataset" / "test_images" / f"{level}_degrad").iterdir()}
+        assert set(made) == targets
+        assert np.mean([detail(path) for path in made.values()]) < 0.7 * sharp, level

@@ -11,15 +11,17 @@ from tqdm import tqdm
 
 from ffhqref import tables
 from ffhqref.build import Built, build_refs
+from ffhqref.degrade import Options, degrade_dataset
 from ffhqref.demo.album import REVISION, Label, album, photographs
 from ffhqref.grouping import Agreement, agreement
-from ffhqref.recipe import Recipe, load_recipe
+from ffhqref.recipe import Recipe, load_level, load_recipe
 from ffhqref.sheet import contact_sheet
 from ffhqref.store import Receipt, UserError, finished, lock, need_space, write_receipt, write_text
 
 EMBEDDER = Path(__file__).parent / "embedder.onnx"
 PHOTO_BYTES = 420_000  # of a drawn PNG, about
 PEOPLE = (5, 9999)
+LEVELS = ("severe", "moderate")
 
 Say = Callable[[str], None]
 
@@ -110,19 +112,22 @@ def run_demo(
     began = time.monotonic()
     photos = draw_photos(out, people=people, seed=seed, workers=workers)
     drew = time.monotonic()
-    say(f"Drew {len(list(photos.iterdir())):,} photos of {people} people in {drew - began:.0f} s: {photos}")
+    count = len(list(photos.iterdir()))
+    say(f"{count:,} drawn photos of {people} people ({drew - began:.0f} s): {photos}")
     dataset = out / "dataset"
     built = build_refs(photos, dataset, demo_recipe(out, seed), device="cpu", workers=workers)
     identities = judged(dataset, out / "labels.csv")
     levels = degrade_tests(dataset, photos, workers)
     contact_sheet(dataset, photos)
-    say(f"Built the dataset in {time.monotonic() - drew:.0f} s: {dataset}")
+    say(f"Their dataset, verified, with low-quality test images ({time.monotonic() - drew:.0f} s): {dataset}")
     return Result(photos, dataset, built, identities, levels)
 
 
 def degrade_tests(dataset: Path, photos: Path, workers: int) -> tuple[str, ...]:
     """Severe and moderate low-quality images of the test targets; the levels' names."""
-    return ()
+    for level in LEVELS:
+        degrade_dataset(load_level(level), dataset, photos=photos, options=Options(workers=workers))
+    return LEVELS
 
 
 def closing_lines(out: Path, result: Result) -> list[str]:

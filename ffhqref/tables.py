@@ -33,6 +33,7 @@ LEVEL, COPY, KERNEL, SIGMA_X, SIGMA_Y, THETA = "level", "copy", "kernel", "sigma
 SCALE, NOISE, QUALITY, SEED, DRAW = "scale", "noise", "quality", "seed", "draw"
 GT_IMAGE, LQ_IMAGE, REF_IMAGE = "gt_image", "lq_image", "ref_image"  # the published CSV's columns
 
+URL, BYTES, MD5, PIXEL_MD5, CATEGORY = "url", "bytes", "md5", "pixel_md5", "category"
 LANDMARK_COLUMNS = tuple(
     f"{point}_{axis}"
     for point in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")  # as the picture shows them
@@ -98,6 +99,22 @@ DEGRADATIONS = pa.schema(
     }
 )
 SPLIT_TABLE = pa.schema({IMAGE: TEXT, IDENTITY: TEXT, SPLIT: TEXT})
+
+LISTING = pa.schema({IMAGE: TEXT, URL: TEXT, BYTES: pa.int64(), MD5: TEXT, PIXEL_MD5: TEXT})
+ATTRIBUTION = pa.schema(  # of FFHQ's images; all but the last as the metadata gives them
+    {
+        IMAGE: TEXT,  # the path below the download folder
+        "author": TEXT,
+        "photo_title": TEXT,
+        "photo_url": TEXT,
+        "country": TEXT,
+        "license": TEXT,
+        "license_url": TEXT,
+        "date_uploaded": TEXT,
+        "date_crawled": TEXT,
+        CATEGORY: TEXT,  # training or validation
+    }
+)
 
 
 def write(path: Path, schema: pa.Schema, table: pa.Table) -> None:

@@ -19,9 +19,11 @@ from ffhqref import tables
 from ffhqref.align import read_landmarks
 from ffhqref.calibrate import match_rates
 from ffhqref.cli import app
+from ffhqref.demo import run
 from ffhqref.demo.album import Wanted, album, aligned_face, drawn
 from ffhqref.demo.people import landmarks_of
 from ffhqref.demo.run import EMBEDDER, draw_photos, judged, run_demo, tree
+from ffhqref.download import Outcome
 from ffhqref.faces import Embedder
 from ffhqref.images import read
 from ffhqref.recipe import known_distance
@@ -200,3 +202,40 @@ def test_both_levels_of_low_quality_images_are_there_for_each_test_target(demo: 
         made = {path.name: path for path in (out / "dataset" / "test_images" / f"{level}_degrad").iterdir()}
         assert set(made) == targets
         assert np.mean([detail(path) for path in made.values()]) < 0.7 * sharp, level
+
+
+def test_real_people_are_built_and_judged_by_their_folders(
+    tmp_path: Path, faces_folder: Path, embedder: Path, detector: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything but the transfer itself: the shared photographs stand in for what LFW's archive holds."""
+    downloads = tmp_path / "out" / "downloads"
+    people = sorted((faces_folder / "photos" / "celebref512").iterdir())[:6]
+
+    def fetched(sources: object, out: Path, options: object) -> Outcome:
+        for person in people:
+            for photo in person.iterdir():
+                (out / "lfw" / person.name).mkdir(parents=True, exist_ok=True)
+                (out / "lfw" / person.name / photo.name).symlink_to(photo)
+        (out / "buffalo_sc").mkdir()
+        (out / "buffalo_sc" / "det_500m.onnx").symlink_to(detector)
+        (out / "buffalo_sc" / "w600k_mbf.onnx").symlink_to(embedder)
+        return Outcome()
+
+    monkeypatch.setattr(run, "download", fetched)
+    asked: list[str] = []
+    result = run.run_real(tmp_path / "out", accept=lambda name, terms: not asked.append(name))
+    assert asked == ["buffalo_sc"]  # LFW has no terms to accept
+    assert result.identities.photos == sum(len(list(person.iterdir())) for person in people)
+    assert result.identities.pair_precision >= 0.95 and result.identities.pair_recall >= 0.8
+    assert (result.dataset / "contact-sheet.png").is_file() and downloads.is_dir()
+
+
+def test_real_people_need_accepted_terms_and_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = CliRunner().invoke(app, ["demo", "--real", "--out", str(tmp_path / "a")])
+    assert refused.exit_code == 1 and "--accept-terms" in refused.output
+    monkeypatch.setattr(run, "download", lambda *_: Outcome(missing=[("lfw.tgz", "no network")]))
+    command = ["demo", "--real", "--accept-terms", "--out", str(tmp_path / "b")]
+    failed = CliRunner().invoke(app, command)
+    assert failed.exit_code == 1 and "lfw.tgz" in failed.output and "Traceback" not in failed.output

@@ -75,7 +75,7 @@ def allowed(name: str) -> set[str] | None:
     if head == "refldm":
         return {"refldm"}
     if head in ABOVE or name in {"demo.run", "demo.train_embedder"}:
-        return FOUNDATION | set(STAGES) | {"demo"} | ({"build"} if name == "demo.run" else set())
+        return FOUNDATION | set(STAGES) | {"demo"} | ({"build", "sources"} if name == "demo.run" else set())
     if head == "demo":
         return FOUNDATION | {"demo"}
     owner = next((stage for stage, helpers in STAGES.items() if head == stage or head in helpers), None)

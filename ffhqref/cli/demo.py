@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,23 +14,38 @@ from ffhqref.cli import app
 @app.command()
 def demo(
     out: Annotated[
-        Path, typer.Option(help="Where photographs and dataset go; running again goes on.")
-    ] = Path("demo-out"),
+        Path | None, typer.Option(help="Where all goes; demo-out (--real: real-out) if left out.")
+    ] = None,
     people: Annotated[int, typer.Option(help="How many people are drawn, 1 to 8 photos each.")] = 60,
     seed: Annotated[int, typer.Option(help="Another seed draws other people.")] = 0,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that draw.")] = 2,
+    real: Annotated[
+        bool, typer.Option("--real", help="Real people instead: downloads LFW and buffalo_sc.")
+    ] = False,
+    accept_terms: Annotated[
+        bool, typer.Option("--accept-terms", help="With --real: accept the terms that are printed.")
+    ] = False,
 ) -> None:
     """The whole job offline: draw people, build their reference dataset, judge it.
 
     Needs no photographs and no network: the people are drawn by program, so that it is
-    known who they are.
+    known who they are. Run again, it goes on where it stopped.
 
     \b
     ffhqref demo --out demo-out
+    ffhqref demo --real --out real-out
     """
-    from ffhqref.demo.run import closing_lines, run_demo
+    from ffhqref.demo.run import closing_lines, run_demo, run_real
 
-    result = run_demo(out, people=people, seed=seed, workers=workers, say=typer.echo)
+    def accept(name: str, terms: str) -> bool:
+        typer.echo(f"{name}:\n{terms.strip()}\n", err=True)
+        return accept_terms or (sys.stdin.isatty() and typer.confirm("Do you accept these terms?", err=True))
+
+    out = out or Path("real-out" if real else "demo-out")
+    if real:
+        result = run_real(out, accept=accept, workers=workers, say=typer.echo)
+    else:
+        result = run_demo(out, people=people, seed=seed, workers=workers, say=typer.echo)
     for line in closing_lines(out, result):
         typer.echo(line)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -13,9 +14,13 @@ from ffhqref import tables
 from ffhqref.build import Built, build_refs
 from ffhqref.degrade import Options, degrade_dataset
 from ffhqref.demo.album import REVISION, Label, album, photographs
+from ffhqref.download import Options as DownloadOptions
+from ffhqref.download import accept_terms, download
 from ffhqref.grouping import Agreement, agreement
+from ffhqref.images import scan
 from ffhqref.recipe import Recipe, load_level, load_recipe
 from ffhqref.sheet import contact_sheet
+from ffhqref.sources import load_source
 from ffhqref.store import Receipt, UserError, finished, lock, need_space, write_receipt, write_text
 
 EMBEDDER = Path(__file__).parent / "embedder.onnx"
@@ -24,6 +29,7 @@ PEOPLE = (5, 9999)
 LEVELS = ("severe", "moderate")
 
 Say = Callable[[str], None]
+Accept = Callable[[str, str], bool]  # (name of a source, its terms) -> whether they are accepted
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,47 @@ def closing_lines(out: Path, result: Result) -> list[str]:
     ]
 
 
+REAL = ("lfw", "buffalo_sc")  # sources of the demo on real people
+
+
+def run_real(out: Path, *, accept: Accept, workers: int = 2, say: Say = lambda line: None) -> Result:
+    """The same on real people: LFW and InsightFace's smallest pack are downloaded, LFW's labels judge.
+
+    `accept` is asked once with a source's name and terms. UserError where something cannot be had.
+    """
+    say("These are the photographs of Labeled Faces in the Wild and a small network for real faces.")
+    downloads, dataset = out / "downloads", out / "dataset"
+    sources = [load_source(name) for name in REAL]
+    for source in sources:
+        accept_terms(source, downloads, partial(accept, source.name))
+    outcome = download(sources, downloads, DownloadOptions())
+    if outcome.missing:
+        path, reason = outcome.missing[0]
+        raise UserError(
+            f"{path} could not be downloaded ({reason}): run this again where a network reaches it."
+        )
+    photos = downloads / "lfw"
+    began = time.monotonic()
+    write_text(out / "labels.csv", people_of_folders(photos))
+    networks = {"detector": "det_500m.onnx", "embedder": "w600k_mbf.onnx"}
+    files = {key: str(downloads / "buffalo_sc" / name) for key, name in networks.items()}
+    built = build_refs(photos, dataset, load_recipe("photos", **files), workers=workers)
+    identities = judged(dataset, out / "labels.csv")
+    levels = degrade_tests(dataset, photos, workers)
+    contact_sheet(dataset, photos)
+    say(f"Built the dataset in {time.monotonic() - began:.0f} s: {dataset}")
+    return Result(photos, dataset, built, identities, levels)
+
+
+def people_of_folders(photos: Path) -> str:
+    """image, identity of photographs that lie in a folder for each person."""
+    names = [photo.name for photo in scan(photos)]
+    rows = [f"{name},{name.rpartition('/')[0]}" for name in names if "," not in name and "/" in name]
+    return "\n".join([f"{tables.IMAGE},{tables.IDENTITY}", *rows]) + "\n"
+
+
 EXPLAINED = {
+    "downloads": "what was downloaded: LFW, two networks",
     "photos": "drawn photographs",
     "labels.csv": "who they show: identity, age, gender, skin tone",
     "landmarks.csv": "five points a face",

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ffhqref.store import UserError, atomic, read_text, write_text
+from ffhqref.store import UserError, atomic, below, read_receipt, read_text, write_text
 
 IMAGE, STATUS, REASON = "image", "status", "reason"
 WIDTH, HEIGHT, PIXELS = "width", "height", "pixels"
@@ -293,13 +293,17 @@ def load_statuses(out: Path) -> dict[str, tuple[str, str]]:
     return {image: (status, reason) for image, status, reason in zip(*columns, strict=True)}
 
 
-def count_statuses(out: Path) -> dict[str, int]:
-    """How many photos have each status."""
-    return dict(sorted(Counter(texts(_read_all(out, [STATUS]), STATUS)).items()))
+def count_statuses(shards: Iterable[Path]) -> dict[str, int]:
+    """How many photos of these embedding shards have each status."""
+    counts: Counter[str] = Counter()
+    for path in shards:
+        counts.update(texts(read(path, EMBEDDINGS, [STATUS]), STATUS))
+    return dict(sorted(counts.items()))
 
 
 def _read_all(out: Path, columns: Sequence[str]) -> pa.Table:
-    paths = sorted(embeddings_folder(out).glob("shard-*.parquet"))
-    if not paths:
-        raise UserError(f"{out} has no embeddings: run `ffhqref embed` first.")
-    return pa.concat_tables([read(path, EMBEDDINGS, columns) for path in paths])
+    """The shards that the embed receipt names: others may be left from an earlier, larger run."""
+    receipt = read_receipt(out, "embed")
+    if receipt is None:
+        raise UserError(f"{out} has no finished embeddings: run `ffhqref embed` first.")
+    return pa.concat_tables([read(below(out, name), EMBEDDINGS, columns) for name in receipt.outputs])

@@ -25,6 +25,7 @@ STAGES = {
     "verify": set(),
     "calibrate": set(),
     "sheet": set(),
+    "degrade": {"draws"},
     "download": {
         "archives",
         "ledger",
@@ -39,7 +40,6 @@ STAGES = {
         "unpack",
     },
     "doctor": {"sources", "ledger"},  # what was downloaded, and whether it is right
-    "degrade": {"draws"},
 }  # a stage's own helper modules, which only it may import
 ABOVE = {"build"}
 TORCH = {"refldm", "demo.train_embedder"}  # prefixes of modules that may import torch

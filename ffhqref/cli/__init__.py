@@ -75,4 +75,4 @@ def main() -> None:
     app()
 
 
-from ffhqref.cli import build, degrade, download, restore  # noqa: E402, F401  (their commands join `app`)
+from ffhqref.cli import build, degrade, demo, download, restore  # noqa: E402, F401  (their commands join `app`)

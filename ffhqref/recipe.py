@@ -10,9 +10,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from ffhqref.store import UserError, read_text
+from ffhqref.store import UserError, digest_file, read_text
 
 T = TypeVar("T")
+FILES = ("detector", "embedder", "landmarks", "identities", "splits", "targets", "exclude", "labels")
 
 Align = Literal["detect", "landmarks", "crop"]
 Faces = Literal["largest", "all"]
@@ -100,9 +101,15 @@ class Recipe:
     min_face: int = 40  # px, shorter side of the face's box
     min_score: float = 0.5  # of the detector, 0..1
     det_size: int = 320  # px, side of the square the detector sees first
-    detector: str | None = None
+    detector: str | None = None  # files: the networks, and what the user gives beside the photographs
     embedder: str | None = None
     landmarks: str | None = None
+    identities: str | None = None  # CSV (image, identity) of known people, in place of grouping
+    splits: str | None = None  # folder of {train,val,test}_image.txt to replay
+    targets: str | None = None  # list of who may be a target
+    exclude: str | None = None  # list of who is left out
+    labels: str | None = None  # CSV of labels to balance over
+    limit: int | None = None  # the first so many photos only
     distance: float | None = None
     min_distance: float = 0.1
     grouping: Grouping = "components"
@@ -135,22 +142,40 @@ class Recipe:
                 "test_references must not be reversed",
             ),
             (self.max_references is None or self.max_references >= 1, "max_references must be at least 1"),
+            (self.limit is None or self.limit >= 1, "limit must be at least 1"),
         ]
         for good, fault in checks:
             if not good:
                 raise ValueError(fault)
 
+    def needed_distance(self) -> float:
+        """The distance; UserError where neither recipe, option nor known network gave one."""
+        if self.distance is None:
+            raise UserError(
+                "This embedder is not in weights.toml, so no distance is known for it: give --distance "
+                "(`ffhqref calibrate` finds one from photographs of known people)."
+            )
+        return self.distance
+
 
 def load_recipe(name_or_file: str, **overrides: Any) -> Recipe:
-    """A recipe by name or file; overrides that are not None take its values' place."""
+    """A recipe by name or file; overrides that are not None take its values' place.
+
+    Files that a recipe names are below the recipe's own folder; those of overrides are the caller's.
+    """
     path = locate(name_or_file)
-    return override(build(Recipe, {"name": path.stem, **load_toml(path)}, str(path)), **overrides)
+    table = {"name": path.stem, **load_toml(path)}
+    for key in FILES:
+        if isinstance(table.get(key), str):
+            table[key] = str(path.parent / table[key])
+    return override(build(Recipe, table, str(path)), **overrides)
 
 
 def override(recipe: Recipe, **overrides: Any) -> Recipe:
     """The recipe with the given values in place of its own; a whole-number quota replaces a fraction."""
     hints = get_type_hints(Recipe)
     given = {key: value for key, value in overrides.items() if value is not None}
+    given |= {key: str(Path(given[key]).resolve()) for key in FILES if key in given}
     changes = {key: _checked(value, hints[key], f"--{key.replace('_', '-')}") for key, value in given.items()}
     for part in ("val", "test"):
         if part in given and f"{part}_identities" in given:
@@ -207,7 +232,20 @@ def known_weights() -> list[Weights]:
     return [build(Weights, table, str(path)) for table in load_toml(path).get("network", [])]
 
 
-def known_distance(sha256: str) -> float | None:
-    """The distance that belongs to the embedder with this digest, or None where it is not known."""
-    found = [network for network in known_weights() if network.sha256 and network.sha256 == sha256]
-    return found[0].distance if found else None
+def known_distance(file: Path) -> float | None:
+    """The distance that belongs to an embedder's file, or None where the network is not known.
+
+    A network is known by its SHA-256; where nobody published one, by its file's name.
+    """
+    digest = digest_file(file)
+    for network in known_weights():
+        if network.sha256 == digest or (not network.sha256 and network.file == file.name):
+            return network.distance
+    return None
+
+
+def with_known_distance(recipe: Recipe) -> Recipe:
+    """The recipe with the distance of its embedder, where none was given and the network is known."""
+    if recipe.distance is not None or not recipe.embedder or not Path(recipe.embedder).is_file():
+        return recipe
+    return override(recipe, distance=known_distance(Path(recipe.embedder)))

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,7 @@ from ffhqref import __version__
 
 PART_SUFFIX = ".part"  # of a file that is still being written
 LOCK_NAME = ".ffhqref.lock"
+_HELD: set[tuple[Path, int]] = set()  # folder and thread of the locks this process holds
 
 
 class UserError(Exception):
@@ -36,6 +38,16 @@ def digest_file(path: Path) -> str:
     """SHA-256 of a file's bytes as 64 hexadecimal digits, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_given(file: str | None) -> str:
+    """`digest_file` of a file the user may have given, or empty; UserError where it is not there."""
+    if not file:
+        return ""
+    try:
+        return digest_file(Path(file))
+    except OSError as error:
+        raise UserError(f"Cannot read {file} ({error.strerror}): give the path of a file.") from None
 
 
 def seed_for(seed: int, name: str, purpose: str) -> int:
@@ -117,8 +129,13 @@ def sweep_parts(folder: Path) -> None:
 def lock(folder: Path, holder: str) -> Iterator[None]:
     """Be the one process that writes `folder`; the lock dies with the process.
 
-    `holder` names the command for whoever comes second and is refused with a UserError.
+    `holder` names the command for whoever comes second and is refused with a UserError. A thread that
+    holds the lock may take it again: `build-refs` holds it around its stages.
     """
+    key = (folder.resolve(), threading.get_ident())
+    if key in _HELD:
+        yield
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
@@ -137,8 +154,10 @@ def lock(folder: Path, holder: str) -> Iterator[None]:
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"`ffhqref {holder}` (process {os.getpid()})\n".encode(), 0)
         sweep_parts(folder)
+        _HELD.add(key)
         yield
     finally:
+        _HELD.discard(key)
         os.close(handle)
 
 

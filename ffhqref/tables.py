@@ -9,11 +9,16 @@ from __future__ import annotations
 import ast
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ffhqref.store import UserError, atomic, read_text, write_text
@@ -25,6 +30,12 @@ LEFT, RIGHT, DISTANCE = "left", "right", "distance"
 IDENTITY, COMPONENT, SPLIT = "identity", "component", "split"
 KEPT, KIND, COHESION, MEMBERS, OTHER = "kept", "kind", "cohesion", "members", "other"
 GT_IMAGE, LQ_IMAGE, REF_IMAGE = "gt_image", "lq_image", "ref_image"  # the published CSV's columns
+
+LANDMARK_COLUMNS = tuple(
+    f"{point}_{axis}"
+    for point in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")  # as the picture shows them
+    for axis in "xy"
+)  # px
 
 SPLITS = ("train", "val", "test")
 
@@ -79,6 +90,17 @@ def from_columns(schema: pa.Schema, columns: Mapping[str, Sequence[object]]) -> 
     return pa.table({field.name: pa.array(columns[field.name], field.type) for field in schema}, schema)
 
 
+def write_columns(path: Path, schema: pa.Schema, columns: Mapping[str, Sequence[object]]) -> None:
+    """`write` of a table given as columns by name."""
+    write(path, schema, from_columns(schema, columns))
+
+
+def write_rows(path: Path, schema: pa.Schema, rows: Sequence[Sequence[object]]) -> None:
+    """`write` of a table given as rows in the schema's order."""
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
+    write_columns(path, schema, dict(zip(schema.names, columns, strict=True)))
+
+
 def read(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a Parquet table; UserError where it is missing, damaged or of another schema."""
     try:
@@ -89,6 +111,31 @@ def read(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) ->
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"Cannot read the table {path} ({reason}): run the stage that writes it.") from None
+
+
+def iterate_pairs(
+    path: Path, names: Sequence[str]
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
+    """pairs.parquet a piece at a time as (left, right, distances), rows as indices into `names`.
+
+    UserError where it is missing, damaged, or names a photo that is not in `names`.
+    """
+    words = pa.array(names, pa.string())
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(1 << 18):
+                left, right = (pc.index_in(batch.column(side), value_set=words) for side in (LEFT, RIGHT))
+                if left.null_count or right.null_count:
+                    raise UserError(
+                        f"{path} names photos that are not embedded: run `ffhqref cluster` again."
+                    )
+                yield (
+                    np.asarray(left, np.int64),
+                    np.asarray(right, np.int64),
+                    np.asarray(batch.column(DISTANCE), np.float64),
+                )
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise UserError(f"Cannot read the table {path} ({error}): run `ffhqref cluster`.") from None
 
 
 def reference_csv(rows: Iterable[tuple[str, Sequence[str]]], with_lq: bool) -> str:
@@ -103,6 +150,15 @@ def reference_csv(rows: Iterable[tuple[str, Sequence[str]]], with_lq: bool) -> s
         lq = [Path(target).with_suffix(".png").as_posix()] if with_lq else []
         writer.writerow([target, *lq, str(list(references))])
     return text.getvalue()
+
+
+def write_rates(
+    path: Path, distances: Iterable[float], true: Iterable[float], false: Iterable[float]
+) -> None:
+    """calibration.csv: true and false match rate at each distance."""
+    lines = [f"{DISTANCE},true_match_rate,false_match_rate"]
+    lines += [f"{d:.3f},{t:.9g},{f:.9g}" for d, t, f in zip(distances, true, false, strict=True)]
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -144,3 +200,63 @@ def read_list(path: Path) -> list[str]:
 def write_list(path: Path, names: Iterable[str]) -> None:
     """Write image names, one a line."""
     write_text(path, "".join(f"{name}\n" for name in names))
+
+
+def path_of(out: Path, name: str) -> Path:
+    """Where the table `name` lies in the dataset `out`."""
+    return out / "tables" / f"{name}.parquet"
+
+
+def texts(table: pa.Table, column: str) -> list[str]:
+    """A text column as a list."""
+    return [str(value) for value in table[column].to_pylist()]
+
+
+def embeddings_folder(out: Path) -> Path:
+    """Where the shards lie in the dataset `out`."""
+    return out / "tables" / "embeddings"
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The photos that are ok, ordered by name: `vectors[i]` (unit float32, n x D) is of `names[i]`."""
+
+    names: list[str]
+    vectors: npt.NDArray[np.float32]
+    area: list[int]  # px of the picture
+    pixels: list[str]  # digest of the decoded picture
+
+
+def load_embeddings(out: Path) -> Embeddings:
+    """The embeddings of a dataset's photos that are ok, ordered by name."""
+    table = _read_all(out, [IMAGE, STATUS, WIDTH, HEIGHT, PIXELS, EMBEDDING])
+    table = table.filter(pc.field(STATUS) == "ok").sort_by(IMAGE).combine_chunks()
+    if len(table) == 0:
+        raise UserError(f"{out}: no photo has a face to use; `ffhqref embed` says why for each.")
+    flat = np.asarray(pc.list_flatten(table[EMBEDDING]), np.float32)
+    area = np.asarray(table[WIDTH]).astype(np.int64) * np.asarray(table[HEIGHT])
+    return Embeddings(
+        texts(table, IMAGE),
+        flat.reshape(len(table), -1),
+        area.tolist(),
+        texts(table, PIXELS),
+    )
+
+
+def load_statuses(out: Path) -> dict[str, tuple[str, str]]:
+    """Every photo's status and reason, ordered by name."""
+    table = _read_all(out, [IMAGE, STATUS, REASON]).sort_by(IMAGE)
+    columns = [texts(table, name) for name in (IMAGE, STATUS, REASON)]
+    return {image: (status, reason) for image, status, reason in zip(*columns, strict=True)}
+
+
+def count_statuses(out: Path) -> dict[str, int]:
+    """How many photos have each status."""
+    return dict(sorted(Counter(status for status, _ in load_statuses(out).values()).items()))
+
+
+def _read_all(out: Path, columns: Sequence[str]) -> pa.Table:
+    paths = sorted(embeddings_folder(out).glob("shard-*.parquet"))
+    if not paths:
+        raise UserError(f"{out} has no embeddings: run `ffhqref embed` first.")
+    return pa.concat_tables([read(path, EMBEDDINGS, columns) for path in paths])

@@ -1,0 +1,44 @@
+PYTHON ?= python3
+# The CPU build of torch; any other that pyproject.toml's range admits may be given instead.
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: help install demo test test-slow lint bench clean
+
+help:  ## what can be made
+	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' Makefile | awk -F': *' '{ printf "  make %-12s%s\n", $$1, $$2 }'
+
+demo: .venv/core  ## set up and run the whole job offline on drawn people
+	$(BIN)/ffhqref demo --out demo-out
+
+test: .venv/dev  ## set up and run the tests
+	$(BIN)/python -m pytest
+
+test-slow: .venv/dev  ## the tests of more than a minute: kills, large inputs
+	$(BIN)/python -m pytest -m slow
+
+install: .venv/core  ## set up .venv with the command ffhqref
+	@echo "Installed: $(BIN)/ffhqref --help"
+
+lint: .venv/dev  ## ruff and mypy
+	$(BIN)/python -m ruff check ffhqref tests
+	$(BIN)/python -m ruff format --check ffhqref tests
+	$(BIN)/python -m mypy
+
+bench: .venv/dev  ## measure against what else one would use; writes results.json and the README's table
+	$(BIN)/python -m tests.benchmarks
+
+clean:  ## remove .venv and what the demo made
+	rm -rf .venv demo-out
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/core: .venv/bin/python pyproject.toml
+	$(PIP) --editable .
+	@touch $@
+
+.venv/dev: .venv/core pyproject.toml
+	$(PIP) --editable '.[dev,train]' '$(TORCH)'
+	@touch $@

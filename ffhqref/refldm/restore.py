@@ -85,6 +85,28 @@ class Restorer:
             self._null = self.see(torch.zeros(1, *self.latent))
         return self._null
 
+    def denoiser(
+        self, lq: Tensor, references: Sequence[Seen], options: Options
+    ) -> Callable[[Tensor, int], Tensor]:
+        """denoise(x, t): the guided noise of rows with these low-quality latents and references.
+
+        Only rows with references have a null half; all halves are one batch. For one thread at a time.
+        """
+        guided = [i for i, seen in enumerate(references) if seen.layers and options.guidance != 1.0]
+        rows = guided + list(range(len(references)))  # the null halves first
+        halves = [self._null_like(references[i]) for i in guided] + list(references)
+        cache = [seen.roomy(self.own) for seen in _groups(halves)]
+        both = lq.to(self.device)[rows]
+
+        def denoise(x: Tensor, t: int) -> Tensor:
+            times = torch.full((len(rows),), t, device=self.device)
+            eps: Tensor = self._denoise(x[rows], times, both, cache).float()
+            null, eps = eps[: len(guided)], eps[len(guided) :]
+            eps[guided] = null + options.guidance * (eps[guided] - null)
+            return eps
+
+        return denoise
+
     @torch.no_grad()
     def sample(
         self,
@@ -97,22 +119,9 @@ class Restorer:
         watch: Watch | None = None,
     ) -> Tensor:
         """Latents [B, 8, h, w] from x_T, low-quality latents and each row's references."""
-        x, lq = x.to(self.device), lq.to(self.device)
-        guided = [i for i, seen in enumerate(references) if seen.layers and options.guidance != 1.0]
-        rows = guided + list(range(len(x)))  # the null halves first
-        halves = [self._null_like(references[i]) for i in guided] + list(references)
-        cache = [seen.roomy(self.own) for seen in _groups(halves)]
-        both = lq[rows]
-
-        def denoise(x: Tensor, t: int) -> Tensor:
-            times = torch.full((len(rows),), t, device=self.device)
-            eps: Tensor = self._denoise(x[rows], times, both, cache).float()
-            null, eps = eps[: len(guided)], eps[len(guided) :]
-            eps[guided] = null + options.guidance * (eps[guided] - null)
-            return eps
-
         chosen = schedule.timesteps(options.schedule, options.steps)
-        return schedule.sample(denoise, x, chosen, self.alpha_bar, eta, noise, watch)
+        denoise = self.denoiser(lq, references, options)
+        return schedule.sample(denoise, x.to(self.device), chosen, self.alpha_bar, eta, noise, watch)
 
     def _null_like(self, seen: Seen) -> Seen:
         """The null condition with as many references as `seen` has."""

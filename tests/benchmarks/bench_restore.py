@@ -1,0 +1,191 @@
+"""Restoration: ours against the plain way, same random full-size weights, same pictures, one picture.
+
+Each way runs in a process of its own, so that its peak memory is its own. `run()` measures the parts and
+three of the 50 steps; `python tests/benchmarks/bench_restore.py --full` runs all 50 of each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+STEPS, REFERENCES, GUIDANCE, MEASURED = 50, 4, 1.5, 3
+WAYS = ("plain", "fp32", "bf16")
+
+
+def make_weights(path: Path) -> None:
+    """A converted checkpoint of full size with PyTorch's default initialisation everywhere."""
+    import torch
+    from safetensors.torch import save_file
+
+    from ffhqref.refldm.autoencoder import Autoencoder
+    from ffhqref.refldm.checkpoint import EMA, FIRST_STAGE
+    from ffhqref.refldm.unet import UNet
+
+    torch.manual_seed(0)
+    unet, stage = UNet(), Autoencoder()
+    for module in unet.modules():
+        if isinstance(module, (torch.nn.Conv1d, torch.nn.Conv2d)):
+            module.reset_parameters()  # the zero-initialised ones would predict no noise at all
+    tensors = {EMA + f"diffusion_model.{k}".replace(".", ""): v for k, v in unet.state_dict().items()}
+    tensors |= {FIRST_STAGE + k: v for k, v in stage.state_dict().items()}
+    save_file(tensors, path)
+
+
+def pictures(count: int) -> list[Any]:
+    """Smooth random pictures, 512 x 512 x 3 uint8."""
+    import cv2
+    import numpy as np
+
+    drawn = np.random.default_rng(1).integers(0, 256, (count, 16, 16, 3), np.uint8)
+    return [cv2.resize(one, (512, 512), interpolation=cv2.INTER_CUBIC) for one in drawn]
+
+
+def _timed(call: Any, seconds: dict[str, float], name: str) -> Any:
+    start = time.perf_counter()
+    out = call()
+    seconds[name] = time.perf_counter() - start
+    return out
+
+
+def measure(way: str, weights: Path, references: int, steps: int, batch: int = 1) -> dict[str, Any]:
+    """Seconds of each part, peak memory in GB and the latent after the measured steps."""
+    import torch
+
+    torch.set_grad_enabled(False)
+    measured = _plain if way == "plain" else _ours
+    seconds, latent = measured(way, weights, pictures(references + batch), steps, batch)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    torch.save(latent, weights.parent / f"{way}-{references}-{steps}-{batch}.pt")
+    later = sorted(v for k, v in seconds.items() if k.startswith("step ") and k != "step 0")
+    use = later[len(later) // 2]
+    total = seconds["encode"] + seconds["references"] + seconds["prepare"] + seconds["step 0"]
+    total += sum(later) if steps == STEPS else (STEPS - 1) * use
+    return {"seconds": seconds, "use": use, "total": total + seconds["decode"], "peak": peak}
+
+
+def _plain(way: str, weights: Path, drawn: list[Any], steps: int, batch: int) -> tuple[dict[str, float], Any]:
+    import numpy as np
+    import torch
+    from plain_refldm import Plain, decode, encode
+
+    from ffhqref.refldm import checkpoint, schedule
+    from ffhqref.refldm.autoencoder import Autoencoder
+    from ffhqref.refldm.unet import UNet
+
+    unet, stage = UNet(), Autoencoder()
+    tensors, _ = checkpoint.read(weights)
+    unet.load_state_dict(checkpoint.unet_state(tensors, unet, "ema")[0])
+    stage.load_state_dict(checkpoint.first_stage_state(tensors))
+    del tensors
+    plain, seconds = Plain(unet, stage), {}
+
+    def picture(values: Any) -> Any:
+        return torch.from_numpy(values)[None].permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    lq = _timed(lambda: encode(stage, picture(drawn[0])), seconds, "encode")
+    wide = picture(np.concatenate(drawn[batch:], 1))
+    wide = _timed(lambda: encode(stage, wide), seconds, "references")
+    x = torch.randn(1, 8, 64, 64, generator=torch.Generator().manual_seed(2024))
+    guided = plain.sampler(lq, wide, GUIDANCE)
+    seconds["prepare"] = 0.0
+    return _sample(guided, x, plain.bar, steps, seconds, schedule, lambda z: decode(stage, z))
+
+
+def _sample(guided: Any, x: Any, bar: Any, steps: int, seconds: Any, schedule: Any, decode: Any) -> Any:
+    chosen = schedule.timesteps("uniform_trailing", STEPS)[::-1][:steps][::-1]
+    count = iter(range(steps))
+
+    def denoise(x: Any, t: int) -> Any:
+        return _timed(lambda: guided(x, t), seconds, f"step {next(count)}")
+
+    latent = schedule.sample(denoise, x, chosen, bar)
+    _timed(lambda: decode(latent), seconds, "decode")
+    return seconds, latent
+
+
+def _ours(way: str, weights: Path, drawn: list[Any], steps: int, batch: int) -> tuple[dict[str, float], Any]:
+    import torch
+
+    from ffhqref.refldm import checkpoint, schedule
+    from ffhqref.refldm.restore import Options, Restorer
+
+    dtype = torch.bfloat16 if way == "bf16" else torch.float32
+    restorer = Restorer(checkpoint.load(weights, dtype=dtype))
+    seconds: dict[str, float] = {}
+    lq = _timed(lambda: torch.cat([restorer.encode(one[None]) for one in drawn[:batch]]), seconds, "encode")
+    wide = _timed(lambda: restorer.encode_references(drawn[batch:]), seconds, "references")
+    seen = _timed(lambda: restorer.see(wide), seconds, "prepare")
+    null = _timed(restorer._null_reference, seconds, "null (once per model)")
+    assert null is restorer._null
+    x = restorer.noise(2024).expand(batch, -1, -1, -1)
+    guided = restorer.denoiser(lq, [seen] * batch, Options(guidance=GUIDANCE))
+    return _sample(guided, x, restorer.alpha_bar, steps, seconds, schedule, restorer.decode)
+
+
+def child(
+    way: str, weights: Path, steps: int, references: int = REFERENCES, batch: int = 1
+) -> dict[str, Any]:
+    """`measure` in a process of its own."""
+    arguments = [sys.executable, __file__, way, str(weights), str(references), str(steps), str(batch)]
+    environment = {**os.environ, "PYTHONPATH": f"{HERE.parent.parent}{os.pathsep}{HERE}"}
+    out = subprocess.run(arguments, check=True, capture_output=True, text=True, env=environment).stdout
+    result: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return result
+
+
+def run(steps: int = MEASURED) -> list[dict[str, Any]]:
+    """Rows of ours against the plain way: seconds, gigabytes, and the difference of the latents."""
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder, "weights.safetensors")
+        make_weights(weights)
+        found = {way: child(way, weights, steps) for way in WAYS}
+        eight = child("fp32", weights, 2, batch=8)
+        latents = {way: torch.load(Path(folder, f"{way}-{REFERENCES}-{steps}-1.pt")) for way in WAYS}
+    note = f"{STEPS} steps run" if steps == STEPS else f"{STEPS} steps, extrapolated from {steps}"
+    rows = []
+    for way in WAYS[1:]:
+        ours, theirs = found[way], found["plain"]
+        rows.append(_row(f"restore, 4 references, {way}", ours["total"], theirs["total"], "s", note))
+        rows.append(_row(f"a later step, {way}", ours["use"], theirs["use"], "s", "guidance 1.5"))
+        for part in ("encode", "references", "decode"):
+            rows.append(_row(f"{part}, {way}", ours["seconds"][part], theirs["seconds"][part], "s", ""))
+        rows.append(_row(f"peak memory, {way}", ours["peak"], theirs["peak"], "GB", "of the process"))
+        norm = (latents[way] - latents["plain"]).norm() / latents["plain"].norm()
+        rows.append(
+            {"name": f"difference of latents, {way}", "ours": float(norm), "theirs": None, "ratio": None,
+             "unit": "relative L2", "note": f"after {steps} steps, to the plain fp32 way"}
+        )  # fmt: skip
+    single = found["fp32"]["use"] * 8
+    rows.append(
+        _row("a later step of a batch of 8", eight["use"], single, "s", "against 8 single ones, fp32")
+    )
+    return rows
+
+
+def _row(name: str, ours: float, theirs: float, unit: str, note: str) -> dict[str, Any]:
+    return {"name": name, "ours": ours, "theirs": theirs, "ratio": theirs / ours, "unit": unit, "note": note}
+
+
+def main(arguments: list[str]) -> None:
+    if len(arguments) == 5:
+        way, weights, references, steps, batch = arguments
+        print(json.dumps(measure(way, Path(weights), int(references), int(steps), int(batch))))
+        return
+    for row in run(STEPS if "--full" in arguments else MEASURED):
+        theirs, ratio = (f"{row[k]:.3g}" if row[k] is not None else "-" for k in ("theirs", "ratio"))
+        print(f"{row['name']:40} {row['ours']:9.3g} {theirs:>9} {ratio:>7}  {row['unit']}  {row['note']}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -138,9 +138,7 @@ class Source:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def open_dataset(
-    data: Path, images: Path, config: Config, degrade: Degrade | None = None
-) -> Source:
+def open_dataset(data: Path, images: Path, config: Config, degrade: Degrade | None = None) -> Source:
     """The lists of a built dataset that a stage trains on; pictures have the architecture's size.
 
     The autoencoder and the LDM train on every photograph of the train split, ReF-LDM on those that have
@@ -270,6 +268,12 @@ class Numbers:
                 first = step * self.batch_size + (micro * self.processes + self.rank) * part
                 yield list(range(first, first + part))
             step += 1
+
+
+def as_picture(values: Tensor) -> Rgb:
+    """[3, H, W] in about [-1, 1] -> uint8 [H, W, 3], cut off as in restoration."""
+    levels = ((values.float() + 1) / 2).clamp(0, 1) * 255
+    return levels.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
 
 
 @dataclass

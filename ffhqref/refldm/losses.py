@@ -169,7 +169,7 @@ def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
 
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: nn.Parameter) -> Tensor:
+def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: Tensor) -> Tensor:
     """How much the adversarial loss counts: the ratio of both gradients at the decoder's last layer."""
     ours, theirs = (
         torch.autograd.grad(loss, last, retain_graph=True)[0] for loss in (reconstruction, adversarial)

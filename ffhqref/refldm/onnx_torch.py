@@ -69,7 +69,7 @@ def _gemm(inputs: list[Any], at: Attributes) -> Tensor:
     a, b = (m.T if at.get(key, 0) else m for m, key in ((a, "transA"), (b, "transB")))
     out: Tensor = at.get("alpha", 1.0) * (a @ b)
     if rest and rest[0] is not None:
-        out = out + at.get("beta", 1.0) * rest[0]
+        out = torch.add(out, rest[0], alpha=at.get("beta", 1.0))
     return out
 
 
@@ -98,7 +98,7 @@ OPERATORS: dict[str, Operator] = {
     "Dropout": lambda i, at: i[0],
     "Flatten": _flatten,
     "Gemm": _gemm,
-    "GlobalAveragePool": lambda i, at: i[0].mean((2, 3), keepdim=True),
+    "GlobalAveragePool": lambda i, at: torch.mean(i[0], (2, 3), keepdim=True),
     "Identity": lambda i, at: i[0],
     "LeakyRelu": lambda i, at: F.leaky_relu(i[0], at.get("alpha", 0.01)),
     "MatMul": lambda i, at: i[0] @ i[1],

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ffhqref.build import build_refs
     from ffhqref.calibrate import calibrate_distance
     from ffhqref.cluster import find_identities
+    from ffhqref.degradation import sampler
+    from ffhqref.degrade import degrade_dataset, degrade_folder
     from ffhqref.embed import embed_photos
     from ffhqref.recipe import Recipe, load_recipe
     from ffhqref.references import write_references
@@ -25,9 +27,12 @@ _PLACES = {
     "build_refs": "build",
     "calibrate_distance": "calibrate",
     "find_identities": "cluster",
+    "degrade_dataset": "degrade",
+    "degrade_folder": "degrade",
     "embed_photos": "embed",
     "Recipe": "recipe",
     "load_recipe": "recipe",
+    "sampler": "degradation",
     "write_references": "references",
     "split_identities": "split",
     "UserError": "store",
@@ -35,8 +40,9 @@ _PLACES = {
 }
 
 __all__ = [
-    "Recipe", "UserError", "build_refs", "calibrate_distance", "embed_photos", "find_identities",
-    "load_recipe", "split_identities", "verify_dataset", "write_references",
+    "Recipe", "UserError", "build_refs", "calibrate_distance", "degrade_dataset", "degrade_folder",
+    "embed_photos", "find_identities", "load_recipe", "sampler", "split_identities", "verify_dataset",
+    "write_references",
 ]  # fmt: skip
 
 

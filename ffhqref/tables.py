@@ -29,6 +29,8 @@ DET_SCORE, FACES, LANDMARKS, EMBEDDING = "det_score", "faces", "landmarks", "emb
 LEFT, RIGHT, DISTANCE = "left", "right", "distance"
 IDENTITY, COMPONENT, SPLIT = "identity", "component", "split"
 KEPT, KIND, COHESION, MEMBERS, OTHER = "kept", "kind", "cohesion", "members", "other"
+LEVEL, COPY, KERNEL, SIGMA_X, SIGMA_Y, THETA = "level", "copy", "kernel", "sigma_x", "sigma_y", "theta"
+SCALE, NOISE, QUALITY, SEED, DRAW = "scale", "noise", "quality", "seed", "draw"
 GT_IMAGE, LQ_IMAGE, REF_IMAGE = "gt_image", "lq_image", "ref_image"  # the published CSV's columns
 
 LANDMARK_COLUMNS = tuple(
@@ -74,6 +76,27 @@ SUSPECTS = pa.schema(
     }
 )
 DUPLICATES = pa.schema({IMAGE: TEXT, KEPT: TEXT, KIND: TEXT, DISTANCE: REAL})  # kind: exact or near
+DEGRADATIONS = pa.schema(
+    {
+        IMAGE: TEXT,
+        LQ_IMAGE: TEXT,  # the file that was made, a path below the output folder
+        STATUS: TEXT,  # ok, missing, unreadable, too_large
+        REASON: TEXT,  # for people; empty where ok
+        LEVEL: TEXT,
+        COPY: COUNT,  # 0 where an image has one low-quality version
+        KERNEL: TEXT,  # iso or aniso
+        SIGMA_X: REAL,  # px in the target
+        SIGMA_Y: REAL,
+        THETA: REAL,  # radians
+        SCALE: REAL,  # times smaller
+        NOISE: REAL,  # standard deviation, of 255
+        QUALITY: COUNT,  # of the JPEG, 1..100
+        SEED: pa.int64(),  # of the noise
+        DRAW: COUNT,  # place in the published order of draws; -1 where drawn by the image's name
+        WIDTH: COUNT,  # px of the low-quality file
+        HEIGHT: COUNT,
+    }
+)
 SPLIT_TABLE = pa.schema({IMAGE: TEXT, IDENTITY: TEXT, SPLIT: TEXT})
 
 

@@ -13,7 +13,10 @@ import ffhqref
 
 PACKAGE = Path(ffhqref.__file__).parent
 
-FOUNDATION = {"tables", "store", "images", "recipe", "faces", "align", "grouping", "neighbours"}
+FOUNDATION = {
+    "tables", "store", "images", "recipe", "faces", "align", "grouping", "neighbours", "journal", "panels",
+    "degradation",
+}  # fmt: skip
 STAGES = {
     "embed": set(),
     "cluster": set(),
@@ -21,6 +24,7 @@ STAGES = {
     "references": set(),
     "verify": set(),
     "calibrate": set(),
+    "degrade": {"draws"},
 }  # a stage's own helper modules, which only it may import
 ABOVE = {"build"}
 TORCH = {"refldm", "demo.train_embedder"}  # prefixes of modules that may import torch

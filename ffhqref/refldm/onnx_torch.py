@@ -67,10 +67,9 @@ def _batch_norm(inputs: list[Any], at: Attributes) -> Tensor:
 def _gemm(inputs: list[Any], at: Attributes) -> Tensor:
     a, b, *rest = inputs
     a, b = (m.T if at.get(key, 0) else m for m, key in ((a, "transA"), (b, "transB")))
-    out: Tensor = at.get("alpha", 1.0) * (a @ b)
-    if rest and rest[0] is not None:
-        out = torch.add(out, rest[0], alpha=at.get("beta", 1.0))
-    return out
+    out = at.get("alpha", 1.0) * (a @ b)
+    bias = rest[0] if rest and rest[0] is not None else torch.zeros((), dtype=a.dtype, device=a.device)
+    return torch.add(out, bias, alpha=at.get("beta", 1.0))
 
 
 def _flatten(inputs: list[Any], at: Attributes) -> Tensor:

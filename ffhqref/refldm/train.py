@@ -84,11 +84,16 @@ def train(
             f"batch_size {config.batch_size} must be a multiple of {accelerator.num_processes} processes x "
             f"{config.accumulate} accumulated parts: change --batch-size."
         )
+    given = given or Given()
+    if config.stage != "autoencoder" and config.identity_weight and given.recognise is None:
+        raise RestorerError(
+            "The identity loss needs a recogniser: give --identity FILE, or --set identity_weight=0."
+        )
     folder = RunFolder(out)
     resumed = _resumed_step(folder, config, source, resume)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw_seed(config.seed, 0, "first weights"))
-        trainee = make(config, accelerator, given or Given(), folder if resumed else None)
+        trainee = make(config, accelerator, given, folder if resumed else None)
     run = Run(config, source, folder, accelerator, trainee, device_workers=workers)
     if resumed:
         run.restore(resumed)

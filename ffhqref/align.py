@@ -18,6 +18,8 @@ from ffhqref.store import UserError, read_text
 from ffhqref.tables import IMAGE, LANDMARK_COLUMNS, read_csv
 
 FFHQ_SIDE = 1024  # px of the picture that FFHQ's points are for
+LEAST_SPAN = 4  # px between the farthest of five points
+GREATEST = 1e6  # px; no picture is as wide
 _SPACE = re.compile(r"[\s,]*")
 
 
@@ -68,6 +70,10 @@ def by_landmarks(landmarks: Landmarks) -> Aligner:
         points = landmarks.find(name, image.shape[1])
         if points is None:
             raise BadImage("no_landmarks", "the landmarks file has no row for it")
+        if np.ptp(points, axis=0).max() < LEAST_SPAN:
+            raise BadImage("no_landmarks", "its landmarks span no face")
+        if not ((points >= 0) & (points < image.shape[1::-1])).all(axis=1).any():
+            raise BadImage("no_landmarks", "its landmarks lie outside the picture")
         return [Aligned(align(image, points), 1.0, points)], 1
 
     return aligner
@@ -98,21 +104,26 @@ def read_landmarks(path: Path) -> Landmarks:
     if path.suffix.lower() == ".json":
         return Landmarks(dict(_ffhq(path)), FFHQ_SIDE)
     frame = read_csv(path, [IMAGE, *LANDMARK_COLUMNS])
+    if frame[IMAGE].duplicated().any():
+        twice = frame[IMAGE][frame[IMAGE].duplicated()].iloc[0]
+        raise UserError(f"{path}: {twice} stands twice; give each image one line.")
     try:
-        values = frame[list(LANDMARK_COLUMNS)].to_numpy(np.float32).reshape(-1, 5, 2)
+        values = frame[list(LANDMARK_COLUMNS)].to_numpy(np.float64).reshape(-1, 5, 2)
     except ValueError as error:
         raise UserError(f"{path}: a landmark is not a number ({error}).") from None
-    if not np.isfinite(values).all():
-        raise UserError(f"{path}: a landmark is not a finite number.")
-    return Landmarks(dict(zip(frame[IMAGE], values, strict=True)), None)
+    if not (np.abs(values) < GREATEST).all():
+        raise UserError(f"{path}: a landmark is not a finite number of pixels.")
+    return Landmarks(dict(zip(frame[IMAGE], values.astype(np.float32), strict=True)), None)
 
 
 def _ffhq(path: Path) -> Iterator[tuple[str, Floats]]:
     """Stem (NNNNN) and five points of each entry, one entry in memory at a time beside the text."""
     try:
         for key, entry in _entries(read_text(path, "FFHQ's ffhq-dataset-v2.json")):
-            points = np.asarray(entry["image"]["face_landmarks"], np.float32)
-            yield f"{int(key):05d}", five_of_68(points.reshape(68, 2))
+            points = np.asarray(entry["image"]["face_landmarks"], np.float64).reshape(68, 2)
+            if not (np.abs(points) < GREATEST).all():
+                raise ValueError("not finite")
+            yield f"{int(key):05d}", five_of_68(np.asarray(points, np.float32))
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path} is not FFHQ's metadata: give ffhq-dataset-v2.json or a CSV.") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,8 +71,8 @@ def build_refs(
     chosen = with_known_distance(load_recipe(recipe) if isinstance(recipe, str) else recipe)
     if chosen.embedder:
         chosen.needed_distance()  # before hours of embedding
-    began = time.time_ns()
     with lock(out, "build-refs"):
+        before = _stamps(out)
         done = embed_photos(images, out, chosen, device=device, workers=workers, batch_size=batch_size)
         receipts = {"embed": done}
         write_recipe(out, chosen)
@@ -81,8 +80,14 @@ def build_refs(
         receipts["split"] = split_identities(out, chosen)
         receipts["references"] = write_references(out, chosen)
         receipts["verify"] = _verified(out, chosen)
-        fresh = any(receipt_path(out, stage).stat().st_mtime_ns >= began for stage in receipts)
+        fresh = before != _stamps(out)
     return Built(out, receipts, fresh, tuple(receipts["verify"].notes.get("warnings", ())))
+
+
+def _stamps(out: Path) -> list[int]:
+    """When each stage's receipt was written, 0 where there is none: what tells whether a run did anything."""
+    paths = [receipt_path(out, stage) for stage in (*STAGES, "verify")]
+    return [path.stat().st_mtime_ns if path.exists() else 0 for path in paths]
 
 
 def _verified(out: Path, recipe: Recipe) -> Receipt:

@@ -1,14 +1,13 @@
-"""Embeddings -> pairs.parquet, identities.parquet, duplicates and suspects: the only user of FAISS."""
+"""Embeddings -> pairs.parquet, identities.parquet, duplicates and suspects."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
@@ -16,7 +15,6 @@ from tqdm import tqdm
 
 from ffhqref import tables
 from ffhqref.grouping import (
-    STRANGERS,
     Edges,
     Labels,
     Vectors,
@@ -31,83 +29,12 @@ from ffhqref.grouping import (
     weakest_link,
 )
 from ffhqref.recipe import Recipe
+from ffhqref.search import pairs_below, stranger_levels
 from ffhqref.store import Receipt, UserError, atomic, digest_given, fingerprint, finished, lock, write_receipt
 
 REVISION = 1
-MARGIN = 1e-5  # float32 products differ by less; what lies nearer to the distance is decided in float64
-BLOCK_BYTES = 192 << 20  # what the answer of one block may take at most
 MAX_EDGES = 60_000_000  # that average linkage keeps in memory
 _NO_EDGES: Edges = np.empty((0, 2), np.int32)
-Block = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]
-
-
-def pairs_below(
-    vectors: Vectors, distance: float, progress: Callable[[float], object] = lambda done: None
-) -> Iterator[Block]:
-    """Every pair of rows strictly below `distance` as (left, right, distances), left < right, ordered.
-
-    Blocks of rows against all rows from their first on: half of the matrix. FAISS screens with a margin;
-    each kept pair is decided in float64 from the stored rows, so that neither tile size nor threads matter.
-    """
-    rows = np.ascontiguousarray(vectors, np.float32)
-    count = len(rows)
-    size = max(1, min(4096, BLOCK_BYTES // (12 * max(count, 1))))
-    for begin in range(0, count, size):
-        left, right = _screen(rows[begin : begin + size], rows[begin:], 1 - distance - MARGIN)
-        left, right = left[left < right] + begin, right[left < right] + begin
-        order = np.lexsort((right, left))
-        left, right = left[order], right[order]
-        distances = 1 - similarities(rows, left, right)
-        below = distances < distance
-        yield left[below], right[below], distances[below]
-        progress(len(rows[begin : begin + size]) * (count - begin - size / 2))
-
-
-def _screen(
-    queries: Vectors, rows: Vectors, similarity: float
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Index pairs (query, row) whose float32 product passes `similarity`; no copy of `rows` is made."""
-    result = faiss.RangeSearchResult(len(queries))
-    faiss.range_search_inner_product(
-        faiss.swig_ptr(queries),
-        faiss.swig_ptr(rows),
-        rows.shape[1],
-        len(queries),
-        len(rows),
-        similarity,
-        result,
-    )
-    limits = faiss.rev_swig_ptr(result.lims, len(queries) + 1).astype(np.int64)
-    found = faiss.rev_swig_ptr(result.labels, int(limits[-1])).copy()
-    return np.repeat(np.arange(len(queries)), np.diff(limits)), found
-
-
-def stranger_levels(vectors: Vectors, people: Labels, distance: float) -> npt.NDArray[np.float64]:
-    """What the similarity to a stranger looks like for each photo (n), from other provisional people.
-
-    Each other person counts once, by its mean embedding, so that one with many photos does not pass for
-    a crowd. Ranks 10 to 60 are averaged: the nearest few may be the same person not yet joined.
-    """
-    floor = lowest_level(distance)
-    _, person = np.unique(people, return_inverse=True)
-    sums = np.zeros((person.max() + 1, vectors.shape[1]))
-    np.add.at(sums, person, vectors)
-    means = np.asarray(sums / np.bincount(person)[:, None], np.float32)
-    others = len(means) - 1
-    if others <= STRANGERS.start:
-        return np.full(len(vectors), floor)
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(means)
-    wanted = min(STRANGERS.stop + 9, others + 1)  # its own and a few more: ranks are decided in float64
-    levels = np.empty(len(vectors))
-    for begin in range(0, len(vectors), 4096):
-        part = slice(begin, begin + 4096)
-        nearest = index.search(np.ascontiguousarray(vectors[part], np.float32), wanted)[1]
-        exact = (means[nearest].astype(np.float64) * vectors[part, None, :]).sum(axis=2)
-        exact[nearest == person[part, None]] = -np.inf
-        ranked = -np.sort(-exact, axis=1)[:, :others]
-        levels[part] = ranked[:, STRANGERS].mean(axis=1, where=np.isfinite(ranked[:, STRANGERS]))
-    return np.maximum(levels, floor)
 
 
 def group_by_average(vectors: Vectors, distance: float, edges: Edges) -> Labels:

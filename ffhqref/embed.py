@@ -102,6 +102,13 @@ def wanted_receipt(
     )
 
 
+def _photos(images: Path, out: Path, recipe: Recipe) -> list[Photo]:
+    """The photos to embed. What was written to `out` is none of them, should it lie below `images`."""
+    if images.resolve() == out.resolve():
+        raise UserError(f"{out} holds the photographs: give --out another folder (one below it will do).")
+    return scan(images, without=out)[: recipe.limit]
+
+
 def embed_photos(
     images: Path,
     out: Path,
@@ -116,7 +123,7 @@ def embed_photos(
     Rows of photos whose file did not change since an earlier run of the same work are taken over.
     The receipt's notes count the photos by status.
     """
-    photos = scan(images)[: recipe.limit]
+    photos = _photos(images, out, recipe)
     work = plan(recipe, device)
     excluded = set(tables.read_list(Path(recipe.exclude))) if recipe.exclude else set()
     wanted = wanted_receipt(photos, sorted(excluded), work.parameters)
@@ -326,12 +333,13 @@ class Estimate:
 
 
 TRIAL = 8  # photos
-ROW_BYTES = 2600  # of a photo in the shard with its share of pairs and lists, measured at 512 dimensions
+FACE_BYTES = 400_000  # of a face cut out as PNG
+ROW_BYTES = 3_700  # on disk for a photo with its share of all tables and lists, measured at 512 dimensions
 
 
 def estimate(images: Path, out: Path, recipe: Recipe, *, device: Device, workers: int) -> Estimate:
     """How many photos are still to embed, what they take on disk, and how long; writes nothing."""
-    photos = scan(images)[: recipe.limit]
+    photos = _photos(images, out, recipe)
     work = plan(recipe, device)
     excluded = set(tables.read_list(Path(recipe.exclude))) if recipe.exclude else set()
     if finished(out, wanted_receipt(photos, sorted(excluded), work.parameters)):
@@ -343,9 +351,13 @@ def estimate(images: Path, out: Path, recipe: Recipe, *, device: Device, workers
         if not p.bad and p.name not in excluded and (p.name, p.size, p.mtime_ns) not in known
     ]
     trial = left[:: max(1, len(left) // TRIAL)][:TRIAL]
-    maker = Maker(out, replace(recipe, faces="largest"), work.open_aligner(), work.open_embedder(), 4)
+    single = replace(recipe, faces="largest")  # cuts no faces out: nothing may be written
+    maker = Maker(out, single, replace(work, recipe=single).open_aligner(), work.open_embedder(), 4)
     began = time.monotonic()
     with ThreadPoolExecutor(workers) as pool, tqdm(total=len(trial), disable=True) as bar:
-        maker.embed(trial, pool, bar)
-    rate = (time.monotonic() - began) / max(len(trial), 1)
-    return Estimate(len(photos), len(left), len(photos) * ROW_BYTES, rate * len(left))
+        found = maker.embed(trial, pool, bar)
+    share = len(left) / max(len(trial), 1)
+    space = len(photos) * ROW_BYTES
+    if recipe.faces == "all":
+        space += round(sum(rows[0][tables.FACES] for rows in found) * share) * (ROW_BYTES + FACE_BYTES)
+    return Estimate(len(photos), len(left), space, (time.monotonic() - began) * share)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from ffhqref.images import Rgb
+from ffhqref.images import Rgb, resize
 from ffhqref.store import UserError, digest_file
 
 Floats = npt.NDArray[np.float32]
@@ -93,40 +93,66 @@ class Detector:
         self._network.prepare(0, det_thresh=min_score)
         self.size = size
         self.digest = digest_file(path)
+        self._probe(path, session)
+
+    def _probe(self, path: Path, session: Any) -> None:
+        """UserError unless a black picture gives scores, boxes and five landmarks at each stride."""
+        blob = np.zeros((1, 3, self.size, self.size), np.float32)
+        try:
+            outputs = session.run(None, {session.get_inputs()[0].name: blob})
+            widths = [output.shape[-1] for output in outputs]
+            strides = len(widths) // 3
+            good = widths == [1] * strides + [4] * strides + [10] * strides
+            self._look(np.zeros((self.size, self.size, 3), np.uint8), 0.0, self.size)
+        except Exception:  # ONNX Runtime and insightface raise kinds of their own
+            good = False
+        if not good:
+            raise UserError(f"{path} is not an SCRFD detector with landmarks: its outputs are others.")
 
     def find(self, image: Rgb) -> list[Face]:
         """The faces of the first try that finds any, best placed first (see `best_placed`)."""
-        longest = max(image.shape[:2])
-        if longest > 16 * min(image.shape[:2]):
-            return []
-        tries = [(0.0, self.size), (0.5, self.size), (0.0, 2 * self.size)]
-        if longest > 4 * self.size:
-            tries.append((0.0, 4 * self.size))
-        for padding, size in tries:
-            if faces := self._look(image, round(padding * longest), size):
+        for padding, size in [*self._scales(image), (1.5, self.size)]:
+            if faces := self._look(image, padding, size):
                 return faces
         return []
 
     def find_all(self, image: Rgb) -> list[Face]:
         """Every face at all scales tried by `find`, overlapping ones joined, from left to right."""
-        if max(image.shape[:2]) > 16 * min(image.shape[:2]):
-            return []
-        scales = [(0.5 * max(image.shape[:2]), self.size), (0.0, self.size), (0.0, 2 * self.size)]
-        if max(image.shape[:2]) > 4 * self.size:
-            scales.append((0.0, 4 * self.size))
-        found = [face for padding, size in scales for face in self._look(image, round(padding), size)]
+        found = [face for scale in self._scales(image) for face in self._look(image, *scale)]
         return sorted(_without_overlaps(found), key=lambda face: tuple(face.box.tolist()))
 
-    def _look(self, image: Rgb, padding: int, size: int) -> list[Face]:
-        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-        if padding:
-            bgr = cv2.copyMakeBorder(bgr, padding, padding, padding, padding, cv2.BORDER_CONSTANT)
-        boxes, landmarks = self._network.detect(bgr, input_size=(size, size))
+    def _scales(self, image: Rgb) -> list[tuple[float, int]]:
+        """Padding, as a part of the longer side, and side of the square; none for a mere strip."""
+        longest = max(image.shape[:2])
+        if longest > 16 * min(image.shape[:2]):
+            return []
+        scales = [(0.0, self.size), (0.5, self.size), (0.0, 2 * self.size)]
+        return scales + ([(0.0, 4 * self.size)] if longest > 4 * self.size else [])
+
+    def _look(self, image: Rgb, padding: float, size: int) -> list[Face]:
+        seen, scale, corner = _padded(image, padding, size) if padding else (image, 1.0, 0)
+        boxes, landmarks = self._network.detect(
+            cv2.cvtColor(seen, cv2.COLOR_RGB2BGR), input_size=(size, size)
+        )
         faces = [
-            Face(_floats(box[:4]) - padding, float(box[4]), _floats(points) - padding)
+            Face((_floats(box[:4]) - corner) / scale, float(box[4]), (_floats(points) - corner) / scale)
             for box, points in zip(boxes, landmarks, strict=True)
         ]
         return best_placed(faces, image.shape[1], image.shape[0])
+
+
+def _padded(image: Rgb, padding: float, size: int) -> tuple[Rgb, float, int]:
+    """A picture in a black square of `size` px, its scale there, and where its corner is (both axes).
+
+    It is shrunk before it is padded: a large photograph must not take many times its memory.
+    """
+    height, width = image.shape[:2]
+    scale = size / (max(height, width) * (1 + 2 * padding))
+    small = resize(image, max(1, round(width * scale)), max(1, round(height * scale)))
+    corner = round(padding * max(height, width) * scale)
+    square = np.zeros((size, size, 3), np.uint8)
+    square[corner : corner + small.shape[0], corner : corner + small.shape[1]] = small
+    return square, scale, corner
 
 
 def _floats(values: Any) -> Floats:
@@ -213,28 +239,32 @@ class Embedder:
             return False
         noise = np.random.default_rng(0).integers(0, 256, (2, 14, 14, 3), np.uint8)
         two = noise.repeat(8, 1).repeat(8, 2)
+        single = self._one_by_one(two)
         try:
             together = _unit(self._forward(two))
-        except UserError:
+        except (UserError, ValueError):
             return False
-        single = _unit(np.concatenate([self._forward(two[:1]), self._forward(two[1:])]))
         return together.shape == single.shape and bool((together * single).sum(1).min() > SAME_EMBEDDING)
 
     def embed(self, faces: Rgb) -> Floats:
         """N x 112 x 112 x 3 uint8 RGB -> N x D float32 of unit length (any N)."""
         if len(faces) == 0:
             return np.zeros((0, self.dimension), np.float32)
-        if self.takes_batches:
-            return _unit(self._forward(faces))
+        try:
+            return _unit(self._forward(faces)) if self.takes_batches else self._one_by_one(faces)
+        except ValueError as error:
+            raise UserError(f"{self.path} gives {error}: it is damaged or no ArcFace network.") from None
+
+    def _one_by_one(self, faces: Rgb) -> Floats:
         return _unit(np.concatenate([self._forward(faces[i : i + 1]) for i in range(len(faces))]))
 
 
 def _unit(vectors: Floats) -> Floats:
-    """Rows scaled to unit length, in float64; UserError where a row is zero or not a number."""
+    """Rows scaled to unit length, in float64; ValueError where a row is zero or not a number."""
     wide = vectors.astype(np.float64)
     length = np.sqrt((wide * wide).sum(axis=1, keepdims=True))
     if not np.isfinite(length).all() or (length == 0).any():
-        raise UserError("The embedder gave a vector that is zero or not a number: its file is damaged.")
+        raise ValueError("a vector that is zero or not a number")
     return np.asarray(wide / length, np.float32)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +20,8 @@ def similarities(vectors: Vectors, left: npt.ArrayLike, right: npt.ArrayLike) ->
     """Cosine similarity of row pairs in float64, the same bits on every machine and in every order."""
     rows, columns = np.atleast_1d(left), np.atleast_1d(right)
     found = np.empty(len(rows))
-    for at in range(0, len(rows), 4096):
-        part = slice(at, at + 4096)
+    for at in range(0, len(rows), 1024):
+        part = slice(at, at + 1024)
         product = vectors[rows[part]].astype(np.float64) * vectors[columns[part]]
         found[part] = product.sum(axis=1)  # pairwise summation along a row: its order depends on D alone
     return found
@@ -77,63 +76,79 @@ def average_linkage(vectors: Vectors, levels: npt.NDArray[np.float64], cut: floa
 
 
 def _link(vectors: Vectors, levels: npt.NDArray[np.float64], cut: float, edges: Edges) -> Labels:
-    """Average linkage inside one connected part; ties go to the groups with the lowest indices."""
-    groups = _Groups(vectors.astype(np.float64), levels)
-    neighbours: list[set[int]] = [set() for _ in vectors]
-    for left, right in edges.tolist():
-        neighbours[left].add(right)
-        neighbours[right].add(left)
-    heap: list[tuple[float, int, int, int, int]] = []
+    """Average linkage inside one connected part, by the nearest-neighbour chain (Benzecri 1982).
 
-    alive, changed = [True] * len(vectors), [0] * len(vectors)  # a group's changes make old entries stale
-
-    def push(group: int, others: list[int]) -> None:
-        for other, mean in zip(others, groups.means(group, others), strict=True):
-            if mean > cut:
-                a, b = min(group, other), max(group, other)
-                heapq.heappush(heap, (-mean, a, b, changed[a], changed[b]))
-
-    for group in range(len(vectors)):
-        push(group, sorted(other for other in neighbours[group] if other > group))
-    while heap:
-        _, a, b, *stamps = heapq.heappop(heap)
-        if not (alive[a] and alive[b]) or stamps != [changed[a], changed[b]]:
-            continue
-        groups.join(a, b)
-        alive[b] = False
-        changed[a] += 1
-        neighbours[a] = {other for other in neighbours[a] | neighbours[b] if alive[other]} - {a}
-        for other in neighbours[a]:
-            neighbours[other].add(a)
-        push(a, sorted(neighbours[a]))
+    Joining two groups never brings a third nearer to them than the nearer of both was, so two groups that
+    are each other's nearest may be joined at once, and one without a neighbour past the cut is done.
+    """
+    groups = _Groups(vectors.astype(np.float64), levels, edges)
+    for start in range(len(vectors)):
+        chain = [start] if groups.parent[start] == start else []
+        while chain:
+            top = chain[-1]
+            nearest, mean = groups.nearest(top, chain[-2:-1])
+            if mean <= cut:  # only the first of a chain: the others have the one before
+                break
+            if nearest in chain:  # the one before; an earlier one only where rounding parts equal means
+                joined = groups.join(chain[-2], top)
+                chain = chain[:-2] or [joined]
+            else:
+                chain.append(nearest)
     return groups.labels()
 
 
-@dataclass
 class _Groups:
-    """Sums over each group's photos: of vectors, of levels, of ones."""
+    """Sums over each group's photos (of vectors, of levels, of ones), and which other groups are near.
 
-    sums: npt.NDArray[np.float64]
-    levels: npt.NDArray[np.float64]
+    A group is known by its lowest photo; `parent` leads from a photo to it.
+    """
 
-    def __post_init__(self) -> None:
-        self.levels = self.levels.astype(np.float64).copy()
-        self.sizes = np.ones(len(self.sums))
-        self.parent = np.arange(len(self.sums))
+    def __init__(self, sums: npt.NDArray[np.float64], levels: npt.NDArray[np.float64], edges: Edges):
+        count = len(sums)
+        self.sums, self.levels = sums, levels.astype(np.float64)
+        self.sizes, self.parent = np.ones(count), np.arange(count)
+        both = np.concatenate([edges, edges[:, ::-1]])
+        both = both[np.argsort(both[:, 0], kind="stable")]
+        self.near = np.split(both[:, 1].astype(np.int64), np.searchsorted(both[:, 0], np.arange(1, count)))
 
-    def means(self, group: int, others: list[int]) -> list[float]:
+    def nearest(self, group: int, preferred: list[int]) -> tuple[int, float]:
+        """The near group of the greatest mean, and the mean; of equals a preferred one, then the lowest."""
+        others = self._roots(self.near[group])
+        others = self.near[group] = others[others != group]
+        if len(others) == 0:
+            return group, -np.inf
+        means = self._means(group, others)
+        best = float(means.max())
+        equal = others[means == best]
+        return next((int(one) for one in preferred if one in equal), int(equal[0])), best
+
+    def _roots(self, photos: Labels) -> Labels:
+        """The groups of photos, each once, in order."""
+        roots = self.parent[photos]
+        while not np.array_equal(higher := self.parent[roots], roots):
+            roots = higher
+        self.parent[photos] = roots
+        return np.unique(roots)
+
+    def _means(self, group: int, others: Labels) -> npt.NDArray[np.float64]:
         """Mean over all pairs between `group` and each other one of similarity less both levels' mean."""
-        dots = (self.sums[others] * self.sums[group]).sum(axis=1)
+        dots = np.empty(len(others))
+        for at in range(0, len(others), 256):  # few enough to stay in the cache
+            part = slice(at, at + 256)
+            dots[part] = (self.sums[others[part]] * self.sums[group]).sum(axis=1)
         size = self.sizes[group]
         level = self.levels[others] / self.sizes[others] + self.levels[group] / size
-        means: list[float] = (dots / (self.sizes[others] * size) - level / 2).tolist()
-        return means
+        return np.asarray(dots / (self.sizes[others] * size) - level / 2, np.float64)
 
-    def join(self, a: int, b: int) -> None:
-        self.sums[a] += self.sums[b]
-        self.levels[a] += self.levels[b]
-        self.sizes[a] += self.sizes[b]
-        self.parent[b] = a
+    def join(self, one: int, other: int) -> int:
+        """Make two groups one; returns its number."""
+        kept, gone = min(one, other), max(one, other)
+        for sums in (self.sums, self.levels, self.sizes):
+            sums[kept] += sums[gone]
+        self.parent[gone] = kept
+        self.near[kept] = np.concatenate([self.near[kept], self.near[gone]])
+        self.near[gone] = self.near[gone][:0]
+        return kept
 
     def labels(self) -> Labels:
         found = self.parent

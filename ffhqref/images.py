@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import os
 import re
+import threading
 import unicodedata
 import warnings
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,6 +26,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 MAX_PIXELS = 120_000_000  # 360 MB decoded; a larger picture is refused before memory is taken
 MAX_FILE_BYTES = 512 << 20
 FFHQ_NESTED = re.compile(r"(^|/)(\d{2})000/(\2\d{3}\.\w+)$")
+_FILTERS = threading.Lock()  # warning filters belong to the process: two threads at once would mix them up
 
 
 class BadImage(Exception):
@@ -50,18 +52,19 @@ class Photo:
     bad: str = ""
 
 
-def scan(root: Path) -> list[Photo]:
+def scan(root: Path, without: Path | None = None) -> list[Photo]:
     """Every PNG, JPEG and WebP file below `root`, ordered by name.
 
-    Links to folders are not followed (so a loop cannot trap it); links to files are. Photos whose
-    names cannot serve as names in a list carry the reason in `bad`. UserError where there is no such
-    folder or no picture in it.
+    Hidden files and folders, and the folder `without`, are passed over. Links to folders are not
+    followed (so a loop cannot trap it); links to files are. Photos whose names cannot serve as names in
+    a list carry the reason in `bad`. UserError where there is no such folder or no picture in it.
     """
     if not root.is_dir():
         raise UserError(f"{root} is no folder: give the folder that holds the photographs.")
+    root, passed_over = root.resolve(), without.resolve() if without else None
     photos = []
     for folder, subfolders, files in os.walk(root, onerror=_raise):
-        subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
+        subfolders[:] = [s for s in subfolders if not s.startswith(".") and Path(folder, s) != passed_over]
         for file in files:
             path = Path(folder, file)
             if path.suffix.lower() not in SUFFIXES or file.startswith(".") or not path.is_file():
@@ -71,7 +74,7 @@ def scan(root: Path) -> list[Photo]:
             photos.append(Photo(name, path, stat.st_size, stat.st_mtime_ns, _name_fault(name)))
     if not photos:
         raise UserError(f"{root} holds no PNG, JPEG or WebP picture: give the folder with the photographs.")
-    return _mark_meeting_names(sorted(photos, key=lambda photo: (photo.name, str(photo.path))))
+    return sorted(_mark_meeting_names(photos, root), key=lambda photo: (photo.name, str(photo.path)))
 
 
 def _raise(error: OSError) -> None:
@@ -80,12 +83,16 @@ def _raise(error: OSError) -> None:
 
 def _name(relative: str) -> str:
     """FFHQ's 03000/03123.png is 03123.png; bytes that are not UTF-8 are written as escapes."""
-    return os.fsencode(FFHQ_NESTED.sub(r"\1\3", relative)).decode("utf-8", "backslashreplace")
+    return _escaped(FFHQ_NESTED.sub(r"\1\3", relative))
+
+
+def _escaped(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _name_fault(name: str) -> str:
-    if any(unicodedata.category(character) == "Cc" for character in name):
-        return "its name holds a control character"
+    if any(c == "\ufeff" or unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in name):
+        return "its name holds a line break or another control character"
     if "\\" in name:
         return "its name holds a backslash or bytes that are not UTF-8"
     return ""
@@ -96,17 +103,20 @@ def meeting_key(name: str) -> str:
     return unicodedata.normalize("NFC", png_name(name)).casefold()
 
 
-def _mark_meeting_names(photos: list[Photo]) -> list[Photo]:
+def _mark_meeting_names(photos: list[Photo], root: Path) -> list[Photo]:
+    """Photos whose names meet are bad; of two with one name each goes by its whole path below `root`."""
     meeting: dict[str, list[Photo]] = defaultdict(list)
-    for photo in photos:
+    for photo in sorted(photos, key=lambda photo: photo.path):
         meeting[meeting_key(photo.name)].append(photo)
 
     def marked(photo: Photo) -> Photo:
         others = [other for other in meeting[meeting_key(photo.name)] if other is not photo]
         if photo.bad or not others:
             return photo
-        bad = f"its name meets that of {others[0].path.name} where case or suffix do not count"
-        return Photo(photo.name, photo.path, photo.size, photo.mtime_ns, bad)
+        own, met = (_escaped(p.path.relative_to(root).as_posix()) for p in (photo, others[0]))
+        name = own if any(other.name == photo.name for other in others) else photo.name
+        bad = f"its name meets that of {met} where case or suffix do not count"
+        return replace(photo, name=name, bad=bad)
 
     return [marked(photo) for photo in photos]
 
@@ -155,7 +165,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Rgb:
 
 def _open(data: bytes) -> Image.Image:
     """Pillow's lazy picture: the header is parsed, no pixel decoded."""
-    with warnings.catch_warnings():
+    with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its own warning on large pictures; ours is an error below
         return Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
 

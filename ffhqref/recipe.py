@@ -168,7 +168,7 @@ def load_recipe(name_or_file: str, **overrides: Any) -> Recipe:
     table = {"name": path.stem, **load_toml(path)}
     for key in FILES:
         if isinstance(table.get(key), str):
-            table[key] = str(path.parent / table[key])
+            table[key] = str((path.parent / table[key]).resolve())
     return override(build(Recipe, table, str(path)), **overrides)
 
 
@@ -176,7 +176,7 @@ def override(recipe: Recipe, **overrides: Any) -> Recipe:
     """The recipe with the given values in place of its own; a whole-number quota replaces a fraction."""
     hints = get_type_hints(Recipe)
     given = {key: value for key, value in overrides.items() if value is not None}
-    given |= {key: str(Path(given[key]).resolve()) for key in FILES if key in given}
+    given |= {key: _absolute(key, given[key]) for key in FILES if key in given}
     changes = {key: _checked(value, hints[key], f"--{key.replace('_', '-')}") for key, value in given.items()}
     for part in ("val", "test"):
         if part in given and f"{part}_identities" in given:
@@ -189,6 +189,16 @@ def override(recipe: Recipe, **overrides: Any) -> Recipe:
         return replace(recipe, **changes)
     except ValueError as error:
         raise UserError(f"Recipe {recipe.name}: {error}.") from None
+
+
+def _absolute(key: str, file: str) -> str:
+    """A file's whole path, which is kept as text with the dataset."""
+    whole = str(Path(file).resolve())
+    try:
+        whole.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(f"--{key} {file!r}: its path is not UTF-8 and cannot be kept; rename it.") from None
+    return whole
 
 
 def to_toml(value: object) -> str:
@@ -206,7 +216,7 @@ def _toml_value(item: Any) -> str:
     if isinstance(item, (tuple, list)):
         return "[" + ", ".join(map(_toml_value, item)) + "]"
     if isinstance(item, str):
-        return json.dumps(item, ensure_ascii=False)  # a TOML basic string
+        return json.dumps(item, ensure_ascii=False).replace("\x7f", "\\u007f")  # a TOML basic string
     return repr(item)
 
 

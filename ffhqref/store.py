@@ -10,7 +10,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -89,8 +89,11 @@ def atomic(path: Path) -> Iterator[Path]:
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):  # the part's folder may be what is wrong
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(part)):
+            error.filename, error.filename2 = str(path), None  # users know the file, not its part
         raise
     flush_folder(path.parent)
 
@@ -234,7 +237,7 @@ def write_receipt(out: Path, wanted: Receipt, outputs: Sequence[Path], notes: Ma
     """Digest `outputs` (paths below `out`) and write the receipt: the last act of a stage."""
     digests = {path.relative_to(out).as_posix(): digest_file(path) for path in outputs}
     receipt = Receipt(**{**asdict(wanted), "outputs": digests, "notes": dict(notes)})
-    text = json.dumps(asdict(receipt), indent=1, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(asdict(receipt), indent=1, sort_keys=True)  # ASCII: a path need not be UTF-8
     write_text(receipt_path(out, wanted.stage), text + "\n")
     return receipt
 

@@ -215,9 +215,12 @@ def read_references(path: Path) -> dict[str, list[str]]:
 
 
 def read_list(path: Path) -> list[str]:
-    """A text file of image names, one a line; empty lines are passed over."""
-    lines = read_text(path, "a text file with one image name a line").splitlines()
-    return [line.strip() for line in lines if line.strip()]
+    """A text file of image names, one a line; empty lines are passed over.
+
+    Only what follows a name is stripped: a name may begin with a space, and ends in its suffix.
+    """
+    lines = read_text(path, "a text file with one image name a line").split("\n")
+    return [line.rstrip() for line in lines if line.strip()]
 
 
 def write_list(path: Path, names: Iterable[str]) -> None:
@@ -275,7 +278,7 @@ def load_statuses(out: Path) -> dict[str, tuple[str, str]]:
 
 def count_statuses(out: Path) -> dict[str, int]:
     """How many photos have each status."""
-    return dict(sorted(Counter(status for status, _ in load_statuses(out).values()).items()))
+    return dict(sorted(Counter(texts(_read_all(out, [STATUS]), STATUS)).items()))
 
 
 def _read_all(out: Path, columns: Sequence[str]) -> pa.Table:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+
+from ffhqref import build_refs, load_recipe
+from ffhqref.store import digest_file
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 
@@ -29,3 +36,58 @@ def embedder(faces_folder: Path) -> Path:
 @pytest.fixture(scope="session")
 def detector(faces_folder: Path) -> Path:
     return _needed(faces_folder / "weights" / "scrfd_2.5g_bnkps.onnx")
+
+
+@dataclass(frozen=True)
+class Known:
+    """A shared photograph: its file, the person, the detector's landmarks (5 x 2 px)."""
+
+    path: Path
+    set: str
+    person: str
+    landmarks: np.ndarray[Any, Any]
+
+
+@pytest.fixture(scope="session")
+def known(faces_folder: Path) -> list[Known]:
+    """Every shared photograph, in the order of photos.csv."""
+    with (faces_folder / "photos.csv").open(encoding="utf-8", newline="") as file:
+        return [
+            Known(
+                faces_folder / "photos" / row["file"],
+                row["set"],
+                f"{row['set']}/{row['identity']}",
+                np.array(row["landmarks"].split(), np.float32).reshape(5, 2),
+            )
+            for row in csv.DictReader(file)
+        ]
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """All shared photographs in one flat folder under names that say nothing; people by name."""
+
+    folder: Path
+    people: dict[str, str]
+    sources: dict[str, Known]
+
+
+@pytest.fixture(scope="session")
+def opaque(known: list[Known], tmp_path_factory: pytest.TempPathFactory) -> Opaque:
+    """The shared photographs under names drawn from their bytes."""
+    folder = tmp_path_factory.mktemp("opaque")
+    sources = {}
+    for photo in known:
+        name = digest_file(photo.path)[:16] + photo.path.suffix
+        (folder / name).symlink_to(photo.path)
+        sources[name] = photo
+    return Opaque(folder, {name: photo.person for name, photo in sources.items()}, sources)
+
+
+@pytest.fixture(scope="session")
+def built(opaque: Opaque, detector: Path, embedder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of all shared photographs by `build-refs --distance 0.6`; copy it before writing to it."""
+    out = tmp_path_factory.mktemp("built") / "mine"
+    recipe = load_recipe("photos", detector=str(detector), embedder=str(embedder), distance=0.6)
+    build_refs(opaque.folder, out, recipe, device="cpu", workers=2, batch_size=16)
+    return out

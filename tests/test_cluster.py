@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ffhqref import cluster, tables
+from ffhqref import cluster, search, tables
 from ffhqref.grouping import components
 from ffhqref.store import UserError
 from tests.synthetic import at_distances, people, recipe, unit, write_embedded
@@ -28,8 +28,9 @@ def brute(vectors: np.ndarray, distance: float) -> list[tuple[int, int]]:
 def test_pairs_are_the_brute_force_ones(distance: float, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, _ = people([3, 1, 7, 2, 2, 5, 1], 1, spread=0.8, dimension=32)
     wanted = brute(vectors, distance)
-    for block in (192 << 20, 12 * len(vectors) * 4):  # one block, and blocks of four rows
-        monkeypatch.setattr(cluster, "BLOCK_BYTES", block)
+    for tile, kept in (((4096, 2048), 4_000_000), ((8, 5), 4_000_000), ((8, 5), 3)):  # 3: stripes are redone
+        monkeypatch.setattr(search, "TILE", tile)
+        monkeypatch.setattr(search, "MAX_KEPT", kept)
         found = [
             (int(left), int(right))
             for lefts, rights, _ in cluster.pairs_below(vectors, distance)

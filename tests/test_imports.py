@@ -19,7 +19,7 @@ FOUNDATION = {
 }  # fmt: skip
 STAGES = {
     "embed": set(),
-    "cluster": set(),
+    "cluster": {"search"},
     "split": set(),
     "references": set(),
     "verify": set(),
@@ -92,7 +92,7 @@ def test_foundation_has_no_cycle() -> None:
     assert done == FOUNDATION, f"a cycle among {FOUNDATION - done}"
 
 
-def test_only_cluster_uses_faiss_and_only_the_restorer_torch() -> None:
+def test_only_search_uses_faiss_and_only_the_restorer_torch() -> None:
     users: dict[str, set[str]] = {"faiss": set(), "torch": set(), "insightface": set(), "onnxruntime": set()}
     for name, tree in modules().items():
         for node in ast.walk(tree):
@@ -101,7 +101,7 @@ def test_only_cluster_uses_faiss_and_only_the_restorer_torch() -> None:
             for module in names:
                 if module.split(".")[0] in users:
                     users[module.split(".")[0]].add(name)
-    assert users["faiss"] == {"cluster"}
+    assert users["faiss"] == {"search"}
     assert users["insightface"] == {"faces"}
     assert all(any(name.startswith(place) for place in TORCH) for name in users["torch"] - {"cli.restore"})
 

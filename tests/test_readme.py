@@ -52,8 +52,8 @@ def workplace(
 ) -> Path:
     """A folder with what the README assumes: photos/, two networks, people.csv."""
     place = tmp_path_factory.mktemp("readme")
-    (place / "det_10g.onnx").symlink_to(detector)
-    (place / "w600k_r50.onnx").symlink_to(embedder)
+    (place / "det_500m.onnx").symlink_to(detector)
+    (place / "w600k_mbf.onnx").symlink_to(embedder)
     (place / "photos").mkdir()
     with (faces_folder / "photos.csv").open() as file, (place / "people.csv").open("w") as people:
         people.write("image,identity\n")

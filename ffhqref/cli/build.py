@@ -41,6 +41,7 @@ Landmarks = Annotated[
 ]
 Faces = Annotated[str | None, _option("largest: one face a photo; all: each face a photo of its own.")]
 MinFace = Annotated[int | None, _option("Least shorter side of a face's box, px.")]
+DetSize = Annotated[int | None, _option("Side of the square that the detector sees, px, by 32.")]
 MinScore = Annotated[float | None, _option("Least detector score, 0 to 1.")]
 Exclude = Annotated[Path | None, _option("List of photos to leave out, one name a line.")]
 Limit = Annotated[int | None, _option("Only the first so many photos.")]
@@ -58,6 +59,7 @@ TestReferences = Annotated[
 ]
 MaxReferences = Annotated[int | None, _option("Keep at most so many references a target, best first.")]
 Order = Annotated[str | None, _option("fps (varied first), nearest or name.")]
+FpsStart = Annotated[str | None, _option("Where fps begins: nearest or farthest.")]
 Splits = Annotated[Path | None, _option("Folder of published {train,val,test}_image.txt to replay.")]
 Targets = Annotated[Path | None, _option("List of who may be a target; the others are references only.")]
 Labels = Annotated[Path | None, _option("CSV of labels by image, to balance val and test over.")]
@@ -110,6 +112,7 @@ def build_refs(
     faces: Faces = None,
     min_face: MinFace = None,
     min_score: MinScore = None,
+    det_size: DetSize = None,
     distance: Distance = None,
     min_distance: MinDistance = None,
     grouping: Grouping = None,
@@ -122,6 +125,7 @@ def build_refs(
     test_references: TestReferences = None,
     max_references: MaxReferences = None,
     order: Order = None,
+    fps_start: FpsStart = None,
     splits: Splits = None,
     targets: Targets = None,
     labels: Labels = None,
@@ -143,7 +147,7 @@ def build_refs(
 
     \b
     ffhqref build-refs --images photos --out mine \\
-        --detector det_10g.onnx --embedder w600k_r50.onnx
+        --detector det_500m.onnx --embedder w600k_mbf.onnx
     """
     options = dict(locals())
     from ffhqref import build
@@ -218,6 +222,7 @@ def embed(
     faces: Faces = None,
     min_face: MinFace = None,
     min_score: MinScore = None,
+    det_size: DetSize = None,
     exclude: Exclude = None,
     limit: Limit = None,
     device: DeviceChoice = Device.auto,
@@ -227,7 +232,7 @@ def embed(
     """Photographs -> embeddings, a row a photo with its status.
 
     \b
-    ffhqref embed mine --images photos --detector det_10g.onnx --embedder w600k_r50.onnx
+    ffhqref embed mine --images photos --detector det_500m.onnx --embedder w600k_mbf.onnx
     """
     options = dict(locals())
     from ffhqref.embed import embed_photos
@@ -308,6 +313,7 @@ def references(
     test_references: TestReferences = None,
     max_references: MaxReferences = None,
     order: Order = None,
+    fps_start: FpsStart = None,
 ) -> None:
     """Pairs and splits -> reference mappings.
 
@@ -360,7 +366,7 @@ def calibrate(
     Says how often each distance is right, and draws it.
 
     \b
-    ffhqref embed lfw-embedded --images lfw --detector det_10g.onnx --embedder mine.onnx
+    ffhqref embed lfw-embedded --images lfw --detector det_500m.onnx --embedder mine.onnx
     ffhqref calibrate lfw-embedded --labels lfw.csv
     """
     from ffhqref.calibrate import calibrate_distance

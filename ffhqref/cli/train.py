@@ -47,7 +47,8 @@ def train(
     images: Annotated[Path, _option("Folder of its photographs.", "--images")],
     out: Annotated[Path, _option("Folder of the run.", "--out")],
     config: Annotated[
-        str | None, _option("A name of manifests/train/ or a TOML file; the stage's, with the paper's values.")
+        str | None,
+        _option("A name of manifests/train/ or a TOML file; the stage's, with the paper's values."),
     ] = None,
     init: Annotated[Path | None, _option("Checkpoint to start from; ReF-LDM starts from an LDM.")] = None,
     autoencoder: Annotated[
@@ -155,7 +156,8 @@ def _check_dataset(data: Path, images: Path, unverified: bool) -> None:
         faults = [str(error).rstrip(".")]
     if faults:
         raise UserError(
-            f"{data} is not a dataset that `ffhqref verify` passes ({faults[0]}): mend it, or add --unverified."
+            f"{data} is not a dataset that `ffhqref verify` passes ({faults[0]}): mend it, or add "
+            "--unverified."
         )
 
 

@@ -106,7 +106,7 @@ class Pictures:
         with Image.open(self.find(name), formats=("PNG", "JPEG", "WEBP")) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise ValueError("more pixels than a photograph has")
-            return fit(np.asarray(picture.convert("RGB")), self.height, self.width)
+            return np.array(fit(np.asarray(picture.convert("RGB")), self.height, self.width))
 
 
 @dataclass(frozen=True, kw_only=True)

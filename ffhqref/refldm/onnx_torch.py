@@ -67,9 +67,9 @@ def _batch_norm(inputs: list[Any], at: Attributes) -> Tensor:
 def _gemm(inputs: list[Any], at: Attributes) -> Tensor:
     a, b, *rest = inputs
     a, b = (m.T if at.get(key, 0) else m for m, key in ((a, "transA"), (b, "transB")))
-    out = at.get("alpha", 1.0) * (a @ b)
-    bias = rest[0] if rest and rest[0] is not None else torch.zeros((), dtype=a.dtype, device=a.device)
-    return torch.add(out, bias, alpha=at.get("beta", 1.0))
+    bias = rest[0] * at.get("beta", 1.0) if rest and rest[0] is not None else 0.0
+    out: Tensor = torch.matmul(a, b) * at.get("alpha", 1.0) + bias
+    return out
 
 
 def _flatten(inputs: list[Any], at: Attributes) -> Tensor:

@@ -315,10 +315,17 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, name: str) -> dict[str, 
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], name: str) -> None:
-    """What `optimizer_tensors` gave, back into an optimizer of the same parameters."""
+    """What `optimizer_tensors` gave, back into an optimizer of the same parameters.
+
+    Moments get the memory layout of their parameters: fused steps walk both in the order of memory.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         owner, at, field = key.split(".")
         if owner == name:
+            like = parameters[int(at)]
+            if tensor.shape == like.shape:
+                tensor = torch.empty_like(like, requires_grad=False).copy_(tensor)
             state.setdefault(int(at), {})[field] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

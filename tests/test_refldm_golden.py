@@ -67,9 +67,13 @@ DDIM_RUNS = settings(names("ddim"), r"latent_(uniform\w*)_S(\d+)_cfg([\d.]+)")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def without_gradients() -> Iterator[None]:
+def alone() -> Iterator[None]:
+    """No gradients, and one thread: these networks are too small to share out."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with torch.no_grad():
         yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -317,6 +321,18 @@ def test_ddim_with_raw_weights(checkpoints: Path, architecture: Any) -> None:
     references = [restorer.see(latent[None]) for latent in case["ref_latent"]]
     latent = restorer.sample(case["x_T"], case["lq_latent"], references, _second_scale_first_steps(case))
     close(latent, case["latent_raw_weights"], CHAIN)
+
+
+@pytest.mark.parametrize(("kind", "steps", "scale"), DDIM_RUNS)
+def test_bfloat16_stays_near(checkpoints: Path, architecture: Any, kind: Any, steps: str, scale: str) -> None:
+    case = load("ddim")
+    networks = checkpoint.load(checkpoints / "refldm.ckpt", architecture=architecture)
+    narrow = Restorer(networks, dtype=torch.bfloat16)
+    references = [narrow.see(latent[None]) for latent in case["ref_latent"]]
+    options = Options(steps=int(steps), schedule=kind, guidance=float(scale))
+    latent = narrow.sample(case["x_T"], case["lq_latent"], references, options)
+    theirs = case[f"latent_{kind}_S{steps}_cfg{scale}"]
+    assert float((latent - theirs).norm() / theirs.norm()) <= 0.06
 
 
 def test_ddim_with_fresh_noise(ema: Restorer) -> None:

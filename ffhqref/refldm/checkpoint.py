@@ -93,9 +93,8 @@ def load(
     autoencoder: Path | None = None,
     architecture: Architecture | None = None,
     weights: Weights = "ema",
-    dtype: torch.dtype = torch.float32,
 ) -> Networks:
-    """Read both networks. A first stage in `checkpoint` goes before that of `autoencoder`.
+    """Read both networks, in float32. A first stage in `checkpoint` goes before that of `autoencoder`.
 
     A checkpoint without EMA weights gives its raw ones. RestorerError where a file is no checkpoint, or
     holds missing, misshapen or not finite tensors.
@@ -114,8 +113,8 @@ def load(
     if not stage_tensors:
         raise RestorerError(f"{checkpoint} holds no first stage ({FIRST_STAGE}...): add --autoencoder FILE.")
     prefix = f"{EMA}diffusion_model" if used == "ema" else RAW
-    _fill(unet, unet_tensors, checkpoint, prefix, dtype)
-    _fill(first_stage, stage_tensors, autoencoder or checkpoint, "" if autoencoder else FIRST_STAGE, dtype)
+    _fill(unet, unet_tensors, checkpoint, prefix)
+    _fill(first_stage, stage_tensors, autoencoder or checkpoint, "" if autoencoder else FIRST_STAGE)
     fold(unet)
     fold(first_stage)
     return Networks(unet, first_stage, architecture, used)
@@ -150,10 +149,8 @@ def first_stage_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in inside.items() if name.startswith(FIRST_STAGE_GROUPS)}
 
 
-def _fill(
-    network: nn.Module, tensors: Mapping[str, Tensor], path: Path, prefix: str, dtype: torch.dtype
-) -> None:
-    """Give an empty network its weights: float32 or narrower, convolutions channels-last, copied once."""
+def _fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, prefix: str) -> None:
+    """Give an empty network its weights: float32, convolutions channels-last, copied once."""
     state = {}
     for name, wanted in network.state_dict().items():
         tensor = tensors.get(name)
@@ -172,7 +169,7 @@ def _fill(
                 "its training failed; get it again or take another checkpoint."
             )
         layout = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
-        state[name] = torch.empty_like(wanted, dtype=dtype, device="cpu", memory_format=layout).copy_(tensor)
+        state[name] = torch.empty_like(wanted, device="cpu", memory_format=layout).copy_(tensor)
     network.load_state_dict(state, assign=True)
 
 

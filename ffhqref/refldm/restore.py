@@ -32,23 +32,50 @@ class Options:
     encoding: Encoding = "wide"
 
 
+def check_options(options: Options, device: str) -> None:
+    """RestorerError where the options cannot work, before anything is loaded."""
+    try:
+        schedule.timesteps(options.schedule, options.steps)
+    except ValueError as error:
+        raise RestorerError(f"--steps {options.steps}: {error}.") from None
+    kind = device.partition(":")[0]
+    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
+        raise RestorerError(f"--device {device}: there is no such device here; give cpu.")
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers come from."""
+    return {"torch": torch.__version__, "numpy": np.__version__}
+
+
 class Restorer:
     """Both networks on one device. It holds no state of a picture: threads may share it.
 
-    `dtype` is that of weights and sums inside the networks; latents between them are float32.
+    `dtype` is that of weights and sums inside the networks; latents between them are float32. Networks
+    are taken over: a narrower `dtype` changes them in place.
     """
 
-    def __init__(self, networks: Networks, device: str = "cpu", compiled: bool = False) -> None:
+    def __init__(
+        self,
+        networks: Networks,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        compiled: bool = False,
+    ) -> None:
         self.device = torch.device(device)
         self.unet = networks.unet.to(self.device)
-        self.autoencoder = networks.autoencoder.to(self.device)
+        self.autoencoder = networks.autoencoder.to(self.device, dtype)
         self.size = (networks.architecture.height, networks.architecture.width)
         factor = self.autoencoder.factor
         self.latent = (networks.architecture.unet.out_channels, *(side // factor for side in self.size))
         self.own = self.unet.own_tokens(*self.latent[1:])
         self.alpha_bar = schedule.tables(schedule.betas())["alphas_cumprod"]
-        self._denoise = torch.compile(self.unet) if compiled else self.unet
         self._null: Seen | None = None
+        if dtype != torch.float32:
+            # zeros make normalisation divide by next to nothing: there narrow sums lose the most
+            self._null = self._null_reference().to(dtype)
+            self.unet.to(dtype)
+        self._denoise = torch.compile(self.unet) if compiled else self.unet
 
     def noise(self, seed: int) -> Tensor:
         """x_T [1, 8, h, w] of a seed, drawn on the CPU: the same on every device."""
@@ -185,4 +212,4 @@ def fit(picture: Rgb, height: int, width: int) -> Rgb:
     """The picture at the network's size, resized as published: Pillow's bicubic filter."""
     if picture.shape[:2] == (height, width):
         return picture
-    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
+    return np.array(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))

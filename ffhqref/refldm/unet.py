@@ -41,6 +41,10 @@ class Seen:
     copies: int = 1
     room: tuple[int, ...] = ()  # per layer: how many tokens of `layers` are room for the rows' own
 
+    def to(self, dtype: torch.dtype) -> Seen:
+        """The same keys and values in another type."""
+        return replace(self, layers=tuple((k.to(dtype), v.to(dtype)) for k, v in self.layers))
+
     def roomy(self, own: Sequence[int]) -> Seen:
         """A copy whose keys and values begin with room for each layer's `own` tokens.
 

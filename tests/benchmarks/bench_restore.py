@@ -119,7 +119,7 @@ def _ours(way: str, weights: Path, drawn: list[Any], steps: int, batch: int) -> 
     from ffhqref.refldm.restore import Options, Restorer
 
     dtype = torch.bfloat16 if way == "bf16" else torch.float32
-    restorer = Restorer(checkpoint.load(weights, dtype=dtype))
+    restorer = Restorer(checkpoint.load(weights), dtype=dtype)
     seconds: dict[str, float] = {}
     lq = _timed(lambda: torch.cat([restorer.encode(one[None]) for one in drawn[:batch]]), seconds, "encode")
     wide = _timed(lambda: restorer.encode_references(drawn[batch:]), seconds, "references")

@@ -1,0 +1,218 @@
+"""restore and convert: the commands of the restorer. torch is loaded only inside them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ffhqref.cli import app
+from ffhqref.store import UserError, atomic, digest_file
+
+if TYPE_CHECKING:
+    from ffhqref.cli.restore_run import Outcome
+    from ffhqref.refldm.checkpoint import Architecture
+
+
+class Schedule(StrEnum):
+    uniform_trailing = "uniform_trailing"
+    uniform = "uniform"
+
+
+class Noise(StrEnum):
+    shared = "shared"
+    per_image = "per-image"
+
+
+class Encoding(StrEnum):
+    wide = "wide"
+    separate = "separate"
+
+
+class Precision(StrEnum):
+    fp32 = "fp32"
+    auto = "auto"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+def _option(help: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, show_default=False, **more)
+
+
+Checkpoint = Annotated[Path, _option("refldm.ckpt, or what `convert` wrote.", "--checkpoint")]
+FirstStage = Annotated[
+    Path | None, _option("vqgan.ckpt, where the checkpoint holds no first stage.", "--autoencoder")
+]
+Shape = Annotated[Path | None, _option("TOML of another network's sizes than the published.")]
+Lq = Annotated[Path | None, _option("Picture to restore, or a folder of them.")]
+Refs = Annotated[
+    list[Path] | None, _option("Pictures of the same person; more may follow the first.", "--refs")
+]
+RefsDir = Annotated[Path | None, _option("Folder with a folder of references for each name.")]
+References = Annotated[Path | None, _option("Reference mapping, CSV; needs --images.")]
+Images = Annotated[Path | None, _option("Folder of the photographs that a CSV or dataset names.")]
+
+
+@app.command()
+def restore(
+    checkpoint: Checkpoint,
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="A built dataset (with --level), or more pictures for --refs.", metavar="[OUT]"),
+    ] = None,
+    out: Annotated[
+        Path | None, _option("Folder of the results; a dataset's are by default OUT/restored/LEVEL.", "--out")
+    ] = None,
+    autoencoder: FirstStage = None,
+    lq: Lq = None,
+    refs: Refs = None,
+    refs_dir: RefsDir = None,
+    references: References = None,
+    images: Images = None,
+    level: Annotated[str | None, _option("Of a built dataset: severe, moderate or your own.")] = None,
+    split: Annotated[str, typer.Option(help="Of a built dataset: test or val.")] = "test",
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Steps of DDIM.")] = 50,
+    schedule: Annotated[Schedule, typer.Option(help="Which timesteps.")] = Schedule.uniform_trailing,
+    guidance: Annotated[float, typer.Option(help="Towards the references; 1 is off.")] = 1.5,
+    seed: Annotated[int, typer.Option(min=0, max=2**62, help="Of the noise it starts from.")] = 2024,
+    noise: Annotated[Noise, typer.Option(help="One noise for all (published), or by name.")] = Noise.shared,
+    max_references: Annotated[int, typer.Option(min=1, max=64, help="The first so many.")] = 5,
+    reference_encoding: Annotated[
+        Encoding, typer.Option(help="wide: as published; separate: less memory, other numbers.")
+    ] = Encoding.wide,
+    precision: Annotated[Precision, typer.Option(help="auto: bf16 where faster.")] = Precision.fp32,
+    batch_size: Annotated[int, typer.Option(min=1, max=256, help="Pictures at a time.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the denoiser first.")] = False,
+    shard: Annotated[str | None, _option("i/n: only every n-th picture from the i-th.")] = None,
+    sheet: Annotated[bool, typer.Option("--sheet", help="Also write all side by side.")] = False,
+    align: Annotated[bool, typer.Option("--align", help="Find faces and frame them first.")] = False,
+    paste_back: Annotated[
+        bool, typer.Option("--paste-back", help="With --align: put results into the photographs.")
+    ] = False,
+    detector: Annotated[Path | None, _option("SCRFD detector for --align, an ONNX file.")] = None,
+    architecture: Shape = None,
+) -> None:
+    """Low-quality faces + references of the same people -> restored faces.
+
+    Without references it restores from the picture alone. Pictures are FFHQ-aligned
+    squares; --align frames others. Finished results are kept when run again.
+
+    \b
+    ffhqref restore --checkpoint refldm.ckpt --autoencoder vqgan.ckpt \\
+        --lq old.png --refs new1.jpg new2.jpg --out restored
+    ffhqref restore mine --level severe --images photos --checkpoint refldm.ckpt
+    """
+    dataset, more = _positional(list(paths or []), lq)
+    if out is None:
+        if dataset is None:
+            raise UserError("Give --out, the folder of the results.")
+        out = dataset / "restored" / f"{level}"
+    if (paste_back or detector) and not align:
+        raise UserError("--paste-back and --detector go with --align.")
+    if align and detector is None:
+        raise UserError("--align needs --detector FILE, an SCRFD detector (ONNX) of InsightFace.")
+    _need_torch()
+    from ffhqref.cli import restore_jobs, restore_run
+    from ffhqref.refldm.checkpoint import RestorerError
+    from ffhqref.refldm.restore import Options
+
+    jobs = restore_jobs.collect(
+        dataset=dataset, level=level, split=split, lq=lq, refs=[*(refs or []), *more], refs_dir=refs_dir,
+        references=references, images_dir=images, most=max_references,
+    )  # fmt: skip
+    options = Options(
+        steps=steps, schedule=schedule.value, guidance=guidance, encoding=reference_encoding.value
+    )
+    work = restore_run.Work(
+        checkpoint=checkpoint, autoencoder=autoencoder, architecture=_architecture(architecture),
+        options=options, seed=seed, noise=noise.value, precision=precision.value, device=device,
+        compiled=compile, batch_size=batch_size, sheet=sheet, detector=detector if align else None,
+        paste_back=paste_back, part=shard,
+    )  # fmt: skip
+    try:
+        outcome = work.run(jobs.jobs, jobs.failed, out)
+    except RestorerError as error:
+        raise UserError(str(error)) from error
+    _say(outcome, out)
+
+
+def _positional(paths: list[Path], lq: Path | None) -> tuple[Path | None, list[Path]]:
+    """What stands without an option: more references after --lq, else the dataset."""
+    if lq is not None:
+        return None, paths
+    if len(paths) > 1:
+        raise UserError("Give one built dataset, or --lq and its --refs.")
+    return (paths[0] if paths else None), []
+
+
+def _need_torch() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None or find_spec("safetensors") is None:
+        raise UserError("The restorer needs torch: `pip install 'ffhqref[train]'`.")
+
+
+def _architecture(path: Path | None) -> Architecture | None:
+    if path is None:
+        return None
+    from ffhqref.recipe import load_toml
+    from ffhqref.refldm.checkpoint import RestorerError, parse_architecture
+
+    try:
+        return parse_architecture(load_toml(path), str(path))
+    except RestorerError as error:
+        raise UserError(str(error)) from error
+
+
+def _say(outcome: Outcome, out: Path) -> None:
+    for path in outcome.odd[:3]:
+        typer.echo(f"Warning: {path} is not square; it was resized as published. See --align.", err=True)
+    if len(outcome.odd) > 3:
+        typer.echo(f"Warning: {len(outcome.odd) - 3:,} more pictures are not square.", err=True)
+    for name, reason in list(outcome.failed.items())[:5]:
+        typer.echo(f"Not restored: {name} {reason}.", err=True)
+    if len(outcome.failed) > 5:
+        typer.echo(f"Not restored: {len(outcome.failed) - 5:,} more, see run.json.", err=True)
+    if outcome.gain:
+        typer.echo(outcome.gain)
+    if outcome.failed and not outcome.restored and not outcome.kept:
+        raise UserError(f"No picture could be restored into {out}: see the reasons above.")
+    counts = f"{len(outcome.restored):,} restored, {len(outcome.kept):,} kept, {len(outcome.failed):,} failed"
+    typer.echo(f"{counts}: {out}. Look at them, or measure with `ffhqref evaluate`.")
+
+
+@app.command()
+def convert(
+    checkpoint: Checkpoint,
+    out: Annotated[Path, _option("The .safetensors file to write.", "--out")],
+    autoencoder: FirstStage = None,
+    architecture: Shape = None,
+) -> None:
+    """A published checkpoint -> safetensors with what restoring needs, and no code.
+
+    EMA weights and first stage: 0.7 GB instead of 2.1.
+
+    \b
+    ffhqref convert --checkpoint refldm.ckpt --autoencoder vqgan.ckpt --out refldm.safetensors
+    """
+    if out.suffix != ".safetensors":
+        raise UserError(f"{out} must end in .safetensors.")
+    shape = _architecture(architecture)
+    _need_torch()
+    from ffhqref.refldm.checkpoint import RestorerError
+    from ffhqref.refldm.checkpoint import convert as write
+
+    try:
+        digests = {"checkpoint": digest_file(checkpoint)} if checkpoint.is_file() else {}
+        with atomic(out) as part:
+            written = write(checkpoint, part, autoencoder, shape, digests)
+    except RestorerError as error:
+        raise UserError(str(error)) from error
+    typer.echo(
+        f"{written['tensors']:,} tensors ({written['weights']} weights and first stage, "
+        f"{written['bytes'] / 1e9:.2f} GB): {out}. Next: `ffhqref restore --checkpoint {out} ...`."
+    )

@@ -33,8 +33,7 @@ from tests import tiny_train as tiny  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 LATENT = (4, 16, 16)
-# A later step: sums of the samples' gradients in another order, after Adam has divided by their size
-ROUNDING = 2e-3  # of the way that the weights have gone
+ROUNDING = 1e-3  # relative, of gradients: sums of the same samples in another order
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -131,17 +130,19 @@ def test_workers_and_accumulated_parts_do_not_matter(work: Path, tmp_path: Path)
     tiny.run(work, tmp_path / "workers", base, workers=1)
     same(tmp_path / "one", tmp_path / "workers", 3)
     tiny.run(work, tmp_path / "parts", replace(base, accumulate=2))
-    close(work, tmp_path / "one", tmp_path / "parts", 3)
+    close(tmp_path / "one", tmp_path / "parts", 3)
 
 
-def close(work: Path, left: Path, right: Path, step: int) -> None:
-    """Both runs went the same way from the first weights: their distance, of the way gone."""
-    first, _ = checkpoint.read(work / "ldm.safetensors")
-    ours, theirs = state(left, step), state(right, step)
-    names = [name for name in first if name.startswith(checkpoint.RAW)]
+def close(left: Path, right: Path, step: int) -> None:
+    """Both runs saw the same gradients: the optimizer's mean of them, relative.
+
+    Not the weights, since Adam divides by the gradient's size: where that is all rounding, so is the step.
+    """
+    ours, theirs = runs.RunFolder(left).load(step).optimizer, runs.RunFolder(right).load(step).optimizer
+    names = [name for name in ours if name.endswith(".exp_avg")]
     apart = sum(float((ours[n] - theirs[n]).double().square().sum()) for n in names) ** 0.5
-    gone = sum(float((ours[n] - first[n]).double().square().sum()) for n in names) ** 0.5
-    assert apart / gone < ROUNDING, apart / gone
+    size = sum(float(ours[n].double().square().sum()) for n in names) ** 0.5
+    assert apart / size < ROUNDING, apart / size
 
 
 @pytest.mark.slow
@@ -152,9 +153,9 @@ def test_two_processes_are_one_with_twice_the_batch(work: Path, tmp_path: Path) 
     subprocess.run([*launch, *arguments], cwd=ROOT, check=True, capture_output=True, env=environment)
     subprocess.run(program(work, tmp_path / "one", "batch-4"), cwd=ROOT, check=True, capture_output=True)
     subprocess.run(program(work, tmp_path / "half", "batch-2"), cwd=ROOT, check=True, capture_output=True)
-    close(work, tmp_path / "one", tmp_path / "two", 6)
+    close(tmp_path / "one", tmp_path / "two", 6)
     with pytest.raises(AssertionError):
-        close(work, tmp_path / "one", tmp_path / "half", 6)
+        close(tmp_path / "one", tmp_path / "half", 6)
 
 
 # ---- what is learned -----------------------------------------------------------------------------
@@ -162,12 +163,14 @@ def test_two_processes_are_one_with_twice_the_batch(work: Path, tmp_path: Path) 
 
 def test_it_learns_eight_pictures_by_heart(work: Path, tmp_path: Path) -> None:
     """A first stage learns them, then the denoiser on its latents: both losses fall far."""
-    first = tiny.config("autoencoder", steps=150, batch_size=8, lr=2e-3, flip=0.0, log_every=10,
-                        discriminator_start=1000, revive_every=20)  # fmt: skip
+    first = tiny.config("autoencoder", steps=60, batch_size=8, lr=3e-3, flip=0.0, log_every=10,
+                        discriminator_start=1000, revive_every=15)  # fmt: skip
     tiny.run(work, tmp_path / "ae", first)
     start, end = ends(tmp_path / "ae", "loss_l1")
-    assert end < 0.35 * start
-    second = tiny.config("ldm", steps=150, batch_size=8, flip=0.0, log_every=10, identity_weight=0.0, drop=0.0)
+    assert end < 0.5 * start
+    second = tiny.config(
+        "ldm", steps=60, batch_size=8, lr=2e-3, flip=0.0, log_every=10, identity_weight=0.0, drop=0.0
+    )
     tiny.run(work, tmp_path / "ldm", second)
     start, end = ends(tmp_path / "ldm", "loss_simple")
     assert end < 0.5 * start
@@ -466,7 +469,7 @@ def test_shipped_configurations_are_the_papers() -> None:
 def test_a_run_that_is_there_is_not_overwritten(work: Path, straight: Path, tmp_path: Path) -> None:
     with pytest.raises(RestorerError, match="already holds a run at step 40: add --resume"):
         tiny.run(work, straight, tiny.config(steps=40))
-    with pytest.raises(RestorerError, match="started with another lr, seed"):
+    with pytest.raises(RestorerError, match="started with another batch_size, lr, seed"):
         tiny.run(work, straight, tiny.config(steps=50, seed=1, lr=0.5), resume=True)
     with pytest.raises(RestorerError, match="holds no training run"):
         tiny.run(work, tmp_path, tiny.config(), resume=True)

@@ -94,7 +94,7 @@ def test_a_kill_while_a_checkpoint_is_written(work: Path, straight: Path, tmp_pa
     run = subprocess.run(program(work, tmp_path, "kill-30"), cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == -signal.SIGKILL, run.stderr
     folder = runs.RunFolder(tmp_path)
-    assert list(folder.checkpoints.glob(".step-*.part/*"))  # the half that it left
+    assert list(folder.checkpoints.glob(".step-*.partial/*"))  # the half that it left
     assert folder.steps()[-1] == 20
     same(straight, tmp_path, 20)
     tiny.run(work, tmp_path, tiny.config(steps=40, save_every=10, batch_size=2), resume=True)
@@ -420,6 +420,11 @@ def test_a_picture_that_cannot_be_read_is_left_out(work: Path, tmp_path: Path) -
     made = [samples[number] for number in range(9)]
     assert [line for one in made for line in one["skipped"] if tiny.NAMES[4] in line]
     assert tiny.NAMES[4] not in {one["key"][0] for one in made}
+    run = tiny.config("ldm", steps=2, batch_size=9, identity_weight=0.0)
+    (tmp_path / "ldm.safetensors").symlink_to(work / "ldm.safetensors")
+    result = tiny.run(tmp_path, tmp_path / "run", run)
+    assert result.skipped == 2  # once an epoch
+    assert tiny.NAMES[4] in (tmp_path / "run/left_out.txt").read_text()
 
 
 def test_missing_pictures_are_named(work: Path, tmp_path: Path) -> None:
@@ -540,8 +545,24 @@ def test_the_three_stages_one_after_another(work: Path, dataset: Path, tmp_path:
     assert "3 of 3 steps" in third.output and "Next: ffhqref restore" in third.output
     more = ["train", "refldm", "--data", str(dataset), "--images", str(work / "photos"), "--unverified",
             "--workers", "0", "--device", "cpu", "--out", str(tmp_path / "refldm"), "--resume"]  # fmt: skip
+    half = tmp_path / "refldm/checkpoints/.step-00000009.partial"  # as a killed run leaves it
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
     fourth = CliRunner().invoke(app, [*more, "--steps", "4"])
     assert fourth.exit_code == 0 and "4 of 4 steps" in fourth.output, fourth.output
+    assert not half.exists()
+    published = tmp_path / "mine.ckpt"
+    last = tmp_path / "refldm/checkpoints/step-00000004/model.safetensors"
+    fifth = CliRunner().invoke(app, ["convert", "--checkpoint", str(last), "--out", str(published)])
+    assert fifth.exit_code == 0 and "laid out as the published refldm.ckpt" in fifth.output, fifth.output
+    found = checkpoint.load(published, architecture=tiny.ARCHITECTURE)
+    ours = checkpoint.load(last)
+    assert all(torch.equal(a, b) for a, b in zip(*(n.unet.state_dict().values() for n in (found, ours)),
+                                                 strict=True))  # fmt: skip
+    stage = tmp_path / "ae/checkpoints/step-00000002/model.safetensors"
+    alone = CliRunner().invoke(app, ["convert", "--checkpoint", str(stage), "--out", str(published)])
+    assert alone.exit_code == 0 and "published vqgan.ckpt" in alone.output, alone.output
+    assert checkpoint.first_stage_state(checkpoint.read(published)[0])
 
 
 @pytest.mark.parametrize(

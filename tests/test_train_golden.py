@@ -231,3 +231,35 @@ def test_learning_rates() -> None:
     same([cycles.linear(step) for step in steps], "linear_cycles")
     constant = optimise.Cycles(**json.loads(str(case["linear_warmup_args"])))
     same([constant.linear(step) for step in steps], "linear_warmup_const")
+
+
+def test_the_published_layout(tmp_path: Any) -> None:
+    """Every key of the published file of this size, with its shape and kind, and nothing else."""
+    from safetensors.torch import save_file
+
+    from ffhqref.refldm.publish import publish
+
+    tensors = load_file(CASES / "refldm_tiny.safetensors")
+    stage = load_file(CASES / "vqgan_tiny.safetensors")
+    unet = CONFIG["model"]["unet_config"]["params"]
+    size = UNetSize(
+        in_channels=unet["in_channels"], out_channels=unet["out_channels"],
+        channels=unet["model_channels"], multipliers=tuple(unet["channel_mult"]),
+        blocks=unet["num_res_blocks"], attention=tuple(unet["attention_resolutions"]),
+        head_channels=unet["num_head_channels"],
+    )  # fmt: skip
+    ours = {k: v for k, v in tensors.items() if k.startswith("model")}  # the schedule is ours to write
+    save_file(ours | {f"first_stage_model.{k}": v for k, v in stage.items()}, tmp_path / "model.safetensors")
+    architecture = checkpoint.Architecture(unet=size, height=1024, width=1024)
+    assert publish(tmp_path / "model.safetensors", tmp_path / "out.ckpt", None, architecture).whole
+    made = torch.load(tmp_path / "out.ckpt", weights_only=True)
+    rows = [line.split("\t") for line in (CASES / "refldm_tiny_keys.txt").read_text().splitlines()]
+    assert sorted(made) == sorted(row[0] for row in rows)
+    assert {k: list(v.shape) for k, v in made.items()} == {row[0]: json.loads(row[1]) for row in rows}
+    assert all(str(made[row[0]].dtype).endswith(row[2].removeprefix("torch.")) for row in rows)
+    wanted = {
+        **tensors,
+        **{f"cond_stage_model.ref_image.{k}": v for k, v in stage.items() if "loss" not in k},
+    }
+    for name, tensor in wanted.items():
+        assert torch.allclose(made[name], tensor, rtol=1e-6, atol=0), name

@@ -119,7 +119,7 @@ def main(work: Path, out: Path, what: str) -> None:
         write = runs._write_tensors
 
         def half(path: Path, tensors: Any, header: Any) -> None:
-            if path.parent.name == f".step-{int(what[5:]):08d}.part" and path.name == runs.OPTIMIZER:
+            if path.parent.name == f".step-{int(what[5:]):08d}.partial" and path.name == runs.OPTIMIZER:
                 path.write_bytes(b"\x00" * 100)
                 os.kill(os.getpid(), signal.SIGKILL)
             write(path, tensors, header)

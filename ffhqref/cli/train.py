@@ -224,9 +224,6 @@ def _perceptual(config: Config) -> Any:
         raise UserError(
             "perceptual_weight needs LPIPS: pip install pyiqa, or go without it by --set perceptual_weight=0."
         ) from None
-    metric = pyiqa.create_metric("lpips-vgg", as_loss=True)
+    from ffhqref.refldm.losses import UnitRange
 
-    def distance(made: Any, target: Any) -> Any:
-        return metric((made + 1) / 2, (target + 1) / 2)
-
-    return distance
+    return UnitRange(pyiqa.create_metric("lpips-vgg", as_loss=True))

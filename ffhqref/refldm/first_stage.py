@@ -72,6 +72,8 @@ class AutoencoderTrainee:
             config.discriminator_channels, config.discriminator_layers
         )
         device = accelerator.device
+        if isinstance(perceptual, nn.Module):
+            perceptual.to(device)
         self.autoencoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.discriminator.to(device)
         self.optimizers = {

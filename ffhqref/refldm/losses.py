@@ -164,6 +164,18 @@ class PatchDiscriminator(nn.Sequential):
                 nn.init.normal_(module.weight, 1.0, 0.02)
 
 
+class UnitRange(nn.Module):
+    """A distance that wants pictures in [0, 1], such as pyiqa's LPIPS, for those in [-1, 1]."""
+
+    def __init__(self, metric: nn.Module) -> None:
+        super().__init__()
+        self.metric = metric.requires_grad_(False)
+
+    def forward(self, pictures: Tensor, target: Tensor) -> Tensor:
+        out: Tensor = self.metric((pictures + 1) / 2, (target + 1) / 2)
+        return out
+
+
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
     """The discriminator's: real scores above 1, fake ones below -1."""
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())

@@ -5,6 +5,7 @@ Only what such networks are made of is known; any other operator is refused by i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,8 @@ def _gemm(inputs: list[Any], at: Attributes) -> Tensor:
 
 def _flatten(inputs: list[Any], at: Attributes) -> Tensor:
     x, axis = inputs[0], at.get("axis", 1)
-    return x.reshape(int(torch.tensor(x.shape[:axis]).prod()) if axis else 1, -1)
+    out: Tensor = x.reshape(math.prod(x.shape[:axis]), -1)
+    return out
 
 
 def _max_pool(inputs: list[Any], at: Attributes) -> Tensor:

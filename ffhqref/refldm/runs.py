@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from ffhqref.refldm.checkpoint import METADATA, Architecture, RestorerError
 from ffhqref.refldm.restore import Rgb
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+PARTIAL = ".partial"  # of the folder of a checkpoint that is still being written
 MARGIN = 64 << 20  # bytes that must stay free on the disk
 
 
@@ -77,7 +78,7 @@ class RunFolder:
     def save(self, saved: Saved, architecture: Architecture) -> Path:
         """Write a checkpoint; RestorerError where the disk is full, and the older ones stand."""
         place = self.of(saved.step)
-        part = place.with_name(f".{place.name}.part")
+        part = place.with_name(f".{place.name}{PARTIAL}")
         self.sweep()
         try:
             part.mkdir(parents=True, exist_ok=True)
@@ -132,7 +133,7 @@ class RunFolder:
 
     def sweep(self) -> None:
         """Remove what a killed run left half-written."""
-        for part in self.checkpoints.glob(".step-*.part"):
+        for part in self.checkpoints.glob(f".step-*{PARTIAL}"):
             shutil.rmtree(part, ignore_errors=True)
 
     def write_config(self, table: Mapping[str, Any]) -> None:
@@ -149,6 +150,11 @@ class RunFolder:
         if not isinstance(table, dict):
             raise RestorerError(f"{self.root} holds no training run to go on with: leave --resume out.")
         return table
+
+    def left_out(self, lines: Sequence[str]) -> None:
+        """Record which pictures could not be read, and why."""
+        with (self.root / "left_out.txt").open("a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
 
     def write_picture(self, step: int, picture: Rgb) -> None:
         """The validation pictures of a step, as a PNG."""

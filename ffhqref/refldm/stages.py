@@ -140,6 +140,8 @@ class DiffusionTrainee:
         self.trained = [self.model]
         self.ema = Ema.of(self.unet, config.ema)
         self.diffusion = losses.Diffusion(accelerator.device)
+        if isinstance(recognise, nn.Module):
+            recognise.to(accelerator.device)
         self.identity = self._identity(recognise) if recognise and config.identity_weight else None
         self.targets: dict[tuple[str, bool], Tensor] = {}  # embeddings: 2 KB a picture, decoded once
 

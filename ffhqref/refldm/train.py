@@ -160,7 +160,8 @@ class Run:
         self.main = bool(accelerator.is_main_process)
         self.step, self.saved_at, self.skipped = 0, -1, 0  # steps done
         self.best: tuple[float, int] | None = None
-        self.last: dict[str, float] = {}
+        self.parts: dict[str, torch.Tensor] = {}  # of the last step's loss
+        self.last: dict[str, float] = {}  # the same as numbers, at the last report
         self.seen = 0  # pictures since the last report, and when that was
         self.since = time.monotonic()
         size, factor = config.architecture, 2 ** (len(config.architecture.autoencoder.multipliers) - 1)
@@ -263,9 +264,10 @@ class Run:
         bar.update()
 
     def _note(self, batch: Batch, bar: Any) -> None:
-        for line in batch.skipped:
-            self.skipped += 1
-            bar.write(f"Left out {line}.")
+        if batch.skipped:
+            self.skipped += len(batch.skipped)
+            self.folder.left_out(batch.skipped)
+            bar.set_description_str(f"train {self.config.stage} ({self.skipped} left out)")
 
     def _report(self, log: Log | None, bar: Any) -> None:
         """Losses as the mean over processes, rates; the loss must be a number."""

@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.common import row
+
 HERE = Path(__file__).parent
 STEPS, REFERENCES = 2, 5  # the first step also makes the optimizer's moments: the later ones are timed
 
@@ -160,13 +162,11 @@ def run(steps: int = STEPS) -> list[dict[str, Any]]:
     """Rows of ours against the plain way: seconds a step, gigabytes, both losses."""
     mine, theirs = child("ours", steps), child("plain", steps)
     note = "512 px, batch 1, 5 references, identity loss, fp32; the second step"
-    rows = []
-    for name, key, unit in (("train ReF-LDM, a step", "step", "s"), ("train ReF-LDM, peak memory", "peak", "GB"),
-                            ("train ReF-LDM, loss", "loss", "")):  # fmt: skip
-        ratio = theirs[key] / mine[key]
-        rows.append({"name": name, "ours": mine[key], "theirs": theirs[key], "ratio": ratio, "unit": unit,
-                     "note": note if key == "step" else ""})  # fmt: skip
-    return rows
+    measured = {"a step": ("step", "s"), "peak memory": ("peak", "GB"), "loss": ("loss", "")}
+    return [
+        row(f"train ReF-LDM: {name}", mine[key], theirs[key], theirs[key] / mine[key], unit, note)
+        for name, (key, unit) in measured.items()
+    ]
 
 
 def main(way: str, steps: int) -> None:

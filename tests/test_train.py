@@ -22,6 +22,8 @@ from typer.testing import CliRunner
 torch = pytest.importorskip("torch", reason="torch (the extra `train`) is not installed")
 pytest.importorskip("accelerate", reason="accelerate (the extra `train`) is not installed")
 
+from safetensors.torch import save_file  # noqa: E402
+
 from ffhqref.cli import app  # noqa: E402
 from ffhqref.refldm import augment, checkpoint, data, losses, runs, stages  # noqa: E402
 from ffhqref.refldm import config as settings  # noqa: E402
@@ -480,9 +482,25 @@ def test_a_run_that_is_there_is_not_overwritten(work: Path, straight: Path, tmp_
         tiny.run(work, tmp_path, tiny.config(), resume=True)
 
 
+def test_a_run_goes_on_with_what_it_was_started_with(work: Path, tmp_path: Path) -> None:
+    tiny.run(work, tmp_path, tiny.config(steps=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny.coarse, "level", "severe", raising=False)
+        with pytest.raises(RestorerError, match="on other data or another level"):
+            tiny.run(work, tmp_path, tiny.config(steps=2), resume=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny.Faces, "digest", "0" * 64, raising=False)
+        with pytest.raises(RestorerError, match="with another recogniser"):
+            tiny.run(work, tmp_path, tiny.config(steps=2), resume=True)
+
+
 def test_a_damaged_checkpoint_is_named(work: Path, tmp_path: Path) -> None:
     tiny.run(work, tmp_path, tiny.config(steps=1))
     (runs.RunFolder(tmp_path).of(1) / runs.OPTIMIZER).write_bytes(b"\x00" * 9)
+    with pytest.raises(RestorerError, match="step-00000001 is damaged"):
+        tiny.run(work, tmp_path, tiny.config(steps=2), resume=True)
+    save_file({"denoiser.0.exp_avg": torch.zeros(3)}, runs.RunFolder(tmp_path).of(1) / runs.OPTIMIZER)
+    (runs.RunFolder(tmp_path).of(1) / runs.STATE).write_text('{"step": 1}')
     with pytest.raises(RestorerError, match="step-00000001 is damaged"):
         tiny.run(work, tmp_path, tiny.config(steps=2), resume=True)
 

@@ -133,8 +133,11 @@ class Source:
             )
 
     def digest(self) -> str:
-        """Of the lists: two runs with one digest train on the same names in the same order."""
-        text = repr([(row.target, row.references) for rows in (self.train, self.validation) for row in rows])
+        """Of lists and level: two runs with one digest train on the same samples."""
+        level = repr(getattr(self.degrade, "level", None))
+        text = level + repr(
+            [(row.target, row.references) for rows in (self.train, self.validation) for row in rows]
+        )
         return hashlib.sha256(text.encode()).hexdigest()
 
 

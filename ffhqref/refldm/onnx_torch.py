@@ -5,6 +5,7 @@ Only what such networks are made of is known; any other operator is refused by i
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -119,6 +120,7 @@ class OnnxModule(nn.Module):
 
     def __init__(self, graph: onnx.GraphProto, name: str) -> None:
         super().__init__()
+        self.digest = ""  # SHA-256 of the file
         self.name, self.nodes = name, [node for node in graph.node if node.op_type != "Constant"]
         self.slots: dict[str, str] = {}  # a value's name in the graph -> its buffer
         for tensor in graph.initializer:
@@ -190,6 +192,7 @@ def load(path: Path) -> OnnxModule:
                 "of convolutions, such as the model zoo's R50."
             )
         module = OnnxModule(model.graph, str(path))
+        module.digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except (DecodeError, ValueError, TypeError, IndexError) as error:
         raise RestorerError(f"{path} is damaged or no ONNX file ({error}): get it again.") from None
     return module.eval().requires_grad_(False)

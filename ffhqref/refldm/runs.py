@@ -73,7 +73,8 @@ class RunFolder:
     def steps(self) -> list[int]:
         """The steps of whole checkpoints, ascending."""
         found = self.checkpoints.glob(f"step-*/{STATE}")
-        return sorted(int(path.parent.name.removeprefix("step-")) for path in found)
+        numbers = [path.parent.name.removeprefix("step-") for path in found]
+        return sorted(int(number) for number in numbers if number.isdecimal())
 
     def save(self, saved: Saved, architecture: Architecture) -> Path:
         """Write a checkpoint; RestorerError where the disk is full, and the older ones stand."""

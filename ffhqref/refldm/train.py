@@ -90,7 +90,9 @@ def train(
             "The identity loss needs a recogniser: give --identity FILE, or --set identity_weight=0."
         )
     folder = RunFolder(out)
-    resumed = _resumed_step(folder, config, source, resume)
+    recogniser = getattr(given.recognise, "digest", "") if config.identity_weight else ""
+    table = {"config": config.table(), "data": source.digest(), "recogniser": recogniser}
+    resumed = _resumed_step(folder, config, table, resume)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw_seed(config.seed, 0, "first weights"))
         trainee = make(config, accelerator, given, folder if resumed else None)
@@ -98,11 +100,11 @@ def train(
     if resumed:
         run.restore(resumed)
     elif accelerator.is_main_process:
-        folder.write_config({"config": config.table(), "data": source.digest()})
+        folder.write_config(table)
     return run.go()
 
 
-def _resumed_step(folder: RunFolder, config: Config, source: Source, resume: bool) -> int:
+def _resumed_step(folder: RunFolder, config: Config, table: Mapping[str, Any], resume: bool) -> int:
     """The step to go on from, 0 for a new run; RestorerError where the folder does not fit the request."""
     steps = folder.steps()
     if not resume:
@@ -122,8 +124,9 @@ def _resumed_step(folder: RunFolder, config: Config, source: Source, resume: boo
             f"{folder.root} was started with another {', '.join(keys)}: go on with the same, or start "
             "a new run."
         )
-    if before.get("data") != source.digest():
-        raise RestorerError(f"{folder.root} was started on other data: give the same, or start a new run.")
+    for key, what in (("data", "on other data or another level"), ("recogniser", "with another recogniser")):
+        if before.get(key) != table[key]:
+            raise RestorerError(f"{folder.root} was started {what}: give the same, or start a new run.")
     return steps[-1] if steps else 0
 
 
@@ -170,10 +173,13 @@ class Run:
     def restore(self, step: int) -> None:
         """Go back to a checkpoint."""
         saved = self.folder.load(step)
-        self.trainee.restore(saved)
+        try:
+            self.trainee.restore(saved)
+            best = saved.state.get("best")
+            self.best = (float(best[0]), int(best[1])) if best else None
+        except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
+            raise RestorerError(f"{self.folder.of(step)} is damaged ({error}): remove this folder.") from None
         self.step = self.saved_at = step
-        best = saved.state.get("best")
-        self.best = (float(best[0]), int(best[1])) if best else None
 
     def batches(self) -> Iterator[Batch]:
         """Parts of steps from the present one on, without end."""

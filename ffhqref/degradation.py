@@ -29,8 +29,8 @@ Kernel = Literal["iso", "aniso"]
 KERNEL_SIZE = 41  # px
 PUBLISHED_SEED = 2024  # of the published low-quality images
 LEAST_SIGMA = 1e-6  # px; the covariance matrix is singular at 0
-RANK_TOLERANCE = 1e-10  # of the greatest singular value: far below what could turn one of 256 levels
-TAP_TOLERANCE = 1e-13  # of a profile's greatest value: taps below it on every profile are cut off
+RANK_TOLERANCE = 1e-9  # of the greatest singular value: far below what could turn one of 256 levels
+TAP_TOLERANCE = 1e-11  # of a profile's greatest value: taps below it on every profile are cut off
 DENSE_COST = 250  # products per pixel and channel that cost as much as the whole blur by `filter2D`
 
 

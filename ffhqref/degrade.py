@@ -240,8 +240,7 @@ class Run:
                 missing, lambda item: item.make(self.out, self.options), self.journal,
                 workers=self.options.workers, what=f"degrade {self.level.name}",
             )  # fmt: skip
-            self._remove_stale(items, known, made)
-            return self._finish(items, made, wanted)
+            return self._finish(items, known, made, wanted)
 
     def _item(self, drawn: Drawn) -> Item:
         options = self.options
@@ -283,7 +282,9 @@ class Run:
         if missing and self.table.is_file():
             tables.write(self.table, tables.DEGRADATIONS, self._rows_without({item.file for item in missing}))
 
-    def _finish(self, items: Sequence[Item], made: Mapping[str, Made], wanted: Receipt) -> Receipt:
+    def _finish(
+        self, items: Sequence[Item], known: Mapping[str, Made], made: Mapping[str, Made], wanted: Receipt
+    ) -> Receipt:
         results = [made[item.file] for item in items]
         statuses = Counter(result.status for result in results)
         if not statuses["ok"]:
@@ -291,6 +292,7 @@ class Run:
             raise UserError(f"No image could be degraded ({first}): give --images the folder of the targets.")
         kept = {item.file for item in items} if self.prefix else made.keys()
         tables.write(self.table, tables.DEGRADATIONS, self._merged(items, made))
+        self._remove_stale(items, known, made)
         journal.write(self.journal, {file: made[file] for file in kept})
         notes = {"statuses": dict(sorted(statuses.items())), "images": len(items)}
         squeezed = sum(result.note == "squeezed" for result in results)

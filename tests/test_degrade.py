@@ -111,7 +111,7 @@ def test_pictures_smaller_than_the_kernel(height: int, width: int) -> None:
         image = picture(number, height, width)
         short = degradation.blur_downscale(image, drawn)
         blurred = degradation.blur(degradation.to_bgr(image), degradation.kernel_of(drawn))
-        np.testing.assert_allclose(short, degradation.downscale(blurred, drawn.scale), rtol=0, atol=1e-10)
+        np.testing.assert_allclose(short, degradation.downscale(blurred, drawn.scale), rtol=0, atol=1e-9)
         assert degradation.apply(image, drawn).shape == image.shape
 
 
@@ -663,6 +663,7 @@ def killed_run(command: list[str], after: float) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_857_images_at_two_levels_killed_at_any_moment(tmp_path: Path) -> None:
     names = [f"{n:05d}.png" for n in range(857)]
     for number, name in enumerate(names):
@@ -670,6 +671,7 @@ def test_857_images_at_two_levels_killed_at_any_moment(tmp_path: Path) -> None:
     for name in ("straight", "killed"):
         dataset(tmp_path / name, tmp_path / "photos", test=names)
     command = [sys.executable, "-m", "ffhqref", "degrade", "--level", "moderate", "--level", "severe"]
+    command += ["--size", "128"]
     start = time.monotonic()
     subprocess.run([*command, str(tmp_path / "straight")], check=True, capture_output=True)
     took = time.monotonic() - start

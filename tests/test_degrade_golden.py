@@ -141,7 +141,7 @@ def test_downscale_and_its_short_cut(stage: Stage) -> None:
     for ours in (plain, short):
         assert ours.shape == tuple(stage.arrays["down_shape"])
         np.testing.assert_allclose(stage.cut(ours, "down_bgr"), stage.arrays["down_bgr"], rtol=0, atol=FLOAT)
-    np.testing.assert_allclose(short, plain, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(short, plain, rtol=0, atol=1e-9)
 
 
 @each_stage("noisy_bgr")

@@ -6,6 +6,7 @@ read from its config.json and from the arrays' names.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -368,6 +369,26 @@ def test_pipeline_from_pictures_to_picture(ema: Restorer) -> None:
 def same_picture(ours: Any, theirs: Any) -> None:
     difference = np.abs(ours.astype(int) - theirs.astype(int))
     assert difference.max() <= 1 and (difference > 0).mean() <= 0.005
+
+
+def test_the_plain_way_of_the_benchmark_is_the_published_one(raw: tuple[UNet, Autoencoder]) -> None:
+    """What ours is measured against gives the golden numbers too."""
+    place = Path(__file__).parent / "benchmarks" / "plain_refldm.py"
+    spec = importlib.util.spec_from_file_location("plain_refldm", place)
+    assert spec is not None and spec.loader is not None
+    plain = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(plain)
+    unet, stage = raw
+    if stage.decoder.up[1].upsample.phases is not None:
+        pytest.skip("the plain way walks networks that are not folded")
+    case = load("vqgan")
+    close(plain.encode(stage, case["image"]), case["latent"])
+    close(plain.decode(stage, case["latent"]), case["decoded"])
+    for count in REFERENCE_COUNTS:
+        case, state = load(f"unet_ref{count}"), plain.State()
+        for call in ("", "_second"):  # the second uses what the first stored
+            x, t = case[f"x_t{call}"], case[f"t{call}"]
+            close(plain.eps(unet, x, t, case["lq_latent"], case["ref_latent"], state), case[f"eps{call}"])
 
 
 # Checkpoints and full-size tables

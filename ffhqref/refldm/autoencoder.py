@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ffhqref.refldm.layers import Upsample, norm_act_conv, picture, tokens
+from ffhqref.refldm.layers import Upsample, halve, norm_act_conv, picture, tokens
 
 DISTANCE_BYTES = 64 << 20  # of one block of distances between latents and codes
 
@@ -77,8 +77,10 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
-        return out
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
+            return out
+        return halve(x, self.conv)
 
 
 class Level(nn.Module):

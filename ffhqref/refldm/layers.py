@@ -63,7 +63,8 @@ def _strip_rows(x: Tensor) -> int:
 
 
 def _empty(x: Tensor, channels: int, height: int, width: int) -> Tensor:
-    return x.new_empty((x.shape[0], channels, height, width)).to(memory_format=torch.channels_last)
+    shape = (x.shape[0], channels, height, width)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
 def _strips(x: Tensor, rows: int) -> Iterator[tuple[int, int, Tensor]]:
@@ -72,6 +73,22 @@ def _strips(x: Tensor, rows: int) -> Iterator[tuple[int, int, Tensor]]:
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         yield top, bottom, x[:, :, max(top - 1, 0) : min(bottom + 1, height)]
+
+
+def halve(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A 3x3 convolution of stride 2 over x with a column of zeros on the right and a row below.
+
+    [B, C, H, W] of even H and W -> [B, conv.out_channels, H / 2, W / 2], in strips, so that no padded
+    copy of the whole is made.
+    """
+    height, width = x.shape[2] // 2, x.shape[3] // 2
+    out = _empty(x, conv.out_channels, height, width)
+    rows = _strip_rows(x)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        strip = F.pad(x[:, :, 2 * top : 2 * bottom + 1], (0, 1, 0, int(bottom == height)))
+        out[:, :, top:bottom] = F.conv2d(strip, conv.weight, conv.bias, stride=2)
+    return out
 
 
 def _affine(x: Tensor, norm: nn.GroupNorm, rows: int) -> tuple[Tensor, Tensor]:

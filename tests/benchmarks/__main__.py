@@ -25,61 +25,70 @@ README = ROOT / "README.md"
 MARKS = ("<!-- bench -->", "<!-- /bench -->")
 FIELDS = ("name", "ours", "theirs", "ratio", "unit", "note")
 LIBRARIES = ("faiss-cpu", "numpy", "onnxruntime", "opencv-python", "insightface", "scikit-learn", "scipy")
+Row = dict[str, Any]
 
 
-def machine() -> dict[str, Any]:
-    """Processor, cores and versions."""
+def machine() -> str:
+    """Cores and processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         cpu = platform.processor() or platform.machine()
-    versions = {"python": platform.python_version()}
+    return f"{len(os.sched_getaffinity(0))} cores of {cpu}"
+
+
+def versions() -> str:
+    """Python's and the libraries' that do the work."""
+    found = [f"python {platform.python_version()}"]
     for library in LIBRARIES:
         try:
-            versions[library] = metadata.version(library)
+            found.append(f"{library} {metadata.version(library)}")
         except metadata.PackageNotFoundError:
             continue
-    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "versions": versions}
+    return ", ".join(found)
 
 
-def measure(name: str) -> dict[str, Any]:
-    """One benchmark: its rows, or why it was skipped; with date, machine and load."""
-    entry: dict[str, Any] = {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": machine()}
-    load = round(os.getloadavg()[0], 2)
-    began = time.monotonic()
+def measure(bench: str) -> list[Row]:
+    """The rows of one benchmark, or one that says why it was skipped; with date, machine and load."""
+    about = {
+        "bench": bench,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "load": round(os.getloadavg()[0], 2),  # of the minute before
+        "versions": versions(),
+    }
     try:
-        rows = import_module(f"tests.benchmarks.bench_{name}").run()
-        entry["rows"] = [{field: line[field] for field in FIELDS} for line in rows]
+        rows = import_module(f"tests.benchmarks.bench_{bench}").run()
     except Skip as reason:
-        entry["skipped"] = str(reason)
-    return entry | {"load": load, "seconds": round(time.monotonic() - began, 1)}
+        return [about | {"name": bench, "skipped": str(reason)}]
+    return [{field: row[field] for field in FIELDS} | about for row in rows]
 
 
-def table(results: dict[str, Any]) -> str:
-    """The README's table, with a line for each machine and date."""
+def table(rows: list[Row]) -> str:
+    """The README's table, and below it when and where each benchmark was run."""
     lines = ["| | ours | instead | ratio | |", "|---|--:|--:|--:|---|"]
-    lines += [
-        f"| {row['name']} | {row['ours']:.4g} {row['unit']} | {_figure(row['theirs'], row['unit'])} "
-        f"| {_figure(row['ratio'], '', '.2f')} | {row['note']} |"
-        for entry in results.values()
-        for row in entry.get("rows", [])
-    ]
-    lines += [
-        f"| {name} | | | | not measured: {entry['skipped']} |"
-        for name, entry in results.items()
-        if "skipped" in entry
-    ]
+    lines += [_line(row) for row in rows]
     runs: dict[str, list[str]] = {}
-    for name, entry in results.items():
-        about = f"{entry['date']}, {entry['machine']['cores']} cores of {entry['machine']['cpu']}"
-        runs.setdefault(about, []).append(name)
-    measured = "; ".join(f"{', '.join(names)}: {about}" for about, names in runs.items())
+    for row in rows:
+        benches = runs.setdefault(
+            f"{row['date']}, {row['machine']}, load {row['load']} before, {row['versions']}", []
+        )
+        if row["bench"] not in benches:
+            benches.append(row["bench"])
+    measured = "; ".join(f"{', '.join(benches)}: {about}" for about, benches in runs.items())
     return "\n".join([*lines, "", f"Measured with `make bench` ({measured})."])
 
 
-def _figure(value: float | None, unit: str, form: str = ".4g") -> str:
-    return "" if value is None else f"{value:{form}} {unit}".strip()
+def _line(row: Row) -> str:
+    if "skipped" in row:
+        return f"| {row['name']} | | | | not measured: {row['skipped']} |"
+    theirs, ratio = row["theirs"], row["ratio"]
+    return (
+        f"| {row['name']} | {row['ours']:.4g} {row['unit']} "
+        f"| {'' if theirs is None else format(theirs, '.4g') + ' ' + row['unit']} "
+        f"| {'' if ratio is None else format(ratio, '.2f')} | {row['note']} |"
+    )
 
 
 def into_readme(text: str, new: str) -> str:
@@ -89,26 +98,28 @@ def into_readme(text: str, new: str) -> str:
 
 
 def main(wanted: list[str]) -> int:
-    names = sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py"))
-    if unknown := set(wanted) - set(names):
-        print(f"There is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(names)}.")
+    benches = sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py"))
+    if unknown := set(wanted) - set(benches):
+        print(f"There is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(benches)}.")
         return 1
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results = {name: entry for name, entry in results.items() if name in names}
+    old: list[Row] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    rows = {bench: [row for row in old if row["bench"] == bench] for bench in benches}
     failed = []
-    for name in wanted or names:
+    for bench in wanted or benches:
+        began = time.monotonic()
         try:
-            results[name] = measure(name)
+            rows[bench] = measure(bench)
         except Exception as error:  # the others are still worth their time
-            print(f"{name}: failed: {type(error).__name__}: {error}")
-            failed.append(name)
+            print(f"{bench}: failed: {type(error).__name__}: {error}", flush=True)
+            failed.append(bench)
             continue
-        for row in results[name].get("rows", [{"name": name, "note": results[name].get("skipped")}]):
-            print(json.dumps(row))
-        RESULTS.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n")
-    text = README.read_text()
-    README.write_text(into_readme(text, table(dict(sorted(results.items())))))
-    print(f"Wrote {RESULTS.relative_to(ROOT)} and the table of {README.name}.")
+        for row in rows[bench]:
+            print(_line(row), flush=True)
+        print(f"{bench}: {time.monotonic() - began:.0f} s", flush=True)
+        RESULTS.write_text(json.dumps([row for bench in benches for row in rows[bench]], indent=1) + "\n")
+    if any(rows.values()):
+        README.write_text(into_readme(README.read_text(), table([row for b in benches for row in rows[b]])))
+        print(f"Wrote {RESULTS.relative_to(ROOT)} and the table of {README.name}.")
     return 1 if failed else 0
 
 

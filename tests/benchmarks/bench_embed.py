@@ -7,6 +7,7 @@ import csv
 import io
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def face_analysis(folder: Path) -> Any:
         shutil.copyfile(needed(FACES / "weights" / name), models / name)
     from insightface.app import FaceAnalysis
 
+    warnings.filterwarnings("ignore", "`estimate` is deprecated", FutureWarning)  # at each of its faces
     with contextlib.redirect_stdout(io.StringIO()):
         app = FaceAnalysis(name="same", root=str(folder), providers=["CPUExecutionProvider"])
         app.prepare(ctx_id=-1, det_size=(320, 320))

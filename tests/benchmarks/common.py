@@ -19,8 +19,10 @@ class Skip(Exception):
     """A benchmark cannot run here; its text says why."""
 
 
-def row(name: str, ours: float, theirs: float, ratio: float, unit: str, note: str) -> dict[str, Any]:
-    """One line of the table. `ratio` says how many times better ours is."""
+def row(
+    name: str, ours: float, theirs: float | None, ratio: float | None, unit: str, note: str
+) -> dict[str, Any]:
+    """One line of the table. `ratio` says how many times better ours is; None where nothing stands beside."""
     return {"name": name, "ours": ours, "theirs": theirs, "ratio": ratio, "unit": unit, "note": note}
 
 

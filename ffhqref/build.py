@@ -9,7 +9,7 @@ from typing import Any
 from ffhqref.cluster import find_identities
 from ffhqref.embed import Estimate, embed_photos, estimate
 from ffhqref.faces import Device
-from ffhqref.recipe import Recipe, load_recipe, to_toml, with_known_distance
+from ffhqref.recipe import FILES, Recipe, load_recipe, to_toml, with_known_distance
 from ffhqref.references import write_references
 from ffhqref.split import split_identities
 from ffhqref.store import (
@@ -50,8 +50,24 @@ def recipe_of(out: Path, fallback: str = "photos", **overrides: Any) -> Recipe:
 
 
 def write_recipe(out: Path, recipe: Recipe) -> None:
-    """Keep the effective recipe with the dataset."""
-    write_text(recipe_path(out), f"# The recipe this dataset was built with.\n{to_toml(recipe)}")
+    """Keep the effective recipe with the dataset; the same one is not written again."""
+    text, path = f"# The recipe this dataset was built with.\n{to_toml(recipe)}", recipe_path(out)
+    if not path.is_file() or path.read_bytes() != text.encode():
+        write_text(path, text)
+
+
+def _checked(recipe: Recipe) -> Recipe:
+    """The recipe with its network's distance; UserError, before hours of embedding, where it lacks one
+    or a file it names is not there."""
+    for key in FILES:
+        file = getattr(recipe, key)
+        if file and not Path(file).exists():
+            what = "a folder" if key == "splits" else "a file"
+            raise UserError(f"There is no {file}: give --{key} the path of {what}.")
+    chosen = with_known_distance(recipe)
+    if chosen.embedder:
+        chosen.needed_distance()
+    return chosen
 
 
 def build_refs(
@@ -68,9 +84,7 @@ def build_refs(
     A finished dataset is left as it is; after a change only what depends on it is redone. UserError where
     something given is missing or wrong, or where the result is not sound.
     """
-    chosen = with_known_distance(load_recipe(recipe) if isinstance(recipe, str) else recipe)
-    if chosen.embedder:
-        chosen.needed_distance()  # before hours of embedding
+    chosen = _checked(load_recipe(recipe) if isinstance(recipe, str) else recipe)
     with lock(out, "build-refs"):
         before = _stamps(out)
         done = embed_photos(images, out, chosen, device=device, workers=workers, batch_size=batch_size)
@@ -113,7 +127,4 @@ def refusal(out: Path, report: Report) -> str:
 
 def dry_run(images: Path, out: Path, recipe: Recipe, *, device: Device, workers: int) -> Estimate:
     """What `build_refs` would do: photos to embed, bytes to write, seconds by a trial of a few photos."""
-    recipe = with_known_distance(recipe)
-    if recipe.embedder:
-        recipe.needed_distance()
-    return estimate(images, out, recipe, device=device, workers=workers)
+    return estimate(images, out, _checked(recipe), device=device, workers=workers)

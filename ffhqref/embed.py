@@ -135,10 +135,11 @@ def embed_photos(
         if missing:
             _make_all(missing, len(photos), out, work, workers, batch_size)
         paths = [shard.path for shard in shards]
-        for stale in set(tables.embeddings_folder(out).glob("shard-*.parquet")) - set(paths):
-            stale.unlink()
+        if recipe.limit is None:  # a trial of a few photos must not cost what hours have made
+            for stale in set(tables.embeddings_folder(out).glob("shard-*.parquet")) - set(paths):
+                stale.unlink()
         root = faces_folder(out) if recipe.faces == "all" else images
-        notes = {"images": str(root.resolve()), "statuses": tables.count_statuses(out)}
+        notes = {"images": str(root.resolve()), "statuses": tables.count_statuses(paths)}
         return write_receipt(out, wanted, paths, notes)
 
 

@@ -10,7 +10,8 @@ import unicodedata
 import warnings
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import cv2
@@ -65,13 +66,18 @@ def scan(root: Path, without: Path | None = None) -> list[Photo]:
     photos = []
     for folder, subfolders, files in os.walk(root, onerror=_raise):
         subfolders[:] = [s for s in subfolders if not s.startswith(".") and Path(folder, s) != passed_over]
+        below_root = "" if folder == str(root) else os.path.relpath(folder, root) + "/"
         for file in files:
-            path = Path(folder, file)
-            if path.suffix.lower() not in SUFFIXES or file.startswith(".") or not path.is_file():
+            if file.startswith(".") or os.path.splitext(file)[1].lower() not in SUFFIXES:
                 continue
-            stat = path.stat()
-            name = _name(path.relative_to(root).as_posix())
-            photos.append(Photo(name, path, stat.st_size, stat.st_mtime_ns, _name_fault(name)))
+            path = Path(folder, file)
+            try:
+                about = os.stat(path)
+            except OSError:  # a link to nothing or to itself, or gone since
+                continue
+            if S_ISREG(about.st_mode):
+                name = _name(below_root + file)
+                photos.append(Photo(name, path, about.st_size, about.st_mtime_ns, _name_fault(name)))
     if not photos:
         raise UserError(f"{root} holds no PNG, JPEG or WebP picture: give the folder with the photographs.")
     return sorted(_mark_meeting_names(photos, root), key=lambda photo: (photo.name, str(photo.path)))
@@ -91,6 +97,8 @@ def _escaped(name: str) -> str:
 
 
 def _name_fault(name: str) -> str:
+    if name.isascii() and name.isprintable() and "\\" not in name:
+        return ""
     if any(c == "\ufeff" or unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in name):
         return "its name holds a line break or another control character"
     if "\\" in name:
@@ -106,16 +114,17 @@ def meeting_key(name: str) -> str:
 def _mark_meeting_names(photos: list[Photo], root: Path) -> list[Photo]:
     """Photos whose names meet are bad; of two with one name each goes by its whole path below `root`."""
     meeting: dict[str, list[Photo]] = defaultdict(list)
-    for photo in sorted(photos, key=lambda photo: photo.path):
+    for photo in sorted(photos, key=lambda photo: str(photo.path)):
         meeting[meeting_key(photo.name)].append(photo)
 
     def marked(photo: Photo) -> Photo:
-        others = [other for other in meeting[meeting_key(photo.name)] if other is not photo]
-        if photo.bad or not others:
+        met = meeting[meeting_key(photo.name)]
+        if photo.bad or len(met) == 1:
             return photo
-        own, met = (_escaped(p.path.relative_to(root).as_posix()) for p in (photo, others[0]))
-        name = own if any(other.name == photo.name for other in others) else photo.name
-        bad = f"its name meets that of {met} where case or suffix do not count"
+        others = [other for other in met if other is not photo]
+        own, other = (_escaped(p.path.relative_to(root).as_posix()) for p in (photo, others[0]))
+        name = own if any(p.name == photo.name for p in others) else photo.name
+        bad = f"its name meets that of {other} where case or suffix do not count"
         return replace(photo, name=name, bad=bad)
 
     return [marked(photo) for photo in photos]
@@ -123,7 +132,7 @@ def _mark_meeting_names(photos: list[Photo], root: Path) -> list[Photo]:
 
 def png_name(name: str) -> str:
     """The name of a low-quality or restored picture: the target's, with `.png`."""
-    return PurePosixPath(name).with_suffix(".png").as_posix()
+    return os.path.splitext(name)[0] + ".png"
 
 
 def find(root: Path, name: str) -> Path:

@@ -235,6 +235,7 @@ class Weights:
     distance_from: str = ""  # where the distance comes from
     licence: str = ""
     source: str = ""
+    download: str = ""  # the source of `ffhqref download` that brings it
 
 
 def known_weights() -> list[Weights]:

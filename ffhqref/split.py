@@ -95,7 +95,7 @@ def draw(
             p for p in parts if splits[p.name] == "train" and (p.for_test if split == "test" else p.for_val)
         ]
         wanted = quota if quota is not None else round((fraction or 0) * drawable)
-        if quota is None and fraction and free:
+        if quota is None and fraction and drawable >= len(tables.SPLITS):  # one for each split
             wanted = max(wanted, 1)
         order = sorted(free, key=lambda part: seed_for(recipe.seed, part.name, "split"))
         left = wanted

@@ -135,6 +135,10 @@ def lock(folder: Path, holder: str) -> Iterator[None]:
     `holder` names the command for whoever comes second and is refused with a UserError. A thread that
     holds the lock may take it again: `build-refs` holds it around its stages.
     """
+    try:
+        str(folder).encode("utf-8")
+    except UnicodeEncodeError:  # Parquet's library takes no other paths
+        raise UserError(f"{str(folder)!r} is not UTF-8: give a folder of another name.") from None
     key = (folder.resolve(), threading.get_ident())
     if key in _HELD:
         yield

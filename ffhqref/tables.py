@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ffhqref.store import UserError, atomic, read_text, write_text
+from ffhqref.store import UserError, atomic, below, read_receipt, read_text, write_text
 
 IMAGE, STATUS, REASON = "image", "status", "reason"
 WIDTH, HEIGHT, PIXELS = "width", "height", "pixels"
@@ -33,6 +33,7 @@ LEVEL, COPY, KERNEL, SIGMA_X, SIGMA_Y, THETA = "level", "copy", "kernel", "sigma
 SCALE, NOISE, QUALITY, SEED, DRAW = "scale", "noise", "quality", "seed", "draw"
 GT_IMAGE, LQ_IMAGE, REF_IMAGE = "gt_image", "lq_image", "ref_image"  # the published CSV's columns
 
+URL, BYTES, MD5, PIXEL_MD5, CATEGORY = "url", "bytes", "md5", "pixel_md5", "category"
 LANDMARK_COLUMNS = tuple(
     f"{point}_{axis}"
     for point in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")  # as the picture shows them
@@ -98,6 +99,22 @@ DEGRADATIONS = pa.schema(
     }
 )
 SPLIT_TABLE = pa.schema({IMAGE: TEXT, IDENTITY: TEXT, SPLIT: TEXT})
+
+LISTING = pa.schema({IMAGE: TEXT, URL: TEXT, BYTES: pa.int64(), MD5: TEXT, PIXEL_MD5: TEXT})
+ATTRIBUTION = pa.schema(  # of FFHQ's images; all but the last as the metadata gives them
+    {
+        IMAGE: TEXT,  # the path below the download folder
+        "author": TEXT,
+        "photo_title": TEXT,
+        "photo_url": TEXT,
+        "country": TEXT,
+        "license": TEXT,
+        "license_url": TEXT,
+        "date_uploaded": TEXT,
+        "date_crawled": TEXT,
+        CATEGORY: TEXT,  # training or validation
+    }
+)
 
 
 def write(path: Path, schema: pa.Schema, table: pa.Table) -> None:
@@ -276,13 +293,17 @@ def load_statuses(out: Path) -> dict[str, tuple[str, str]]:
     return {image: (status, reason) for image, status, reason in zip(*columns, strict=True)}
 
 
-def count_statuses(out: Path) -> dict[str, int]:
-    """How many photos have each status."""
-    return dict(sorted(Counter(texts(_read_all(out, [STATUS]), STATUS)).items()))
+def count_statuses(shards: Iterable[Path]) -> dict[str, int]:
+    """How many photos of these embedding shards have each status."""
+    counts: Counter[str] = Counter()
+    for path in shards:
+        counts.update(texts(read(path, EMBEDDINGS, [STATUS]), STATUS))
+    return dict(sorted(counts.items()))
 
 
 def _read_all(out: Path, columns: Sequence[str]) -> pa.Table:
-    paths = sorted(embeddings_folder(out).glob("shard-*.parquet"))
-    if not paths:
-        raise UserError(f"{out} has no embeddings: run `ffhqref embed` first.")
-    return pa.concat_tables([read(path, EMBEDDINGS, columns) for path in paths])
+    """The shards that the embed receipt names: others may be left from an earlier, larger run."""
+    receipt = read_receipt(out, "embed")
+    if receipt is None:
+        raise UserError(f"{out} has no finished embeddings: run `ffhqref embed` first.")
+    return pa.concat_tables([read(below(out, name), EMBEDDINGS, columns) for name in receipt.outputs])

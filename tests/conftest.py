@@ -91,3 +91,24 @@ def built(opaque: Opaque, detector: Path, embedder: Path, tmp_path_factory: pyte
     recipe = load_recipe("photos", detector=str(detector), embedder=str(embedder), distance=0.6)
     build_refs(opaque.folder, out, recipe, device="cpu", workers=2, batch_size=16)
     return out
+
+
+@pytest.fixture(scope="session")
+def networks(detector: Path, embedder: Path) -> list[str]:
+    return ["--detector", str(detector), "--embedder", str(embedder), "--device", "cpu"]
+
+
+@pytest.fixture(scope="session")
+def sixty(known: list[Known], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 photographs of twelve people, in folders whose names say nothing."""
+    folder = tmp_path_factory.mktemp("sixty")
+    people: dict[str, list[Known]] = {}
+    for photo in known:
+        if photo.set == "celebref512":
+            people.setdefault(photo.person, []).append(photo)
+    for number, photos in enumerate([p for p in people.values() if len(p) >= 5][:12]):
+        for photo in photos[:5]:
+            place = folder / f"{(number * 7) % 5}" / f"{len(list(folder.rglob('*.png')))}{photo.path.suffix}"
+            place.parent.mkdir(exist_ok=True)
+            place.symlink_to(photo.path)
+    return folder

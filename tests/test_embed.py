@@ -189,6 +189,21 @@ def test_exclude_and_limit(photos: Path, recipe: Recipe, tmp_path: Path, asked: 
     assert sorted(asked) == [names[1], names[9]]
 
 
+def test_a_trial_of_a_few_does_not_cost_the_rest(
+    photos: Path, recipe: Recipe, tmp_path: Path, asked: list[str]
+) -> None:
+    out = tmp_path / "out"
+    whole = run(photos, out, recipe)
+    before = rows_of(out)
+    asked.clear()
+    assert run(photos, out, replace(recipe, limit=3)) == {"ok": 3}
+    assert len(tables.load_embeddings(out).names) == 3, "only what was asked for is read"
+    assert run(photos, out, recipe) == whole
+    first = sorted(path.name for path in photos.iterdir())[: embed.SHARD]
+    assert set(asked) <= set(first[3:]), "no more than the rest of one shard is done again"
+    assert rows_of(out).equals(before)
+
+
 def test_another_network_or_another_filter_redoes_the_work(
     photos: Path, recipe: Recipe, tmp_path: Path, asked: list[str], faces_folder: Path
 ) -> None:

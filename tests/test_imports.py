@@ -25,6 +25,20 @@ STAGES = {
     "verify": set(),
     "calibrate": set(),
     "degrade": {"draws"},
+    "download": {
+        "archives",
+        "ledger",
+        "metadata",
+        "network",
+        "pages",
+        "parts",
+        "remote",
+        "selection",
+        "sources",
+        "transfer",
+        "unpack",
+    },
+    "doctor": {"sources", "ledger"},  # what was downloaded, and whether it is right
 }  # a stage's own helper modules, which only it may import
 ABOVE = {"build"}
 TORCH = {"refldm", "demo.train_embedder"}  # prefixes of modules that may import torch

@@ -54,6 +54,11 @@ def test_fractions_are_of_what_can_be_drawn(tmp_path: Path) -> None:
     assert notes["test"]["identities"] == round(0.1 * 29)
 
 
+def test_a_fraction_leaves_train_something(tmp_path: Path) -> None:
+    out, chosen = clustered(tmp_path, [3], val=0.2, test=0.1)
+    assert split.split_identities(out, chosen).notes["train"]["identities"] == 1
+
+
 def test_a_quota_that_cannot_be_met_is_said(tmp_path: Path) -> None:
     out, chosen = clustered(tmp_path, test_identities=19)
     with pytest.raises(UserError, match="Only 18 identities can be drawn for test"):

@@ -144,6 +144,13 @@ def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
             pass
 
 
+def test_a_folder_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"out\xff")
+    with pytest.raises(UserError, match="not UTF-8"), store.lock(odd, "embed"):
+        pass
+    assert not odd.exists()
+
+
 def test_need_space(tmp_path: Path) -> None:
     store.need_space(tmp_path / "not" / "yet", 1000, "A test")
     with pytest.raises(UserError, match="A test needs .* GB free"):

@@ -71,4 +71,4 @@ def main() -> None:
     app()
 
 
-from ffhqref.cli import build, degrade, restore, train  # noqa: E402, F401  (their commands join `app`)
+from ffhqref.cli import build, degrade, download, restore, train  # noqa: E402, F401  (their commands join `app`)

@@ -25,7 +25,8 @@ class Device(StrEnum):
 
 
 def _option(help: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, show_default=False, **more)
+    """An option; files are judged by the stages, whose errors say what to do (`readable` is for paths)."""
+    return typer.Option(*names, help=help, show_default=False, readable=False, **more)
 
 
 Images = Annotated[Path, _option("Folder of photographs (PNG, JPEG, WebP; nested or flat).", "--images")]
@@ -407,5 +408,7 @@ def _recipe(out: Path, options: dict[str, Any]) -> Recipe:
 
 def _keep(out: Path, recipe: Recipe) -> None:
     from ffhqref.build import write_recipe
+    from ffhqref.store import lock
 
-    write_recipe(out, recipe)
+    with lock(out, "build-refs"):
+        write_recipe(out, recipe)

@@ -1,0 +1,193 @@
+"""download and doctor."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import textwrap
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ffhqref.cli import app
+from ffhqref.store import UserError
+
+if TYPE_CHECKING:
+    from ffhqref.download import Outcome
+    from ffhqref.sources import Source
+
+SHOWN = 20  # rows of a table in the terminal; the file beside the download has all
+
+
+@app.command()
+def download(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME|MANIFEST...", help="Sources; none lists them.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where the files go.")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB|RANGE", help="Only these: '*.png', a folder, 0-999, or a group's name."),
+    ] = None,
+    exclude: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Names to leave out, one a line.")
+    ] = None,
+    mirror: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL|DIR", help="Tried first: an address, hf://datasets/OWNER/NAME, a folder."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Files at a time.")] = 8,
+    rate: Annotated[str, typer.Option(metavar="LIMIT", help="Bytes a second in all, as 500k or 2M.")] = "",
+    verify: Annotated[bool, typer.Option("--verify", help="Read all files again; mend the bad.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    accept_terms: Annotated[
+        bool, typer.Option("--accept-terms", help="Accept the terms that are printed.")
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="How long a server may be silent.")
+    ] = 30,
+    retries: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Attempts in a row that bring nothing.")
+    ] = 6,
+) -> None:
+    """Download datasets and networks: resumed where it stopped, verified before it is named.
+
+    Run the same command again after anything went wrong: it goes on. What is there costs a look.
+
+    \b
+    ffhqref download                                the sources and their licences
+    ffhqref download ffhq --out ffhq --only 0-999   the first thousand images
+    ffhqref download ffhq-ref --only lists --out published
+    ffhqref download ffhq --out ffhq --mirror /mnt/institute/ffhq
+    ffhqref download mine.toml --out mine           your own [[file]] path, urls
+    """
+    from ffhqref import download as stage
+    from ffhqref.network import Manners
+    from ffhqref.sources import load_source
+
+    if not names:
+        return _list_sources()
+    if out is None:
+        raise UserError("Say where the files go: give --out DIR.")
+    manners = Manners(rate=_bytes(rate), timeout=timeout, retries=retries)
+    options = stage.Options(
+        only=tuple(only or ()), exclude=exclude, mirrors=tuple(mirror or ()), jobs=jobs, verify=verify,
+        manners=manners,
+    )  # fmt: skip
+    sources = [load_source(name) for name in dict.fromkeys(names)]
+    if dry_run:
+        return _say_plan(stage.preview(sources, out, options), out)
+    for source in sources:
+        stage.accept_terms(source, out, partial(_ask, source.name, accept_terms))
+    _say_outcome(stage.download(sources, out, options), sources, out)
+
+
+def _ask(name: str, accepted: bool, terms: str) -> bool:
+    typer.echo(f"{name}:\n{terms.strip()}\n", err=True)
+    return accepted or (sys.stdin.isatty() and typer.confirm("Do you accept these terms?", err=True))
+
+
+def _bytes(text: str) -> float:
+    """500k, 2M, 1.5G or a plain number as bytes a second; 0 where nothing is given."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKmMgG]?)i?[bB]?(?:/s)?", text.strip())
+    if not text:
+        return 0
+    if not found or not float(found.group(1)):
+        raise UserError(f"--rate {text} is no rate: give bytes a second, as 500k or 2M.")
+    return float(found.group(1)) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[found.group(2).lower()]
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _list_sources() -> None:
+    from ffhqref.sources import load_source, sources
+
+    width = min(100, shutil.get_terminal_size().columns)
+    for name in sources():
+        source = load_source(name)
+        known = sum(file.bytes or 0 for file in source.files) + source.about_bytes
+        terms = "  terms to accept" if source.terms else ""
+        size = f"{'~' if source.about_bytes else ''}{_size(known)}" if known else ""
+        typer.echo(f"{name:<20}{size:>9}{terms}")
+        for text in (source.title, source.licence):
+            typer.echo(textwrap.fill(text, width, initial_indent="    ", subsequent_indent="    "))
+    typer.echo("\nNext: ffhqref download NAME --out DIR (sizes nobody published are left blank)")
+
+
+def _say_plan(plan: Outcome, out: Path) -> None:
+    for note in plan.notes:
+        typer.echo(note)
+    left = plan.wanted - plan.there
+    unknown = f" and {plan.unknown_sizes:,} of unknown size" if plan.unknown_sizes else ""
+    typer.echo(f"{plan.there:,} of {plan.wanted:,} files are in {out} ({_size(plan.bytes_there)}).")
+    typer.echo(
+        f"Would fetch or check {left:,} files: {_size(plan.bytes_wanted)}{unknown}. Nothing was written; "
+        "run it without --dry-run."
+    )
+
+
+def _say_outcome(outcome: Outcome, sources: list[Source], out: Path) -> None:
+    """What was made and what follows; UserError, so exit code 1, where files are missing."""
+    if outcome.excluded_on_disk:
+        typer.echo(
+            f"{outcome.excluded_on_disk:,} files that are excluded still lie in {out}: delete them.", err=True
+        )
+    if outcome.missing:
+        _say_missing(outcome, out)
+    next_command = next((one.next for one in sources if one.next), "")
+    following = f" Next: {next_command.replace('{out}', str(out))}" if next_command else ""
+    counts = f"{outcome.there:,} were there, {outcome.fetched:,} fetched"
+    typer.echo(f"{outcome.wanted:,} files are in {out} and right ({counts}).{following}")
+
+
+def _say_missing(outcome: Outcome, out: Path) -> None:
+    reasons = Counter(reason for _, reason in outcome.missing)
+    for path, reason in outcome.missing[:SHOWN]:
+        typer.echo(f"missing  {path}  {reason}", err=True)
+    if len(outcome.missing) > SHOWN:
+        typer.echo(f"... and {len(outcome.missing) - SHOWN:,} more; the reasons in all:", err=True)
+        for reason, count in reasons.most_common(10):
+            typer.echo(f"{count:>7,}  {reason}", err=True)
+    raise UserError(
+        f"{len(outcome.missing):,} of {outcome.wanted:,} files are missing (all in {out / 'missing.csv'}): "
+        "run the same command again to fetch just these."
+    )
+
+
+@app.command()
+def doctor(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FOLDER]...", help="Folders that were downloaded to.")
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Read every downloaded file again.")] = False,
+) -> None:
+    """Say what this machine has, what is missing or wrong, and the command that mends it.
+
+    Exit code 1 where something is wrong; what is only missing may not be needed.
+
+    \b
+    ffhqref doctor
+    ffhqref doctor ffhq weights --verify
+    """
+    from ffhqref.doctor import examine
+
+    verdicts: Counter[str] = Counter()
+    for line in examine(folders or [], verify):
+        verdicts[line.verdict] += 1
+        typer.echo(f"{line.verdict:<8} {line.what}: {line.finding}")
+        if line.mend:
+            typer.echo(f"{'':<8} -> {line.mend}")
+    counts = f"{verdicts['ok']} ok, {verdicts['missing']} missing, {verdicts['wrong']} wrong"
+    if verdicts["wrong"]:
+        raise UserError(f"{counts}: run the commands after the arrows.")
+    typer.echo(f"{counts}. Next: ffhqref download, or ffhqref build-refs --images photos --out mine")

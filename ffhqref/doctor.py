@@ -1,0 +1,269 @@
+"""This machine -> what is there, what is missing or wrong, and the command that mends it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ffhqref.ledger import LEDGER, Digests, Ledger, known_right
+from ffhqref.recipe import Weights, known_weights
+from ffhqref.sources import Source, SourceFile, load_source, sources
+from ffhqref.store import below, digest_file
+
+Verdict = Literal["ok", "missing", "wrong"]
+
+NEEDED_PYTHON = (3, 11)
+LITTLE_SPACE = 5e9  # bytes; a set of networks with room to unpack them
+RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+INDEXES = ("faiss-cpu", "faiss-gpu")
+BOTH = "the CPU and the GPU build are both installed and hide each other"
+CUDA_PROVIDER = "CUDAExecutionProvider"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing that was looked at; `mend` is the command that makes it ok, empty where it is."""
+
+    verdict: Verdict
+    what: str
+    finding: str
+    mend: str = ""
+
+
+def examine(folders: Sequence[Path], verify: bool = False) -> Iterator[Line]:
+    """Look at this machine and at folders that were downloaded to; `verify` reads every file again."""
+    yield _python()
+    yield from packages(_version)
+    gpus = _gpus()
+    yield runtime(_version, _providers(), gpus)
+    yield index(_version, _faiss_gpus(), gpus)
+    yield torch(_version("torch"), _torch_state() if _version("torch") else None, gpus)
+    yield _space(folders[0] if folders else Path.cwd())
+    models = Path.home() / ".insightface" / "models"
+    yield from networks([*folders, models], known_weights())
+    yield from downloaded(folders, verify)
+
+
+def _python() -> Line:
+    found = platform.python_version()
+    if sys.version_info < NEEDED_PYTHON:
+        return Line("wrong", "Python", f"{found}; 3.11 or newer is needed", "uv venv --python 3.12")
+    return Line("ok", "Python", f"{found} on {platform.system()} {platform.machine()}")
+
+
+def _version(package: str) -> str:
+    """The installed version of a distribution, or empty."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def packages(version: Callable[[str], str]) -> Iterator[Line]:
+    """The packages that the installed ffhqref declares, against the versions it declares for them."""
+    from packaging.requirements import Requirement
+
+    for text in importlib.metadata.requires("ffhqref") or []:
+        needed = Requirement(text)
+        if needed.name in (*RUNTIMES, *INDEXES) or (
+            needed.marker and not needed.marker.evaluate({"extra": ""})
+        ):
+            continue
+        found = version(needed.name)
+        mend = f'pip install "{needed.name}{needed.specifier}"'
+        if not found:
+            yield Line("missing", needed.name, "not installed", mend)
+        elif found not in needed.specifier:
+            yield Line("wrong", needed.name, f"{found}; {needed.specifier} is needed", mend)
+        else:
+            yield Line("ok", needed.name, found)
+
+
+def runtime(version: Callable[[str], str], providers: Sequence[str], gpus: Sequence[str]) -> Line:
+    """ONNX Runtime: one build, and with an NVIDIA GPU the one that can use it.
+
+    The CPU and the GPU build share one module: installed together, whichever came last wins, silently.
+    """
+    found = {name: version(name) for name in RUNTIMES if version(name)}
+    what = "ONNX Runtime"
+    gpu_build = 'pip uninstall -y onnxruntime onnxruntime-gpu && pip install "onnxruntime-gpu>=1.20"'
+    if len(found) > 1:
+        mend = (
+            gpu_build
+            if gpus
+            else "pip uninstall -y onnxruntime-gpu && pip install --force-reinstall onnxruntime"
+        )
+        return Line("wrong", what, "the CPU and the GPU build are both installed and hide each other", mend)
+    if not found or not providers:
+        return Line("missing", what, "not installed or cannot be loaded", 'pip install "onnxruntime>=1.18"')
+    name, number = next(iter(found.items()))
+    known = ", ".join(provider.removesuffix("ExecutionProvider") for provider in providers)
+    if gpus and CUDA_PROVIDER not in providers:
+        if name == "onnxruntime":
+            return Line("wrong", what, f"{number}, {known}: the CPU build, with a GPU here", gpu_build)
+        finding = f"{name} {number}, {known}: it does not find CUDA and cuDNN"
+        return Line("wrong", what, finding, 'pip install "onnxruntime-gpu[cuda,cudnn]"')
+    return Line("ok", what, f"{name} {number}: {known}")
+
+
+def index(version: Callable[[str], str], faiss_gpus: int | None, gpus: Sequence[str]) -> Line:
+    """FAISS, with the number of GPUs it can use (None: it cannot be loaded)."""
+    found = {name: version(name) for name in INDEXES if version(name)}
+    if len(found) > 1:
+        mend = f"pip uninstall -y faiss-cpu faiss-gpu && pip install {'faiss-gpu' if gpus else 'faiss-cpu'}"
+        return Line(
+            "wrong", "FAISS", "the CPU and the GPU build are both installed and hide each other", mend
+        )
+    if faiss_gpus is None:
+        return Line("missing", "FAISS", "not installed or cannot be loaded", 'pip install "faiss-cpu>=1.9"')
+    name = ", ".join(f"{one} {number}" for one, number in found.items()) or "a build of its own"
+    return Line("ok", "FAISS", f"{name}, {faiss_gpus} GPUs")
+
+
+def _ask(program: str) -> str | None:
+    """What a small program prints; None where it fails. A broken native build may crash: not here."""
+    try:
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _providers() -> list[str]:
+    answer = _ask("import onnxruntime; print(*onnxruntime.get_available_providers())")
+    return answer.split() if answer else []
+
+
+def _faiss_gpus() -> int | None:
+    answer = _ask("import faiss; print(faiss.get_num_gpus() if hasattr(faiss, 'get_num_gpus') else 0)")
+    return int(answer) if answer and answer.isdigit() else None
+
+
+def _gpus() -> list[str]:
+    """The names of NVIDIA's GPUs, as their driver tells them."""
+    tool = shutil.which("nvidia-smi")
+    if not tool:
+        return []
+    try:
+        command = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
+
+
+def _torch_state() -> tuple[str, str, bool] | None:
+    """PyTorch's version, the CUDA it was built for (or empty), and whether that works; None: it fails."""
+    program = "import torch; print(torch.__version__, torch.version.cuda or '-', torch.cuda.is_available())"
+    words = (_ask(program) or "").split()
+    return (words[0], words[1].strip("-"), words[2] == "True") if len(words) == 3 else None
+
+
+def torch(version: str, state: tuple[str, str, bool] | None, gpus: Sequence[str]) -> Line:
+    """PyTorch, installed in `version` (or empty), as `_torch_state` found it."""
+    what = "PyTorch"
+    if not version:
+        finding = "not installed: only train, restore and some metrics need it"
+        return Line("missing", what, finding, 'pip install "ffhqref[train]"')
+    if state is None:
+        return Line("wrong", what, f"{version} cannot be loaded", "pip install --force-reinstall torch")
+    number, cuda, works = state
+    if gpus and not works:
+        reason = f"CUDA {cuda} does not start" if cuda else "a CPU build"
+        mend = "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu126"
+        return Line("wrong", what, f"{number}: {reason}, with a GPU here", mend)
+    return Line("ok", what, f"{number}: {f'CUDA {cuda}, ' + ', '.join(gpus) if works else 'CPU'}")
+
+
+def _space(folder: Path) -> Line:
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    finding = f"{free / 1e9:.1f} GB free at {there}"
+    if free < LITTLE_SPACE:
+        return Line("wrong", "disk", finding, f"du -h --max-depth=1 {there} | sort -h")
+    return Line("ok", "disk", finding)
+
+
+def networks(folders: Sequence[Path], known: Sequence[Weights]) -> Iterator[Line]:
+    """The networks of weights.toml: right by digest where one is known, by name else."""
+    files = [
+        path for folder in folders if folder.is_dir() for path in folder.rglob("*.onnx") if path.is_file()
+    ]
+    for network in known:
+        named = [path for path in files if path.name == network.file]
+        what = f"network {network.name}"
+        if not named and network.download:
+            yield Line("missing", what, f"no {network.file}", _fetch(network))
+        elif not named:
+            continue  # nobody offers it for download
+        elif not network.sha256:
+            yield Line("ok", what, f"{named[0]} (by its name: nobody published a digest)")
+        elif any(digest_file(path) == network.sha256 for path in named):
+            yield Line("ok", what, f"{named[0]}")
+        else:
+            mend = f"rm {named[0]} && {_fetch(network)}"
+            yield Line("wrong", what, f"{named[0]} has another sha256", mend)
+
+
+def _fetch(network: Weights) -> str:
+    """The command that brings a network, or what to do where none does."""
+    if network.download:
+        return f"ffhqref download {network.download} --out weights"
+    return "ffhqref doctor FOLDER, with the folder it lies in"
+
+
+def downloaded(folders: Sequence[Path], verify: bool = False) -> Iterator[Line]:
+    """Every shipped source that some folder holds a file of, and whether its files are there and right."""
+    for folder in folders:
+        if not (folder / LEDGER).is_file():
+            yield Line(
+                "missing", f"downloads in {folder}", "nothing was downloaded to it", "ffhqref download"
+            )
+            continue
+        ledger = Ledger(folder)
+        for name in sources():
+            source = load_source(name)
+            paths = [entry.path for entry in ledger.entries() if entry.bytes >= 0]
+            origins = {file.path for file in source.files}
+            if origins & set(paths) or any(entry.origin in origins for entry in ledger.entries()):
+                yield _source(source, folder, ledger, verify)
+
+
+def _source(source: Source, folder: Path, ledger: Ledger, verify: bool) -> Line:
+    """One source in one folder: its own files and the members of its archives that were extracted."""
+    own = {file.path: file for file in source.files}
+    bad = []
+    checked = 0
+    for entry in ledger.entries():
+        file = own.get(entry.path)
+        if file is None and entry.origin not in own:
+            continue
+        if file is not None and file.unpack and not below(folder, entry.path).exists():
+            continue  # an archive may go once it is unpacked
+        checked += 1
+        file = file or SourceFile(path=entry.path)
+        right = known_right(file, entry) and ledger.unchanged(entry)
+        if right and verify:
+            digests, path = Digests(file), below(folder, entry.path)
+            digests.read(path)
+            now = digests.entry(file, path, "")
+            right = (now.sha256, now.md5) == (entry.sha256, entry.md5)
+        if not right:
+            bad.append(entry.path)
+    missing = [path for path, file in own.items() if ledger.get(path) is None and not file.unpack]
+    command = f"ffhqref download {source.name} --out {folder} --verify"
+    what = f"{source.name} in {folder}"
+    if bad:
+        return Line("wrong", what, f"{len(bad)} of {checked} files are gone or changed ({bad[0]})", command)
+    if missing:
+        return Line("missing", what, f"{', '.join(missing)} not there", command)
+    return Line("ok", what, f"{checked} files as they were verified")

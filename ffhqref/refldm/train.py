@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -34,6 +35,7 @@ from ffhqref.refldm.stages import (
     rate,
 )
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -79,6 +81,8 @@ def train(
         mixed_precision=PRECISIONS[config.precision], cpu=device == "cpu",
         gradient_accumulation_steps=config.accumulate,
     )  # fmt: skip
+    if accelerator.device.type == "cpu":
+        keep_memory()
     if config.batch_size % (accelerator.num_processes * config.accumulate):
         raise RestorerError(
             f"batch_size {config.batch_size} must be a multiple of {accelerator.num_processes} processes x "
@@ -102,6 +106,18 @@ def train(
     elif accelerator.is_main_process:
         folder.write_config(table)
     return run.go()
+
+
+def keep_memory() -> None:
+    """Let freed memory serve again, in place of going back to the system (glibc only).
+
+    On a processor every step's pictures are large enough to be mapped anew, and the page faults of that
+    cost as much as the sums.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _resumed_step(folder: RunFolder, config: Config, table: Mapping[str, Any], resume: bool) -> int:

@@ -278,6 +278,7 @@ def test_conditions_are_encoded_in_place_and_dropped_as_zeros(
     work: Path, trainee: stages.DiffusionTrainee
 ) -> None:
     autoencoder: Autoencoder = trainee.autoencoder
+    forget(trainee)
     z, lq, references = trainee.encode(batch(work, [1.0, 1.0]))
     wide = torch.cat([data.collate([sample(work, 1)]).pictures("references")])
     with torch.no_grad():
@@ -290,6 +291,12 @@ def test_conditions_are_encoded_in_place_and_dropped_as_zeros(
     assert lq.any() and not references.any()
 
 
+def forget(trainee: stages.DiffusionTrainee) -> None:
+    """What it kept of pictures."""
+    trainee.targets.clear()
+    trainee.latents.clear()
+
+
 def close_arrays(ours: Any, theirs: Any) -> None:
     assert ours.shape == theirs.shape
     assert float((ours - theirs).abs().max()) <= 1e-4 * float(theirs.abs().max())
@@ -298,7 +305,7 @@ def close_arrays(ours: Any, theirs: Any) -> None:
 def test_what_is_wrong_in_a_batch_moves_the_loss(work: Path, trainee: stages.DiffusionTrainee) -> None:
     """Turned references, swapped channels, a condition not dropped: none of them goes unseen."""
     right = trainee.loss(batch(work, [1, 1])).total.item()
-    trainee.targets.clear()
+    forget(trainee)
     assert trainee.loss(batch(work, [1, 1])).total.item() == right
     for change in ("order", "channels", "lq", "references"):
         wrong = batch(work, [float(change != "lq"), float(change != "references")])
@@ -307,16 +314,21 @@ def test_what_is_wrong_in_a_batch_moves_the_loss(work: Path, trainee: stages.Dif
             tensors["references"] = torch.cat(tensors["references"].split(32, 2)[::-1], 2).roll(1, 2)
         if change == "channels":
             tensors |= {key: tensors[key].flip(3) for key in ("target", "lq", "references")}
-        trainee.targets.clear()
+        forget(trainee)
         moved = trainee.loss(data.Batch(tensors, wrong.keys)).total.item()
         assert abs(moved - right) > 1e-5 * right, change
-    trainee.targets.clear()
+    forget(trainee)
 
 
 def test_the_target_of_the_identity_loss_is_decoded_once(work: Path, trainee: Any, monkeypatch: Any) -> None:
-    trainee.targets.clear()
+    forget(trainee)
     trainee.loss(batch(work, [1, 1]))
-    assert list(trainee.targets) == [(tiny.NAMES[0], False)]
+    assert list(trainee.targets) == list(trainee.latents) == [(tiny.NAMES[0], False)]
+    known = trainee.encode(batch(work, [1, 1]))[0]
+    trainee.latents.clear()
+    trainee.room = 0
+    assert torch.equal(trainee.encode(batch(work, [1, 1]))[0], known) and not trainee.latents
+    trainee.room = 1e9
     monkeypatch.setattr(losses.Identity, "target", None)
     trainee.loss(batch(work, [1, 1]))
 

@@ -15,7 +15,7 @@ Stage = Literal["autoencoder", "ldm", "refldm"]
 Precision = Literal["fp32", "bf16", "fp16"]
 # What may differ when a run goes on: none of it changes a weight that was already reached.
 FREE = {"steps", "save_every", "keep", "log_every", "validate_every", "validation_pictures",
-        "validation_steps", "validation_guidance", "accumulate", "recompute"}  # fmt: skip
+        "validation_steps", "validation_guidance", "accumulate", "latent_memory", "recompute"}  # fmt: skip
 
 SHARES = ("flip", "perspective_share", "reference_flip", "drop", "min_lr", "ema")
 COUNTS = (
@@ -24,7 +24,7 @@ COUNTS = (
 )  # fmt: skip
 NOT_NEGATIVE = (
     "warmup", "clip", "weight_decay", "rotate", "shift", "identity_weight", "revive_every", "seed",
-    "codebook_weight", "perceptual_weight", "discriminator_weight", "discriminator_start",
+    "codebook_weight", "perceptual_weight", "discriminator_weight", "discriminator_start", "latent_memory",
     "validation_pictures",
 )  # fmt: skip
 
@@ -65,6 +65,7 @@ class Config:
     loss: Norm = "l2"  # l2 in the published code, l1 in the paper
     identity_weight: float = 0.1  # 0: no identity loss
     identity_scaling: Scaling = "sqrt_alpha_bar"
+    latent_memory: float = 5.0  # GB of main memory, over all processes, for latents of targets
     recompute: bool = False  # the decoder's activations in the backward pass: slower, far less memory
 
     codebook_weight: float = 1.0

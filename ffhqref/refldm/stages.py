@@ -143,6 +143,8 @@ class DiffusionTrainee:
         if isinstance(recognise, nn.Module):
             recognise.to(accelerator.device)
         self.identity = self._identity(recognise) if recognise and config.identity_weight else None
+        self.latents: dict[tuple[str, bool], Tensor] = {}  # of targets: 131 KB each at 512 px
+        self.room = config.latent_memory * 1e9 / accelerator.num_processes  # bytes
         self.targets: dict[tuple[str, bool], Tensor] = {}  # embeddings: 2 KB a picture, decoded once
 
     def _identity(self, recognise: Recogniser) -> losses.Identity:
@@ -162,10 +164,24 @@ class DiffusionTrainee:
         """Latents of target, low-quality picture and wide references; dropped conditions are zeros."""
         keep = batch.tensors["keep"]
         with self.accelerator.autocast():
-            both = self.autoencoder.encode(torch.cat([batch.pictures("target"), batch.pictures("lq")]))
-            z, lq = both.chunk(2)
+            z, lq = self._targets(batch), self.autoencoder.encode(batch.pictures("lq"))
             references = self._references(batch, keep[:, 1], z) if "references" in batch.tensors else None
         return z, lq * keep[:, 0, None, None, None], references
+
+    def _targets(self, batch: Batch) -> Tensor:
+        """Latents of the targets: a picture's is kept (in main memory) while there is room for it.
+
+        One by one, so that the bits do not depend on which of them are known.
+        """
+        rows = []
+        for picture, key in zip(batch.pictures("target"), batch.keys, strict=True):
+            z = self.latents.get(key)
+            if z is None:
+                z = self.autoencoder.encode(picture[None])[0]
+                if (len(self.latents) + 1) * z.numel() * z.element_size() <= self.room:
+                    self.latents[key] = z.cpu()
+            rows.append(z.to(picture.device))
+        return torch.stack(rows)
 
     def _references(self, batch: Batch, keep: Tensor, z: Tensor) -> Tensor:
         """Row by row, since a wide picture needs much memory; what is dropped need not be encoded."""

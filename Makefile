@@ -4,13 +4,17 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: help install demo test test-slow lint bench clean
+.PHONY: help install demo demo-restore test test-slow lint bench clean
 
 help:  ## what can be made
-	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' Makefile | awk -F': *' '{ printf "  make %-12s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' Makefile | awk -F': *' '{ printf "  make %-14s%s\n", $$1, $$2 }'
 
 demo: .venv/core  ## set up and run the whole job offline on drawn people
 	$(BIN)/ffhqref demo --out demo-out
+
+demo-restore: .venv/train  ## the demo, then restore its pictures: CHECKPOINT=refldm.ckpt
+	@test -n "$(CHECKPOINT)" || { echo "Give a restorer: make demo-restore CHECKPOINT=refldm.ckpt"; exit 1; }
+	$(BIN)/ffhqref demo --out demo-out --checkpoint "$(CHECKPOINT)"
 
 test: .venv/dev  ## set up and run the tests
 	$(BIN)/python -m pytest
@@ -37,6 +41,10 @@ clean:  ## remove .venv and what the demo made
 
 .venv/core: .venv/bin/python pyproject.toml
 	$(PIP) --editable .
+	@touch $@
+
+.venv/train: .venv/core pyproject.toml
+	$(PIP) --editable '.[train]' '$(TORCH)'
 	@touch $@
 
 .venv/dev: .venv/core pyproject.toml

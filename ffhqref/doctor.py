@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ffhqref.ledger import LEDGER, Digests, Ledger, known_right
+from ffhqref.fetch.ledger import LEDGER, Digests, Ledger, known_right
+from ffhqref.fetch.sources import Source, SourceFile, load_source, sources
 from ffhqref.recipe import Weights, known_weights
-from ffhqref.sources import Source, SourceFile, load_source, sources
 from ffhqref.store import below, digest_file
 
 Verdict = Literal["ok", "missing", "wrong"]

@@ -16,15 +16,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ffhqref.archives import BadArchive
-from ffhqref.ledger import Digests, Ledger, known_right, verified
-from ffhqref.network import Manners, Network, Refused, Stopped, Trouble
-from ffhqref.parts import Mirror, Part, sweep_orphans
-from ffhqref.selection import Selection, Task
-from ffhqref.sources import OWN_NAME, Source, SourceFile
+from ffhqref.fetch.archives import BadArchive
+from ffhqref.fetch.ledger import Digests, Ledger, known_right, verified
+from ffhqref.fetch.network import Manners, Network, Refused, Stopped, Trouble
+from ffhqref.fetch.parts import Mirror, Part, sweep_orphans
+from ffhqref.fetch.selection import Selection, Task
+from ffhqref.fetch.sources import OWN_NAME, Source, SourceFile
+from ffhqref.fetch.transfer import Transfer
+from ffhqref.fetch.unpack import Unpacker
 from ffhqref.store import UserError, below, digest, lock, need_space, read_text, write_text
-from ffhqref.transfer import Transfer
-from ffhqref.unpack import Unpacker
 
 MISSING = "missing.csv"
 TERMS = f"{OWN_NAME}/terms"
@@ -157,7 +157,9 @@ class _Run:
             self.tasks = []
         entry = self.ledger.get(file.path)
         if entry and self._right(file):
-            from ffhqref import metadata  # pandas and Arrow are slow to load and most sources need neither
+            from ffhqref.fetch import (
+                metadata,
+            )  # pandas and Arrow are slow to load and most sources need neither
 
             names = Selection.make((), source, self._excluded_names())
             digest_of = entry.sha256 or entry.md5

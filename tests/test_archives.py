@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from servers import DRIVE_CONFIRM, Doc, Server
 
-from ffhqref import archives
 from ffhqref.download import Options, Outcome, download
-from ffhqref.network import Manners
-from ffhqref.sources import Source, SourceFile, load_source
+from ffhqref.fetch import archives
+from ffhqref.fetch.network import Manners
+from ffhqref.fetch.sources import Source, SourceFile, load_source
 
 QUICK = Manners(backoff=0.01, timeout=1, retries=3)
 

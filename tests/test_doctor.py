@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from ffhqref import doctor
 from ffhqref.cli import app
 from ffhqref.download import Options, download
-from ffhqref.network import Manners
+from ffhqref.fetch.network import Manners
+from ffhqref.fetch.sources import Source, SourceFile
 from ffhqref.recipe import Weights
-from ffhqref.sources import Source, SourceFile
 
 CPU, GPU = ["CPUExecutionProvider"], ["CUDAExecutionProvider", "CPUExecutionProvider"]
 H200 = ["NVIDIA H200, 143771 MiB"]
@@ -154,7 +154,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert any(what in line for line in lines)
     monkeypatch.setattr(doctor, "_providers", lambda: [])
     monkeypatch.setattr(doctor, "_faiss_gpus", lambda: 0)
-    monkeypatch.setattr(doctor, "_torch_state", lambda: None)
+    monkeypatch.setattr(doctor, "_torch_state", lambda: ("2.8", "", False))
     monkeypatch.setattr(doctor, "runtime", lambda *_: doctor.Line("wrong", "x", "y", "z"))
     failed = CliRunner().invoke(app, ["doctor"])
     assert failed.exit_code == 1 and "1 wrong: run the commands" in failed.output

@@ -24,13 +24,14 @@ import pytest
 from servers import DRIVE_CONFIRM, DRIVE_CONFIRM_OLD, DRIVE_QUOTA, DRIVE_TOO_MANY, SORRY, Doc, Server
 from typer.testing import CliRunner
 
-from ffhqref import images, network
+from ffhqref import images
 from ffhqref.cli import app
 from ffhqref.download import Options, Outcome, download
-from ffhqref.ledger import Ledger
-from ffhqref.network import Manners, Network, Refused, direct, retry_after
-from ffhqref.pages import drive_refusal
-from ffhqref.sources import Source, SourceFile, load_source, sources
+from ffhqref.fetch import network
+from ffhqref.fetch.ledger import Ledger
+from ffhqref.fetch.network import Manners, Network, Refused, direct, retry_after
+from ffhqref.fetch.pages import drive_refusal
+from ffhqref.fetch.sources import Source, SourceFile, load_source, sources
 from ffhqref.store import UserError
 
 QUICK = Manners(backoff=0.01, timeout=0.5, retries=4, max_wait=5)
@@ -374,7 +375,7 @@ def test_a_right_file_costs_a_stat_and_not_a_read(
     file = SourceFile(path="f", urls=(f"{server.url}/f",), bytes=len(DATA), md5=md5(DATA))
     get(tmp_path, file)
     (tmp_path / "f").chmod(0o000)
-    monkeypatch.setattr("ffhqref.ledger.Digests.read", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr("ffhqref.fetch.ledger.Digests.read", lambda *_: pytest.fail("it was read"))
     assert get(tmp_path, file).there == 1
 
 
@@ -468,9 +469,9 @@ def test_free_space_is_checked_first(server: Server, tmp_path: Path) -> None:
 def test_a_full_disk_ends_the_run_and_keeps_the_part(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ffhqref.transfer.SPARE", 1 << 60)
+    monkeypatch.setattr("ffhqref.fetch.transfer.SPARE", 1 << 60)
     server.docs["/f"] = Doc(DATA)
-    monkeypatch.setattr("ffhqref.transfer.Transfer._filled", staticmethod(lambda before, after: True))
+    monkeypatch.setattr("ffhqref.fetch.transfer.Transfer._filled", staticmethod(lambda before, after: True))
     with pytest.raises(UserError, match="is full"):
         get(tmp_path, SourceFile(path="f", urls=(f"{server.url}/f",), bytes=len(DATA)))
     assert visible(tmp_path) == []

@@ -25,20 +25,9 @@ STAGES = {
     "verify": set(),
     "calibrate": set(),
     "degrade": {"draws"},
-    "download": {
-        "archives",
-        "ledger",
-        "metadata",
-        "network",
-        "pages",
-        "parts",
-        "remote",
-        "selection",
-        "sources",
-        "transfer",
-        "unpack",
-    },
-    "doctor": {"sources", "ledger"},  # what was downloaded, and whether it is right
+    "download": {"fetch"},
+    "doctor": {"fetch"},  # what was downloaded, and whether it is right
+    "sheet": set(),
 }  # a stage's own helper modules, which only it may import
 ABOVE = {"build"}
 TORCH = {"refldm", "demo.train_embedder"}  # prefixes of modules that may import torch
@@ -73,8 +62,8 @@ def allowed(name: str) -> set[str] | None:
         return None
     if head == "refldm":
         return {"refldm"}
-    if head in ABOVE or name == "demo.run":
-        return FOUNDATION | set(STAGES) | {"demo"}
+    if head in ABOVE or name in {"demo.run", "demo.train_embedder"}:
+        return FOUNDATION | set(STAGES) | {"demo"} | ({"build", "fetch"} if name == "demo.run" else set())
     if head == "demo":
         return FOUNDATION | {"demo"}
     owner = next((stage for stage, helpers in STAGES.items() if head == stage or head in helpers), None)

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from servers import DRIVE_QUOTA, Doc, Server
 
-from ffhqref import images, metadata, tables
+from ffhqref import images, tables
 from ffhqref.download import Options, Outcome, download, preview
-from ffhqref.network import Manners
-from ffhqref.sources import Source, SourceFile
+from ffhqref.fetch import metadata
+from ffhqref.fetch.network import Manners
+from ffhqref.fetch.sources import Source, SourceFile
 from ffhqref.store import UserError
 
 QUICK = Manners(backoff=0.01, timeout=1, retries=3)
@@ -184,7 +185,7 @@ def test_memory_and_time_of_the_whole_metadata(tmp_path: Path) -> None:
         file.write("}")
     assert path.stat().st_size > 250e6
     program = (
-        "import resource, sys; from pathlib import Path; from ffhqref import metadata\n"
+        "import resource, sys; from pathlib import Path; from ffhqref.fetch import metadata\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "out = Path(sys.argv[1])\n"
         "path = out / 'ffhq-dataset-v2.json'\n"

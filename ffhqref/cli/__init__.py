@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +23,9 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except UserError as error:
             _stop(str(error))
+        except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
         except OSError as error:
             place = error.filename or "a file"
             _stop(
@@ -71,4 +75,11 @@ def main() -> None:
     app()
 
 
-from ffhqref.cli import build, degrade, download, restore, train  # noqa: E402, F401  (their commands join `app`)
+from ffhqref.cli import (  # noqa: E402
+    build,  # noqa: F401  (their commands join `app`)
+    degrade,  # noqa: F401
+    demo,  # noqa: F401
+    download,  # noqa: F401
+    restore,  # noqa: F401
+    train,  # noqa: F401
+)

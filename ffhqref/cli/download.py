@@ -18,7 +18,7 @@ from ffhqref.store import UserError
 
 if TYPE_CHECKING:
     from ffhqref.download import Outcome
-    from ffhqref.sources import Source
+    from ffhqref.fetch.sources import Source
 
 SHOWN = 20  # rows of a table in the terminal; the file beside the download has all
 
@@ -66,8 +66,8 @@ def download(
     ffhqref download mine.toml --out mine           your own [[file]] path, urls
     """
     from ffhqref import download as stage
-    from ffhqref.network import Manners
-    from ffhqref.sources import load_source
+    from ffhqref.fetch.network import Manners
+    from ffhqref.fetch.sources import load_source
 
     if not names:
         return _list_sources()
@@ -110,7 +110,7 @@ def _size(count: float) -> str:
 
 
 def _list_sources() -> None:
-    from ffhqref.sources import load_source, sources
+    from ffhqref.fetch.sources import load_source, sources
 
     width = min(100, shutil.get_terminal_size().columns)
     for name in sources():

@@ -182,7 +182,7 @@ def _say(outcome: Outcome, out: Path) -> None:
     if outcome.failed and not outcome.restored and not outcome.kept:
         raise UserError(f"No picture could be restored into {out}: see the reasons above.")
     counts = f"{len(outcome.restored):,} restored, {len(outcome.kept):,} kept, {len(outcome.failed):,} failed"
-    typer.echo(f"{counts}: {out}. Look at them, or measure with `ffhqref evaluate`.")
+    typer.echo(f"{counts}: {out}. Next: look at them; --sheet lays all side by side.")
 
 
 @app.command()

@@ -163,7 +163,8 @@ def _fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, prefix:
                 f"{path}: {prefix}{name} has the shape {list(tensor.shape)}, but {list(wanted.shape)} is "
                 "wanted: it is the checkpoint of another network (see --architecture)."
             )
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+        # the least and the greatest value are NaN where any is: no copy is needed to look for one
+        if not tensor.is_floating_point() or not all(map(torch.isfinite, torch.aminmax(tensor))):
             raise RestorerError(
                 f"{path}: {prefix}{name} holds values that are not finite numbers: the file is damaged or "
                 "its training failed; get it again or take another checkpoint."

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from ffhqref.sources import Source, SourceFile
+from ffhqref.fetch.sources import Source, SourceFile
 from ffhqref.store import UserError
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ffhqref.sources import OWN_NAME, SourceFile
+from ffhqref.fetch.sources import OWN_NAME, SourceFile
 from ffhqref.store import below, write_bytes
 
 LEDGER = f"{OWN_NAME}/downloads.jsonl"

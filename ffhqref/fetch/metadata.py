@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ffhqref import tables
-from ffhqref.sources import OWN_NAME, SourceFile
+from ffhqref.fetch.sources import OWN_NAME, SourceFile
 from ffhqref.store import UserError, atomic
 
 WINDOW = 1 << 22  # characters read at a time

@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 
 import requests
 
-from ffhqref.ledger import BLOCK, Beside, Digests, Entry, Ledger, verified
-from ffhqref.network import Network, Refused, Trouble, confirmation, troubles
-from ffhqref.pages import MAX_PAGE, page_text
-from ffhqref.parts import Balance, Mirror, Origin, Part, Tell
-from ffhqref.sources import SourceFile
+from ffhqref.fetch.ledger import BLOCK, Beside, Digests, Entry, Ledger, verified
+from ffhqref.fetch.network import Network, Refused, Trouble, confirmation, troubles
+from ffhqref.fetch.pages import MAX_PAGE, page_text
+from ffhqref.fetch.parts import Balance, Mirror, Origin, Part, Tell
+from ffhqref.fetch.sources import SourceFile
 from ffhqref.store import UserError, below
 
 CHUNK = 1 << 18  # bytes asked of the socket at a time; it gives what is there, so a kill loses little

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
-from ffhqref.sources import OWN_NAME, SourceFile
+from ffhqref.fetch.sources import OWN_NAME, SourceFile
 from ffhqref.store import UserError, atomic, digest, flush_folder
 
 PARTS = f"{OWN_NAME}/parts"

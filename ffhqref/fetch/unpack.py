@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
-from ffhqref.archives import BadArchive, Member, extract, list_members, read_index, write_index
-from ffhqref.ledger import Digests
-from ffhqref.network import Refused
-from ffhqref.parts import Tell
-from ffhqref.remote import open_remote
-from ffhqref.selection import Task
-from ffhqref.sources import SourceFile
+from ffhqref.fetch.archives import BadArchive, Member, extract, list_members, read_index, write_index
+from ffhqref.fetch.ledger import Digests
+from ffhqref.fetch.network import Refused
+from ffhqref.fetch.parts import Tell
+from ffhqref.fetch.remote import open_remote
+from ffhqref.fetch.selection import Task
+from ffhqref.fetch.sources import SourceFile
+from ffhqref.fetch.transfer import Transfer
 from ffhqref.store import below, need_space
-from ffhqref.transfer import Transfer
 
 
 class Unpacker:

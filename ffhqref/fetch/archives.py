@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from ffhqref.ledger import BLOCK, Entry, Ledger
-from ffhqref.sources import OWN_NAME, SourceFile, name_fault
+from ffhqref.fetch.ledger import BLOCK, Entry, Ledger
+from ffhqref.fetch.sources import OWN_NAME, SourceFile, name_fault
 from ffhqref.store import PART_SUFFIX, below, digest, flush_folder, write_text
 
 MAX_RATIO = 100  # unpacked over packed bytes of a whole archive; deflate alone reaches 1,032

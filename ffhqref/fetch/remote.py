@@ -8,8 +8,8 @@ from typing import IO, cast
 
 import requests
 
-from ffhqref.network import Network, Refused, Trouble, confirmation, read_page, troubles
-from ffhqref.transfer import CONTENT_RANGE
+from ffhqref.fetch.network import Network, Refused, Trouble, confirmation, read_page, troubles
+from ffhqref.fetch.transfer import CONTENT_RANGE
 
 LEAST = 1 << 16  # bytes fetched at a time, so that a directory costs one request and not hundreds
 

@@ -22,7 +22,7 @@ import requests.adapters
 import urllib3
 
 from ffhqref import __version__
-from ffhqref.pages import DRIVE_HOSTS, MAX_PAGE, confirm_target, drive_refusal, page_text, page_title
+from ffhqref.fetch.pages import DRIVE_HOSTS, MAX_PAGE, confirm_target, drive_refusal, page_text, page_title
 from ffhqref.store import seed_for
 
 MAX_REDIRECTS = 10

@@ -1,0 +1,90 @@
+"""demo and sheet."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ffhqref.cli import app
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        Path | None, typer.Option(help="Where all goes; demo-out (--real: real-out) if left out.")
+    ] = None,
+    people: Annotated[int, typer.Option(help="How many people are drawn, 1 to 8 photos each.")] = 60,
+    seed: Annotated[int, typer.Option(help="Another seed draws other people.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that draw.")] = 2,
+    real: Annotated[
+        bool, typer.Option("--real", help="Real people instead: downloads LFW and buffalo_sc.")
+    ] = False,
+    accept_terms: Annotated[
+        bool, typer.Option("--accept-terms", help="With --real: accept the terms that are printed.")
+    ] = False,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="A restorer: the severe test images are restored too."
+        ),
+    ] = None,
+) -> None:
+    """The whole job offline: draw people, build their reference dataset, judge it.
+
+    Needs no photographs and no network: the people are drawn by program, so that it is
+    known who they are. Run again, it goes on where it stopped.
+
+    \b
+    ffhqref demo --out demo-out
+    ffhqref demo --real --out real-out
+    """
+    from ffhqref.demo.run import closing_lines, run_demo, run_real
+
+    def accept(name: str, terms: str) -> bool:
+        typer.echo(f"{name}:\n{terms.strip()}\n", err=True)
+        return accept_terms or (sys.stdin.isatty() and typer.confirm("Do you accept these terms?", err=True))
+
+    out = out or Path("real-out" if real else "demo-out")
+    if real:
+        result = run_real(out, accept=accept, workers=workers, say=typer.echo)
+    else:
+        result = run_demo(out, people=people, seed=seed, workers=workers, say=typer.echo)
+    for line in closing_lines(out, result):
+        typer.echo(line)
+    if checkpoint:
+        from ffhqref.cli.restore import restore
+
+        restore(checkpoint, [out / "dataset"], level="severe", images=out / "photos", sheet=True)
+
+
+@app.command(no_args_is_help=True)
+def sheet(
+    out: Annotated[Path, typer.Argument(help="A built dataset.")],
+    images: Annotated[
+        Path | None, typer.Option(help="The photographs. A dataset that was built here knows them.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--out", help="The picture to write; contact-sheet.png in the dataset.")
+    ] = None,
+    split: Annotated[Literal["train", "val", "test"] | None, typer.Option(help="Of one split only.")] = None,
+    count: Annotated[int, typer.Option(help="How many targets, a row each.")] = 12,
+) -> None:
+    """A contact sheet: targets with their references, the target first, its split in the corner.
+
+    \b
+    ffhqref sheet mine
+    ffhqref sheet ffhq-ref --images ffhq --split test --out test.png
+    """
+    from ffhqref.sheet import contact_sheet
+
+    made = contact_sheet(out, images, file=file, split=split, count=count)
+    for name in made.missing[:5]:
+        typer.echo(f"Warning: {name} could not be read and is grey.", err=True)
+    if len(made.missing) > 5:
+        typer.echo(f"Warning: so are {len(made.missing) - 5:,} more.", err=True)
+    typer.echo(
+        f"Laid out {made.rows:,} targets with their references: {made.path}. Next: ffhqref verify {out}"
+    )

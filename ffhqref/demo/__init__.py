@@ -1,0 +1,1 @@
+"""People drawn by program, with known identities: the offline default of everything."""

@@ -1,0 +1,106 @@
+"""Many drawn photographs at once: in worker processes, as files with their labels, or as aligned faces."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+
+from ffhqref.demo.people import Real, draw_portrait, landmarks_of
+from ffhqref.demo.traits import generator, person
+from ffhqref.images import BadImage, Rgb, read, write
+
+REVISION = 1  # of the drawing; a higher one gives other names, so that older files are not taken for these
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One photograph to draw: photo number `photo` of person `number` in the world `seed`."""
+
+    seed: int
+    number: int
+    photo: int
+
+    @property
+    def identity(self) -> str:
+        return f"person-{self.number:04d}"
+
+    @property
+    def name(self) -> str:
+        """The picture's name; it says nothing of the person, so that nothing can cheat by it."""
+        code = int(generator(self.seed, self.identity, f"name {self.photo}, {REVISION}").integers(16**8))
+        return f"{code:08x}.png"
+
+
+def album(seed: int, people: int, photos: tuple[int, int] = (1, 8), first: int = 0) -> list[Wanted]:
+    """Photographs of `people` people, from the least to the greatest number of photos each."""
+    wanted = []
+    for number in range(first, first + people):
+        count = int(generator(seed, f"person {number}", "photos").integers(photos[0], photos[1] + 1))
+        wanted += [Wanted(seed, number, photo) for photo in range(count)]
+    return wanted
+
+
+def _single_thread() -> None:
+    cv2.setNumThreads(1)
+
+
+def drawn(work: Callable[[Wanted], T], wanted: Sequence[Wanted], workers: int) -> Iterator[T]:
+    """`work` on each photograph, in order, in so many processes; 1 draws here."""
+    if workers <= 1:
+        yield from map(work, wanted)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_single_thread) as pool:
+        yield from pool.map(work, wanted, chunksize=max(1, min(8, len(wanted) // workers)))
+
+
+def aligned_face(wanted: Wanted) -> tuple[Rgb, int]:
+    """The drawn face on ArcFace's template (112 x 112) and its person's number."""
+    from ffhqref.faces import align
+
+    portrait = draw_portrait(wanted.seed, wanted.number, wanted.photo)
+    return align(portrait.image, portrait.landmarks.astype(np.float32)), wanted.number
+
+
+@dataclass(frozen=True)
+class Label:
+    """What is known of a drawn photograph."""
+
+    image: str
+    identity: str
+    age: int  # years
+    gender: str
+    skin_tone: str
+    landmarks: Real  # 5 x 2 px: eye, eye, nose tip, mouth corner, mouth corner, the picture's left first
+
+
+def photograph(folder: Path, wanted: Wanted) -> Label:
+    """Draw one photograph into the folder, unless a whole one is there, and label it.
+
+    A name belongs to one seed, person, photo and revision, and files are written whole, so a picture
+    that decodes (PNG has a checksum in each part) is the right one.
+    """
+    path = folder / wanted.name
+    try:
+        read(path)
+        marks = landmarks_of(wanted.seed, wanted.number, wanted.photo)
+    except BadImage:
+        portrait = draw_portrait(wanted.seed, wanted.number, wanted.photo)
+        write(path, portrait.image)
+        marks = portrait.landmarks
+    who = person(wanted.seed, wanted.number)
+    return Label(wanted.name, wanted.identity, who.age, who.gender, who.skin_tone, marks)
+
+
+def photographs(folder: Path, wanted: Sequence[Wanted], workers: int) -> Iterator[Label]:
+    """`photograph` for each, in order."""
+    return drawn(partial(photograph, folder), wanted, workers)

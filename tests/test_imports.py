@@ -133,7 +133,7 @@ HEAVY = {
 
 
 @pytest.mark.parametrize(
-    "command", ["", "'build-refs',", "'embed',", "'cluster',", "'verify',", "'calibrate',"]
+    "command", ["", "'build-refs',", "'embed',", "'cluster',", "'verify',", "'calibrate',", "'train',"]
 )
 def test_help_loads_nothing_heavy(command: str) -> None:
     code = (

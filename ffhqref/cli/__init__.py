@@ -75,4 +75,11 @@ def main() -> None:
     app()
 
 
-from ffhqref.cli import build, degrade, demo, download, restore  # noqa: E402, F401  (their commands join `app`)
+from ffhqref.cli import (  # noqa: E402
+    build,  # noqa: F401  (their commands join `app`)
+    degrade,  # noqa: F401
+    demo,  # noqa: F401
+    download,  # noqa: F401
+    restore,  # noqa: F401
+    train,  # noqa: F401
+)

@@ -188,25 +188,30 @@ def _say(outcome: Outcome, out: Path) -> None:
 @app.command()
 def convert(
     checkpoint: Checkpoint,
-    out: Annotated[Path, _option("The .safetensors file to write.", "--out")],
+    out: Annotated[Path, _option("The .safetensors or .ckpt file to write.", "--out")],
     autoencoder: FirstStage = None,
     architecture: Shape = None,
 ) -> None:
     """A published checkpoint -> safetensors with what restoring needs, and no code.
 
-    EMA weights and first stage: 0.7 GB instead of 2.1.
+    EMA weights and first stage: 0.7 GB instead of 2.1. The other way round, --out FILE.ckpt
+    writes a checkpoint of `train` as the published files are laid out.
 
     \b
     ffhqref convert --checkpoint refldm.ckpt --autoencoder vqgan.ckpt --out refldm.safetensors
+    ffhqref convert --checkpoint run/checkpoints/step-00150000/model.safetensors --out mine.ckpt
     """
-    if out.suffix != ".safetensors":
-        raise UserError(f"{out} must end in .safetensors.")
+    if out.suffix not in (".safetensors", ".ckpt"):
+        raise UserError(f"{out} must end in .safetensors or .ckpt.")
     shape = _architecture(architecture)
     _need_torch()
     from ffhqref.refldm.checkpoint import RestorerError
     from ffhqref.refldm.checkpoint import convert as write
 
     try:
+        if out.suffix == ".ckpt":
+            _publish(checkpoint, out, autoencoder, shape)
+            return
         digests = {"checkpoint": digest_file(checkpoint)} if checkpoint.is_file() else {}
         with atomic(out) as part:
             written = write(checkpoint, part, autoencoder, shape, digests)
@@ -215,4 +220,16 @@ def convert(
     typer.echo(
         f"{written['tensors']:,} tensors ({written['weights']} weights and first stage, "
         f"{written['bytes'] / 1e9:.2f} GB): {out}. Next: `ffhqref restore --checkpoint {out} ...`."
+    )
+
+
+def _publish(checkpoint: Path, out: Path, autoencoder: Path | None, shape: Architecture | None) -> None:
+    from ffhqref.refldm.publish import publish
+
+    with atomic(out) as part:
+        written = publish(checkpoint, part, autoencoder, shape)
+    kind = "refldm.ckpt" if written.whole else "vqgan.ckpt"
+    typer.echo(
+        f"{written.tensors:,} tensors, laid out as the published {kind}: {out}. Next: give it to the "
+        "published code, or to `ffhqref restore --checkpoint`."
     )

@@ -1,0 +1,229 @@
+"""train: the command of the trainer. torch is loaded only inside it."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from contextlib import nullcontext
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ffhqref.cli import app
+from ffhqref.store import UserError, lock
+
+if TYPE_CHECKING:
+    from ffhqref.refldm.config import Config
+    from ffhqref.refldm.train import Given, Result
+
+
+class Stage(StrEnum):
+    autoencoder = "autoencoder"
+    ldm = "ldm"
+    refldm = "refldm"
+
+
+class Precision(StrEnum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+
+
+def _option(help: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, show_default=False, **more)
+
+
+@app.command()
+def train(
+    stage: Annotated[Stage, typer.Argument(help="What to train: each starts from the one before.")],
+    data: Annotated[Path, _option("A built dataset (see build-refs).", "--data")],
+    images: Annotated[Path, _option("Folder of its photographs.", "--images")],
+    out: Annotated[Path, _option("Folder of the run.", "--out")],
+    config: Annotated[
+        str | None,
+        _option("A name of manifests/train/ or a TOML file; the stage's, with the paper's values."),
+    ] = None,
+    init: Annotated[Path | None, _option("Checkpoint to start from; ReF-LDM starts from an LDM.")] = None,
+    autoencoder: Annotated[
+        Path | None, _option("First stage, where --init holds none: vqgan.ckpt or a run's.", "--autoencoder")
+    ] = None,
+    identity: Annotated[
+        Path | None, _option("Recogniser of the identity loss, an ONNX file.", "--identity")
+    ] = None,
+    level: Annotated[str, typer.Option(help="How low-quality pictures are drawn.")] = "train",
+    steps: Annotated[int | None, _option("Steps in all.")] = None,
+    batch_size: Annotated[int | None, _option("Pictures a step, over all processes.")] = None,
+    lr: Annotated[float | None, _option("Learning rate.")] = None,
+    precision: Annotated[Precision | None, _option("fp32, bf16 or fp16.")] = None,
+    set: Annotated[
+        list[str] | None, _option("Another key of the configuration, key=value; may be repeated.", "--set")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    unverified: Annotated[
+        bool, typer.Option("--unverified", help="Train on a dataset that verify does not pass.")
+    ] = False,
+    device: Annotated[Device, typer.Option(help="auto: GPUs where there are some.")] = Device.auto,
+    workers: Annotated[int, typer.Option(min=0, max=256, help="Processes that load pictures.")] = 2,
+) -> None:
+    """Train the autoencoder, the LDM or ReF-LDM on a built dataset.
+
+    Weights depend on configuration, data and seed; --resume goes on exactly. SIGTERM and
+    Ctrl-C save and leave. For several GPUs: accelerate launch -m ffhqref train ...
+
+    \b
+    ffhqref train autoencoder --data mine --images photos --out runs/ae
+    ffhqref train ldm --data mine --images photos --out runs/ldm \\
+        --autoencoder runs/ae/checkpoints/step-00200000/model.safetensors
+    ffhqref train refldm --data mine --images photos --out runs/refldm \\
+        --init runs/ldm/checkpoints/step-00500000/model.safetensors \\
+        --identity r50.onnx
+    """
+    _need_torch()
+    from ffhqref.refldm.checkpoint import RestorerError
+
+    _check_dataset(data, images, unverified)
+    chosen = {"steps": steps, "batch_size": batch_size, "lr": lr, "precision": precision and precision.value}
+    options = {key: value for key, value in chosen.items() if value is not None}
+    try:
+        settings = configure(stage.value, config, {**options, **parse_settings(set or [])}, resume and out)
+        given = _given(settings, init, autoencoder, identity)
+        writer = int(os.environ.get("RANK", "0")) == 0  # of several processes only the first one writes
+        with lock(out, f"train {stage.value}") if writer else nullcontext():
+            result = _train(settings, given, data, images, out, level, resume, device.value, workers)
+    except RestorerError as error:
+        raise UserError(str(error)) from None
+    if writer:
+        typer.echo(summary(result, settings, out, data, images))
+    if result.stopped:
+        raise typer.Exit(130)
+
+
+def _train(
+    config: Config, given: Given, data: Path, images: Path, out: Path, level: str, resume: bool,
+    device: str, workers: int,
+) -> Result:  # fmt: skip
+    from ffhqref.degradation import sampler
+    from ffhqref.refldm import train as training
+    from ffhqref.refldm.data import open_dataset
+
+    degrade = None if config.stage == "autoencoder" else sampler(level, config.seed)
+    source = open_dataset(data, images, config, degrade)
+    return training.train(config, source, out, given, resume=resume, device=device, workers=workers)
+
+
+def summary(result: Result, config: Config, out: Path, data: Path, images: Path) -> str:
+    """The one line at the end."""
+    model = result.checkpoint / "model.safetensors"
+    loss = f"loss {result.losses['loss']:.4f}, " if "loss" in result.losses else ""
+    best = f", best at step {result.best:,}" if result.best else ""
+    skipped = f", {result.skipped:,} pictures could not be read" if result.skipped else ""
+    line = f"{config.stage}: {result.step:,} of {config.steps:,} steps, {loss}{model}{best}{skipped}. Next: "
+    more = f"--data {data} --images {images}"
+    if result.stopped:
+        return f"{line}ffhqref train {config.stage} {more} --out {out} --resume"
+    if config.stage == "autoencoder":
+        return f"{line}ffhqref train ldm {more} --autoencoder {model} --out {out.parent / 'ldm'}"
+    if config.stage == "ldm":
+        return f"{line}ffhqref train refldm {more} --init {model} --out {out.parent / 'refldm'}"
+    return f"{line}ffhqref restore {data} --images {images} --level severe --checkpoint {model}"
+
+
+def _need_torch() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("torch", "accelerate", "safetensors", "tensorboard") if not find_spec(name)]
+    if missing:
+        raise UserError(f"{', '.join(missing)} is not installed: pip install 'ffhqref[train]'.")
+
+
+def _check_dataset(data: Path, images: Path, unverified: bool) -> None:
+    """UserError where the dataset is not proven sound, unless the user insists."""
+    if unverified:
+        return
+    from ffhqref.build import recipe_of
+    from ffhqref.verify import verify_dataset
+
+    try:
+        faults = verify_dataset(data, recipe_of(data), images=images).violations
+    except UserError as error:
+        faults = [str(error).rstrip(".")]
+    if faults:
+        raise UserError(
+            f"{data} is not a dataset that `ffhqref verify` passes ({faults[0]}): mend it, or add "
+            "--unverified."
+        )
+
+
+def parse_settings(texts: list[str]) -> dict[str, Any]:
+    """`key=value` texts as a table; a value is TOML, or text where it is none."""
+    table: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--set {text}: give key=value, such as --set references=3.")
+        try:
+            parsed = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            parsed = value.strip()
+        place = table
+        *parents, last = key.strip().split(".")
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = parsed
+    return table
+
+
+def configure(stage: str, name: str | None, options: dict[str, Any], run: Path | bool) -> Config:
+    """The named configuration (of a resumed run: its own) with the options in place of its values."""
+    from ffhqref.recipe import load_toml, locate
+    from ffhqref.refldm.config import parse
+    from ffhqref.refldm.runs import RunFolder
+
+    if run and name is None:
+        where = f"{run}/config.json"
+        table = dict(RunFolder(Path(str(run))).read_config().get("config", {}))
+    else:
+        path = locate(name or stage, "train")
+        where, table = str(path), load_toml(path)
+    if table.setdefault("stage", stage) != stage:
+        raise UserError(f"{where} is for `train {table['stage']}`, not for `train {stage}`.")
+    return parse(_merged(table, options), where)
+
+
+def _merged(table: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """`options` over `table`; tables inside are merged, too."""
+    out = dict(table)
+    for key, value in options.items():
+        inside = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = _merged(out[key], value) if inside else value
+    return out
+
+
+def _given(config: Config, init: Path | None, autoencoder: Path | None, identity: Path | None) -> Given:
+    from ffhqref.refldm import onnx_torch
+    from ffhqref.refldm.train import Given
+
+    recognise = onnx_torch.load(identity) if identity else None
+    return Given(init=init, autoencoder=autoencoder, recognise=recognise, perceptual=_perceptual(config))
+
+
+def _perceptual(config: Config) -> Any:
+    """LPIPS, where the autoencoder's loss asks for it."""
+    if config.stage != "autoencoder" or not config.perceptual_weight:
+        return None
+    try:
+        import pyiqa
+    except ImportError:
+        raise UserError(
+            "perceptual_weight needs LPIPS: pip install pyiqa, or go without it by --set perceptual_weight=0."
+        ) from None
+    from ffhqref.refldm.losses import UnitRange
+
+    return UnitRange(pyiqa.create_metric("lpips-vgg", as_loss=True))

@@ -80,6 +80,7 @@ from ffhqref.cli import (  # noqa: E402
     degrade,  # noqa: F401
     demo,  # noqa: F401
     download,  # noqa: F401
+    judge,  # noqa: F401
     restore,  # noqa: F401
     train,  # noqa: F401
 )

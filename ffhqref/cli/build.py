@@ -332,69 +332,6 @@ def references(
     typer.echo(f"Targets with references: {parts}: {out}/reference_mapping. Next: ffhqref verify {out}")
 
 
-@app.command()
-def verify(
-    out: Out,
-    images: Annotated[Path | None, _option("Folder of photographs, where it has moved.")] = None,
-) -> None:
-    """Prove that a built dataset is sound, or say what is not.
-
-    \b
-    ffhqref verify mine
-    """
-    from ffhqref.build import recipe_of, refusal
-    from ffhqref.verify import verify_dataset
-
-    report = verify_dataset(out, recipe_of(out), images=images)
-    for warning in report.warnings:
-        typer.echo(f"Warning: {warning}.", err=True)
-    if report.violations:
-        raise UserError(refusal(out, report))
-    warned = f" ({len(report.warnings):,} warnings)" if report.warnings else ""
-    typer.echo(f"{out} is sound: {report.line()}{warned}. Next: ffhqref degrade --level severe {out}")
-
-
-@app.command()
-def calibrate(
-    out: Out,
-    labels: Annotated[Path, _option("CSV (image, identity) of known people.", "--labels")],
-    false_match_rate: Annotated[
-        float, typer.Option("--false-match-rate", help="What the suggested distance may let through.")
-    ] = 1e-4,
-) -> None:
-    """Known people -> a distance for a network.
-
-    Says how often each distance is right, and draws it.
-
-    \b
-    ffhqref embed lfw-embedded --images lfw --detector det_500m.onnx --embedder mine.onnx
-    ffhqref calibrate lfw-embedded --labels lfw.csv
-    """
-    from ffhqref.calibrate import calibrate_distance
-
-    found = calibrate_distance(out, labels, false_match_rate=false_match_rate)
-    typer.echo(
-        f"{found.photos:,} photos of {found.people:,} people: {found.rates.same:,} pairs of one person, "
-        f"{found.rates.different:,} of two."
-    )
-    typer.echo("distance  found of one person  taken of two")
-    for distance in sorted({*(step / 20 for step in range(4, 19)), found.suggested}):
-        true, false = found.rates.at(distance)
-        mark = "  <- suggested" if distance == found.suggested else ""
-        typer.echo(f"{distance:8.3f}  {true:19.4%}  {false:12.5%}{mark}")
-    error, at = found.rates.equal_error()
-    typer.echo(f"Equal error rate {error:.3%} at distance {at:.3f}.")
-    if false_match_rate * found.rates.different < 1:
-        typer.echo(
-            f"Note: {found.rates.different:,} pairs of two people are too few to show a rate of "
-            f"{false_match_rate:g}: the suggestion is below the nearest of them."
-        )
-    typer.echo(
-        f"Suggested distance {found.suggested:.3f}; plot: {found.plot}, table: {found.table}. "
-        f"Next: ffhqref build-refs --distance {found.suggested:.3f} ..."
-    )
-
-
 def _recipe(out: Path, options: dict[str, Any]) -> Recipe:
     """The recipe of the dataset (or the named one), with this command's options."""
     from ffhqref.build import recipe_of

@@ -271,14 +271,22 @@ def _bands(profiles: Real, old: int, new: int, span: int) -> Iterator[Band]:
     weights[:, :, 1:] += fraction * profiles
     places = base[:, None] + np.arange(-(taps // 2), taps // 2 + 2)
     mirrored = _mirror(places, old)
+    inside = (places[:, 0] >= 0) & (places[:, -1] < old)
     block = max(int(span * new / old), 1)
     for start in range(0, new, block):
         stop = min(start + block, new)
+        if block == 1 and inside[start]:  # the weights are the block as they are
+            yield (
+                slice(start, stop),
+                slice(int(places[start, 0]), int(places[start, -1]) + 1),
+                weights[start:stop],
+            )
+            continue
         low, high = int(mirrored[start:stop].min()), int(mirrored[start:stop].max()) + 1
         matrix = np.zeros((stop - start, rank, high - low))
         for pixel in range(start, stop):
-            first = places[pixel, 0]
-            if first >= 0 and places[pixel, -1] < old:
+            if inside[pixel]:
+                first = places[pixel, 0]
                 matrix[pixel - start, :, first - low : first - low + taps + 1] = weights[pixel]
             else:  # several taps may meet on one pixel
                 np.add.at(matrix[pixel - start].T, mirrored[pixel] - low, weights[pixel].T)
@@ -293,19 +301,23 @@ def _mirror(places: npt.NDArray[np.int_], length: int) -> npt.NDArray[np.int_]:
 
 
 def _by_rows(planes: Real, profiles: Real, rows: int) -> Real:
-    """height x 3 x width => rows x rank x 3 x width."""
+    """height x 3 x width => rows x 3 x width x rank: so the rank and the width make one matrix product."""
     height, _, width = planes.shape
     flat = planes.reshape(height, 3 * width)
-    out = np.empty((rows, len(profiles), 3, width))
-    for new, old, weights in _bands(profiles, height, rows, span=24):
-        np.matmul(weights.reshape(-1, weights.shape[2]), flat[old], out=out[new].reshape(-1, 3 * width))
+    out = np.empty((rows, 3, width, len(profiles)))
+    for new, old, weights in _bands(profiles, height, rows, span=1):
+        for row, matrix in zip(range(new.start, new.stop), weights, strict=True):
+            np.matmul(flat[old].T, matrix.T, out=out[row].reshape(3 * width, -1))
     return out
 
 
 def _by_columns(lines: Real, profiles: Real, columns: int) -> Real:
-    """rows x rank x 3 x width => rows x columns x 3, summed over the rank."""
-    out = np.empty((len(lines), columns, 3))
-    for new, old, weights in _bands(profiles, lines.shape[3], columns, span=48):
-        products = np.matmul(lines[..., old].transpose(1, 2, 0, 3), weights.transpose(1, 2, 0)[:, None])
-        out[:, new] = products.sum(axis=0).transpose(1, 2, 0)
-    return out
+    """rows x 3 x width x rank => rows x columns x 3, summed over the rank."""
+    rows, _, width, rank = lines.shape
+    flat = lines.reshape(rows * 3, width * rank)
+    out = np.empty((rows, 3, columns))
+    for new, old, weights in _bands(profiles, width, columns, span=32):
+        matrix = weights.transpose(2, 1, 0).reshape(-1, len(weights))  # old x rank, new
+        part = flat[:, old.start * rank : old.stop * rank]
+        out[:, :, new] = (part @ matrix).reshape(rows, 3, -1)
+    return out.transpose(0, 2, 1)

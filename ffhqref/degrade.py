@@ -48,6 +48,7 @@ from ffhqref.store import (
     need_space,
     read_receipt,
     receipt_path,
+    recorded_images,
     write_bytes,
     write_receipt,
 )
@@ -107,7 +108,7 @@ def degrade_dataset(
     mapping = out / "reference_mapping" / f"{split}_references.csv"
     if not mapping.is_file():
         raise UserError(f"There is no {mapping}: give a built dataset, or --out for a plain folder.")
-    targets = named(photos or recorded_photos(out), list(tables.read_references(mapping)))
+    targets = named(photos or recorded_images(out), list(tables.read_references(mapping)))
     if not targets:
         raise UserError(f"{mapping} names no target: build the dataset with a larger {split} split.")
     run = Run(level, out, dataset_folder(level, split), f"degrade-{level.name}-{split}", options)
@@ -117,15 +118,6 @@ def degrade_dataset(
 def dataset_folder(level: Level, split: Split = "test") -> str:
     """Where a level's images lie in a built dataset, with a slash at the end."""
     return f"{split}_images/{level.name}_degrad/"
-
-
-def recorded_photos(out: Path) -> Path:
-    """The folder of photographs that a dataset was built from."""
-    receipt = read_receipt(out, "embed")
-    photos = receipt.notes.get("images") if receipt else None
-    if not isinstance(photos, str) or not Path(photos).is_dir():
-        raise UserError(f"{out} does not say where its photographs are: give --images with their folder.")
-    return Path(photos)
 
 
 # ---- one picture ---------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 
 from ffhqref import tables
 from ffhqref.images import BadImage, Rgb, find, read, resize, write
-from ffhqref.store import UserError, read_receipt
+from ffhqref.store import UserError, recorded_images
 
 CELL, GAP = 144, 4  # px, side of a picture and the space between two
 COLUMNS = 7  # the target and at most six references
@@ -118,15 +118,6 @@ def compose(rows: Sequence[tuple[Row, Sequence[Rgb | None]]]) -> Rgb:
             left = GAP + column * (CELL + GAP) + (2 * GAP if column else 0)
             sheet[top : top + CELL, left : left + CELL] = cell
     return sheet
-
-
-def recorded_images(out: Path) -> Path:
-    """The folder of photographs that `embed` recorded; UserError where it is not known or gone."""
-    receipt = read_receipt(out, "embed")
-    folder = receipt.notes.get("images") if receipt else None
-    if not isinstance(folder, str) or not Path(folder).is_dir():
-        raise UserError(f"{out} does not say where its photographs are: give --images with their folder.")
-    return Path(folder)
 
 
 def contact_sheet(

@@ -252,3 +252,12 @@ def fingerprint(out: Path, stage: str) -> str:
     if receipt is None:
         raise UserError(f"{out} has no finished `{stage}` stage: run `ffhqref {stage} {out}` first.")
     return digest(json.dumps(dict(receipt.outputs), sort_keys=True).encode())
+
+
+def recorded_images(out: Path) -> Path:
+    """The folder of photographs that `embed` recorded; UserError where it is not known or gone."""
+    receipt = read_receipt(out, "embed")
+    folder = receipt.notes.get("images") if receipt else None
+    if not isinstance(folder, str) or not Path(folder).is_dir():
+        raise UserError(f"{out} does not say where its photographs are: give --images with their folder.")
+    return Path(folder)

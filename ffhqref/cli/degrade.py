@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ffhqref.cli import app
-from ffhqref.store import Receipt, UserError
+from ffhqref.store import Receipt, UserError, recorded_images
 
 
 @app.command(no_args_is_help=True)
@@ -89,7 +89,7 @@ def degrade(
             folders[one.name] = (target, "")
         summaries.append(_made(receipt, one.name, *folders[one.name], size))
     if sheet is not None:
-        stage.sheet(sheet, folders, images or stage.recorded_photos(dataset or Path()), options)
+        stage.sheet(sheet, folders, images or recorded_images(dataset or Path()), options)
         summaries.append(f"A look at them is {sheet}.")
     last = levels[-1].name
     typer.echo("\n".join(summaries) + f" Next: {_next(dataset, split, last, folders[last][0])}")

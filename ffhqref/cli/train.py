@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ffhqref.cli import app
+from ffhqref.cli.restore import _option
 from ffhqref.store import UserError, lock
 
 if TYPE_CHECKING:
@@ -34,10 +35,6 @@ class Precision(StrEnum):
 class Device(StrEnum):
     auto = "auto"
     cpu = "cpu"
-
-
-def _option(help: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, show_default=False, **more)
 
 
 @app.command()

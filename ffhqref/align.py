@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from ffhqref.faces import Detector, Face, Floats, align, best_placed, crop_middle, five_of_68
 from ffhqref.images import BadImage, Rgb
 from ffhqref.recipe import Recipe
-from ffhqref.store import UserError, read_text
+from ffhqref.store import UserError
+from ffhqref.stream import entries
 from ffhqref.tables import IMAGE, LANDMARK_COLUMNS, read_csv
 
 FFHQ_SIDE = 1024  # px of the picture that FFHQ's points are for
 LEAST_SPAN = 4  # px between the farthest of five points
 GREATEST = 1e6  # px; no picture is as wide
-_SPACE = re.compile(r"[\s,]*")
 
 
 @dataclass(frozen=True)
@@ -117,31 +115,15 @@ def read_landmarks(path: Path) -> Landmarks:
 
 
 def _ffhq(path: Path) -> Iterator[tuple[str, Floats]]:
-    """Stem (NNNNN) and five points of each entry, one entry in memory at a time beside the text."""
+    """Stem (NNNNN) and five points of each entry, one entry in memory at a time."""
     try:
-        for key, entry in _entries(read_text(path, "FFHQ's ffhq-dataset-v2.json")):
-            points = np.asarray(entry["image"]["face_landmarks"], np.float64).reshape(68, 2)
-            if not (np.abs(points) < GREATEST).all():
-                raise ValueError("not finite")
-            yield f"{int(key):05d}", five_of_68(np.asarray(points, np.float32))
+        with path.open(encoding="utf-8") as opened:
+            for key, entry in entries(opened):
+                points = np.asarray(entry["image"]["face_landmarks"], np.float64).reshape(68, 2)
+                if not (np.abs(points) < GREATEST).all():
+                    raise ValueError("not finite")
+                yield f"{int(key):05d}", five_of_68(np.asarray(points, np.float32))
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path} is not FFHQ's metadata: give ffhq-dataset-v2.json or a CSV.") from None
-
-
-def _entries(text: str) -> Iterator[tuple[str, Any]]:
-    """The keys and values of one large JSON object, decoded one after another."""
-    decoder = json.JSONDecoder()
-
-    def skip(at: int) -> int:
-        match = _SPACE.match(text, at)
-        return match.end() if match else at
-
-    at = skip(0)
-    if text[at : at + 1] != "{":
-        raise ValueError("not a JSON object")
-    at = skip(at + 1)
-    while text[at : at + 1] != "}":
-        key, at = decoder.raw_decode(text, at)
-        value, at = decoder.raw_decode(text, skip(text.index(":", at) + 1))
-        yield key, value
-        at = skip(at)
+    except OSError as error:
+        raise UserError(f"Cannot read {path} ({error.strerror}): give FFHQ's ffhq-dataset-v2.json.") from None

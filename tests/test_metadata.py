@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from servers import DRIVE_QUOTA, Doc, Server
 
-from ffhqref import images, tables
+from ffhqref import images, stream, tables
 from ffhqref.download import Options, Outcome, download, preview
 from ffhqref.fetch import metadata
 from ffhqref.fetch.network import Manners
@@ -72,18 +72,18 @@ def picture(number: int) -> tuple[bytes, str]:
 @pytest.mark.parametrize("indent", [None, 1])
 @pytest.mark.parametrize("window", [50, 5000, 1 << 22])
 def test_entries_are_those_of_json(indent: int | None, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metadata, "WINDOW", window)
+    monkeypatch.setattr(stream, "WINDOW", window)
     whole = {str(n): {"a": [n, 1.5, None], "b": '}{",: \\ 中' * (n % 5), "c": {"d": {}}} for n in range(200)}
     for ascii_only in (True, False):
         text = json.dumps(whole, indent=indent, ensure_ascii=ascii_only)
-        assert dict(metadata.entries(io.StringIO(text))) == whole
-    assert list(metadata.entries(io.StringIO(" { } "))) == []
+        assert dict(stream.entries(io.StringIO(text))) == whole
+    assert list(stream.entries(io.StringIO(" { } "))) == []
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"a": {"b": 1}', '{"a" 1}', "{1: 2}", '{"a": {]}', "<html>"])
 def test_what_is_no_object_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
-        list(metadata.entries(io.StringIO(text)))
+        list(stream.entries(io.StringIO(text)))
 
 
 def ffhq(server: Server, count: int, out: Path, **options: Any) -> Outcome:

@@ -5,11 +5,9 @@ The JSON is decoded an entry at a time from a window of a few MB, so memory does
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,42 +16,10 @@ from tqdm import tqdm
 from ffhqref import tables
 from ffhqref.fetch.sources import OWN_NAME, SourceFile
 from ffhqref.store import UserError, atomic
+from ffhqref.stream import entries
 
-WINDOW = 1 << 22  # characters read at a time
-MAX_ENTRY = 1 << 24  # characters of one entry; FFHQ's have about 4,000
 BATCH = 2048  # rows written together
 ATTRIBUTION = "attribution.parquet"
-
-_GAP = re.compile(r"[\s,]*")
-_COLON = re.compile(r"\s*:\s*")
-
-
-def entries(opened: IO[str]) -> Iterator[tuple[str, Any]]:
-    """The keys and values of one large JSON object, decoded one after another; ValueError else."""
-    decoder = json.JSONDecoder()
-    text, at = opened.read(WINDOW), 0
-    found = re.match(r"\ufeff?\s*\{", text)
-    if not found:
-        raise ValueError("it is no JSON object")
-    at = found.end()
-    while True:
-        try:
-            at = _GAP.match(text, at).end()  # type: ignore[union-attr]
-            if text[at : at + 1] == "}":
-                return
-            key, end = decoder.raw_decode(text, at)
-            colon = _COLON.match(text, end)
-            if not isinstance(key, str) or colon is None:
-                raise ValueError("it is no JSON object")
-            value, end = decoder.raw_decode(text, colon.end())
-        except ValueError:
-            more = opened.read(WINDOW)
-            if not more or len(text) - at > MAX_ENTRY:
-                raise
-            text, at = text[at:] + more, 0
-            continue
-        yield key, value
-        at = end
 
 
 def _rows(path: Path, part: str, total: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

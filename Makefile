@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: help install demo demo-restore test test-slow lint bench clean
+.PHONY: help install demo demo-restore demo-models test test-slow lint bench clean
 
 help:  ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' Makefile | awk -F': *' '{ printf "  make %-14s%s\n", $$1, $$2 }'
@@ -12,9 +12,11 @@ help:  ## what can be made
 demo: .venv/core  ## set up and run the whole job offline on drawn people
 	$(BIN)/ffhqref demo --out demo-out
 
-demo-restore: .venv/train  ## the demo, then restore its pictures: CHECKPOINT=refldm.ckpt
-	@test -n "$(CHECKPOINT)" || { echo "Give a restorer: make demo-restore CHECKPOINT=refldm.ckpt"; exit 1; }
-	$(BIN)/ffhqref demo --out demo-out --checkpoint "$(CHECKPOINT)"
+demo-restore: .venv/train  ## the demo, and its test images restored; CHECKPOINT=refldm.ckpt: by another restorer
+	$(BIN)/ffhqref demo --out demo-out $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
+
+demo-models: .venv/train  ## train the demo's restorer anew on drawn people (hours); see restorer.json
+	$(BIN)/python -m ffhqref.demo.train_restorer --work demo-models --out ffhqref/demo/restorer.safetensors
 
 test: .venv/dev  ## set up and run the tests
 	$(BIN)/python -m pytest

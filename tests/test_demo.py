@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,10 +20,10 @@ from ffhqref import tables
 from ffhqref.align import read_landmarks
 from ffhqref.calibrate import match_rates
 from ffhqref.cli import app
-from ffhqref.demo import run
+from ffhqref.demo import EMBEDDER, RESTORER, run
 from ffhqref.demo.album import Wanted, album, aligned_face, drawn
 from ffhqref.demo.people import landmarks_of
-from ffhqref.demo.run import EMBEDDER, draw_photos, judged, run_demo, tree
+from ffhqref.demo.run import draw_photos, judged, run_demo, tree
 from ffhqref.download import Outcome
 from ffhqref.faces import Embedder
 from ffhqref.images import read
@@ -121,7 +122,7 @@ def test_running_again_does_nothing_anew(demo: tuple[Path, str]) -> None:
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
-def test_the_restorer_joins_by_its_own_command(demo: tuple[Path, str], tmp_path: Path) -> None:
+def test_another_restorer_joins_by_its_own_command(demo: tuple[Path, str], tmp_path: Path) -> None:
     """A finished demo goes straight to `restore`, which refuses what is no checkpoint."""
     pytest.importorskip("torch")
     (tmp_path / "no.ckpt").write_bytes(b"not a checkpoint")
@@ -129,6 +130,38 @@ def test_the_restorer_joins_by_its_own_command(demo: tuple[Path, str], tmp_path:
     done = CliRunner().invoke(app, [*arguments, "--checkpoint", str(tmp_path / "no.ckpt")])
     assert done.exit_code == 1 and "no.ckpt" in done.output and "Traceback" not in done.output
     assert "precision" in done.output, "the demo itself came first"
+
+
+def test_references_bring_the_person_back(demo: tuple[Path, str]) -> None:
+    """The shipped restorer on people it never saw: closer to them with references than without."""
+    pytest.importorskip("torch")
+    said = demo[1]
+    likeness = {
+        kind: float(re.search(rf"{kind} +(-?[0-9.]+) \[", said)[1])  # type: ignore[index]
+        for kind in ("severe low quality", "restored without references", "restored with references")
+    }
+    assert likeness["restored with references"] > likeness["restored without references"] + 0.05
+    assert likeness["restored with references"] > likeness["severe low quality"]
+    assert read(next((demo[0] / "dataset/restored/severe").glob("*.png"))).shape == (96, 96, 3)
+
+
+def test_without_torch_the_demo_says_how_to_restore(
+    demo: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ffhqref.cli.demo.find_spec", lambda name: None)
+    arguments = ["demo", "--out", str(demo[0]), "--people", str(PEOPLE), "--seed", str(SEED)]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0 and done.output.splitlines()[-1].startswith("To restore the test images too")
+
+
+def test_the_shipped_restorer_is_the_one_that_was_judged() -> None:
+    told = json.loads(RESTORER.with_suffix(".json").read_text())
+    assert told["sha256"] == digest_file(RESTORER) and told["bytes"] == RESTORER.stat().st_size < 7_500_000
+    similarity = told["judged"]["similarity [mean, 95 % interval over people]"]
+    assert similarity["gain of 5 references over none"][1] > 0, "the interval lies above zero"
+    means = [similarity[f"{count} references"][0] for count in (0, 1, 3, 5)]
+    assert means[0] < means[1] and means[0] < means[3]
+    assert told["judged"]["world"] != told["trained"]["world"]
 
 
 def test_a_smaller_demo_leaves_no_photo_of_the_larger(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,7 +29,7 @@ def demo(
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            exists=True, dir_okay=False, help="A restorer: the severe test images are restored too."
+            exists=True, dir_okay=False, help="Another restorer than the demo's own, such as refldm.ckpt."
         ),
     ] = None,
 ) -> None:
@@ -54,10 +55,31 @@ def demo(
         result = run_demo(out, people=people, seed=seed, workers=workers, say=typer.echo)
     for line in closing_lines(out, result):
         typer.echo(line)
-    if checkpoint:
-        from ffhqref.cli.restore import restore
+    _restore(out, checkpoint)
 
-        restore(checkpoint, [out / "dataset"], level="severe", images=out / "photos", sheet=True)
+
+def _restore(out: Path, checkpoint: Path | None) -> None:
+    """Restore the severe test images: by the given restorer, or by the demo's own if torch is there."""
+    from ffhqref.cli.restore import restore
+    from ffhqref.demo import RESTORER
+
+    dataset, photos = out / "dataset", out / "photos"
+    if checkpoint is not None:
+        restore(checkpoint, [dataset], level="severe", images=photos, sheet=True)
+        return
+    if not (out / "landmarks.csv").is_file():  # real people: the demo's restorer knows drawn ones only
+        return
+    if not all(find_spec(name) for name in ("torch", "safetensors")):
+        typer.echo("To restore the test images too: make demo-restore (or pip install 'ffhqref[train]').")
+        return
+    from ffhqref.demo.likeness import of_restored
+
+    typer.echo("Restoring the severe test images at 96 px, with references and without ...")
+    alone = dataset / "restored" / "severe-alone"
+    restore(RESTORER, lq=dataset / "test_images" / "severe_degrad", out=alone)
+    restore(RESTORER, [dataset], level="severe", images=photos, sheet=True)
+    for line in of_restored(out):
+        typer.echo(line)
 
 
 @app.command(no_args_is_help=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ffhqref.cli import app
+from ffhqref.demo import RESTORER
 from ffhqref.store import UserError, atomic, digest_file
 
 if TYPE_CHECKING:
@@ -42,7 +43,15 @@ def _option(help: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, show_default=False, **more)
 
 
-Checkpoint = Annotated[Path, _option("refldm.ckpt, or what `convert` wrote.", "--checkpoint")]
+def _named(path: Path) -> Path:
+    """`demo` is the small restorer that the demo ships."""
+    return RESTORER if path == Path("demo") and not path.exists() else path
+
+
+Checkpoint = Annotated[
+    Path,
+    _option("refldm.ckpt, what `convert` wrote, or demo.", "--checkpoint", callback=_named),
+]
 FirstStage = Annotated[
     Path | None, _option("vqgan.ckpt, where the checkpoint holds no first stage.", "--autoencoder")
 ]

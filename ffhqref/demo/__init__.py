@@ -1,1 +1,6 @@
 """People drawn by program, with known identities: the offline default of everything."""
+
+from pathlib import Path
+
+EMBEDDER = Path(__file__).parent / "embedder.onnx"  # how it was made: train_embedder
+RESTORER = Path(__file__).parent / "restorer.safetensors"  # for pictures of 96 px: train_restorer

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from ffhqref import tables
 from ffhqref.build import Built, build_refs
 from ffhqref.degrade import Options, degrade_dataset
+from ffhqref.demo import EMBEDDER
 from ffhqref.demo.album import REVISION, Label, album, photographs
 from ffhqref.download import Options as DownloadOptions
 from ffhqref.download import accept_terms, download
@@ -23,7 +24,6 @@ from ffhqref.recipe import Recipe, load_level, load_recipe
 from ffhqref.sheet import contact_sheet
 from ffhqref.store import Receipt, UserError, finished, lock, need_space, write_receipt, write_text
 
-EMBEDDER = Path(__file__).parent / "embedder.onnx"
 PHOTO_BYTES = 420_000  # of a drawn PNG, about
 PEOPLE = (5, 9999)
 LEVELS = ("severe", "moderate")
@@ -199,6 +199,7 @@ EXPLAINED = {
     "dataset/reference_mapping": "target -> references, published form",
     "dataset/id_based_ffhq_split": "lists of train, val, test",
     "dataset/test_images": "low-quality test images",
+    "dataset/restored": "what was restored of them, with and without references",
     "dataset/tables": "embeddings, pairs, identities, splits",
     "dataset/receipts": "what was done with what",
 }

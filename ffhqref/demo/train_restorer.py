@@ -1,0 +1,230 @@
+"""How the shipped `restorer.safetensors` was made: the three stages, trained on drawn people only.
+
+    python -m ffhqref.demo.train_restorer --work demo-models
+
+Takes an hour or two on two cores and needs the extra `train`. Stopped at any moment, it goes on where it was.
+What it is judged on (`restorer.json`) are people of another world than those it learnt from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from ffhqref.build import build_refs
+from ffhqref.degradation import sampler
+from ffhqref.demo import EMBEDDER, RESTORER
+from ffhqref.demo.album import Wanted, drawn
+from ffhqref.demo.likeness import SIZE, Mean, mean_over_people, similarities
+from ffhqref.demo.people import Portrait, draw_portrait
+from ffhqref.demo.run import demo_recipe, draw_photos
+from ffhqref.faces import Embedder
+from ffhqref.images import Rgb, read, write
+from ffhqref.recipe import load_toml, locate, override
+from ffhqref.refldm import checkpoint, data, train
+from ffhqref.refldm.autoencoder import Autoencoder
+from ffhqref.refldm.config import Config, parse
+from ffhqref.refldm.restore import Options, Restorer, fit
+from ffhqref.store import atomic, digest_file, write_text
+
+TRAINING_WORLD, JUDGING_WORLD = 20242, 77004  # seeds; the demo's own default seed is neither
+COUNTS = (0, 1, 3, 5)  # of references, as in the paper's Table 5
+TARGETS = 2  # of a judged person, beside the references
+SAMPLES = 16  # pictures restored at a time
+
+
+def dataset(work: Path, people: int, workers: int) -> tuple[Path, Path]:
+    """Draw and build the training people; the dataset and its photographs at the restorer's size."""
+    photos = draw_photos(work, people=people, seed=TRAINING_WORLD, workers=workers)
+    built = work / "dataset"
+    recipe = override(demo_recipe(work, TRAINING_WORLD), val=0.03, test=0.01)
+    build_refs(photos, built, recipe, device="cpu", workers=workers)
+    size = config_of("refldm").architecture
+    small = work / "small"
+    for photo in tqdm(sorted(photos.iterdir()), desc="shrink", unit="photo", disable=None):
+        if not (small / photo.name).is_file():
+            write(small / photo.name, fit(read(photo), size.height, size.width))
+    return built, small
+
+
+def config_of(stage: str) -> Config:
+    """manifests/train/demo-STAGE.toml."""
+    path = locate(f"demo-{stage}", "train")
+    return parse(load_toml(path), str(path))
+
+
+def trained(stage: str, work: Path, built: Path, small: Path, given: train.Given, workers: int) -> Path:
+    """Train a stage, or go on with it; its last checkpoint."""
+    config, out = config_of(stage), work / stage
+    degrade = None if stage == "autoencoder" else sampler("demo", config.seed)
+    source = data.open_dataset(built, small, config, degrade)
+    result = train.train(
+        config, source, out, given, resume=(out / "config.json").is_file(), device="cpu", workers=workers
+    )
+    if result.stopped:
+        raise SystemExit(130)
+    return result.checkpoint / "model.safetensors"
+
+
+@torch.no_grad()
+def standardised(model: Path, small: Path, out: Path) -> Path:
+    """The autoencoder with latents of mean 0 and variance 1 over the photographs, which diffusion expects.
+
+    Both sides of the latents move together, so that pictures -> pictures is the same function.
+    """
+    size = config_of("autoencoder").architecture.autoencoder
+    autoencoder = Autoencoder(size).eval()
+    autoencoder.load_state_dict({k: v for k, v in load_file(model).items() if not k.startswith("loss.")})
+    latents = []
+    for photo in tqdm(sorted(small.iterdir())[:256], desc="encode", unit="photo", disable=None):
+        values = torch.from_numpy(read(photo)).permute(2, 0, 1)[None].float() / 127.5 - 1
+        latents.append(autoencoder.encode(values))
+    z = torch.cat(latents)
+    mean, std = z.mean((0, 2, 3)), z.std()
+    before, after, codes = autoencoder.quant_conv, autoencoder.post_quant_conv, autoencoder.quantize.embedding
+    assert before.bias is not None and after.bias is not None
+    before.weight /= std
+    before.bias.copy_((before.bias - mean) / std)
+    codes.weight.copy_((codes.weight - mean) / std)
+    after.bias += after.weight[:, :, 0, 0] @ mean
+    after.weight *= std
+    save_file({name: tensor.contiguous() for name, tensor in autoencoder.state_dict().items()}, out)
+    return out
+
+
+def shipped(model: Path, out: Path) -> None:
+    """What restoring needs, in 16 bits, which are widened on loading."""
+    with atomic(out) as part:
+        whole = part.with_suffix(".safetensors")
+        checkpoint.convert(model, whole)
+        tensors, architecture = checkpoint.read(whole)
+        whole.unlink()
+        assert architecture is not None
+        header = json.dumps({"architecture": asdict(architecture)}, sort_keys=True)
+        narrow = {name: tensor.half() for name, tensor in tensors.items()}
+        save_file(narrow, part, {"format": "pt", checkpoint.METADATA: header})
+
+
+@dataclass(frozen=True)
+class Case:
+    """A person to judge by: portraits to restore, their low-quality pictures, references."""
+
+    person: str
+    targets: list[Portrait]
+    lq: list[Rgb]
+    references: list[Rgb]
+
+
+def _portrait(wanted: Wanted) -> Portrait:
+    return draw_portrait(wanted.seed, wanted.number, wanted.photo)
+
+
+def cases(people: int, size: tuple[int, int], workers: int) -> list[Case]:
+    """Unseen people, severely degraded at 512 px as the dataset's test images are."""
+    each = TARGETS + max(COUNTS)
+    wanted = [Wanted(JUDGING_WORLD, number, photo) for number in range(people) for photo in range(each)]
+    bar = tqdm(drawn(_portrait, wanted, workers), total=len(wanted), desc="draw", unit="photo", disable=None)
+    portraits = list(bar)
+    degrade = sampler("severe")
+    found = []
+    for first in range(0, len(wanted), each):
+        targets = portraits[first : first + TARGETS]
+        lq = [degrade(p.image, w.name) for p, w in zip(targets, wanted[first:], strict=False)]
+        references = [fit(p.image, *size) for p in portraits[first + TARGETS : first + each]]
+        found.append(Case(wanted[first].identity, targets, lq, references))
+    return found
+
+
+def restored(restorer: Restorer, judged: Sequence[Case], count: int) -> list[Rgb]:
+    """Every target of every case, restored with its first `count` references."""
+    jobs = []
+    for case in judged:
+        seen = restorer.look(case.references[:count])
+        jobs += [(fit(lq, *restorer.size), seen) for lq in case.lq]
+    pictures: list[Rgb] = []
+    noise = restorer.noise(2024)
+    for start in tqdm(range(0, len(jobs), SAMPLES), desc=f"{count} references", unit="batch", disable=None):
+        batch = jobs[start : start + SAMPLES]
+        pictures += restorer.restore(
+            [lq for lq, _ in batch], [seen for _, seen in batch], [noise] * len(batch), Options()
+        )
+    return pictures
+
+
+def judge(path: Path, people: int, workers: int) -> dict[str, Any]:
+    """Similarity to the targets by number of references, with intervals over people."""
+    restorer = Restorer(checkpoint.load(path))
+    judged = cases(people, restorer.size, workers)
+    targets = [portrait for case in judged for portrait in case.targets]
+    who = [case.person for case in judged for _ in case.targets]
+    made: dict[str, list[Rgb]] = {
+        "low quality": [lq for case in judged for lq in case.lq],
+        "target at the restorer's size": [fit(p.image, *restorer.size) for p in targets],
+        "target through the autoencoder": [
+            restorer.decode(restorer.encode(fit(p.image, *restorer.size)[None]))[0] for p in targets
+        ],
+    }
+    made |= {f"{count} references": restored(restorer, judged, count) for count in COUNTS}
+    marks = [portrait.landmarks * (SIZE / portrait.image.shape[0]) for portrait in targets]
+    found = similarities(Embedder(EMBEDDER, "cpu"), [p.image for p in targets], made, marks)
+    most, none = found[f"{COUNTS[-1]} references"], found["0 references"]
+    found[f"gain of {COUNTS[-1]} references over none"] = list(np.subtract(most, none))
+    similarity = {kind: rounded(mean_over_people(values, who)) for kind, values in found.items()}
+    return {"level": "severe", "people": people, "pictures": len(targets), "world": JUDGING_WORLD,
+            "similarity [mean, 95 % interval over people]": similarity}  # fmt: skip
+
+
+def rounded(mean: Mean) -> list[float]:
+    return [round(value, 4) for value in (mean.mean, mean.low, mean.high)]
+
+
+def main() -> None:
+    """Draw, train, ship, judge."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--work", type=Path, default=Path("demo-models"), help="photographs and runs")
+    parser.add_argument("--out", type=Path, default=RESTORER)
+    parser.add_argument("--people", type=int, default=300)
+    parser.add_argument("--judged", type=int, default=60, help="unseen people")
+    parser.add_argument("--workers", type=int, default=2)
+    given = parser.parse_args()
+    seconds: dict[str, int] = {}
+    began = time.time()
+
+    def note(what: str) -> None:
+        nonlocal began
+        seconds[what], began = round(time.time() - began), time.time()
+
+    built, small = dataset(given.work, given.people, given.workers)
+    note("dataset")
+    first = trained("autoencoder", given.work, built, small, train.Given(), given.workers)
+    stage = standardised(first, small, given.work / "autoencoder.safetensors")
+    note("autoencoder")
+    ldm = trained("ldm", given.work, built, small, train.Given(autoencoder=stage), given.workers)
+    note("ldm")
+    model = trained("refldm", given.work, built, small, train.Given(init=ldm), given.workers)
+    note("refldm")
+    shipped(model, given.out)
+    judged = judge(given.out, given.judged, given.workers)
+    note("judging")
+    steps = {stage: config_of(stage).steps for stage in ("autoencoder", "ldm", "refldm")}
+    report = {
+        "sha256": digest_file(given.out), "bytes": given.out.stat().st_size, "judged": judged,
+        "trained": {"people": given.people, "photos": len(list(small.iterdir())), "world": TRAINING_WORLD,
+                    "steps": steps, "seconds": seconds},
+    }  # fmt: skip
+    write_text(given.out.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
+    print(f"Made {given.out}: {json.dumps(judged, indent=1)}")
+
+
+if __name__ == "__main__":
+    main()

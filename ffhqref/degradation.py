@@ -2,7 +2,8 @@
 
 LQ = { JPEG_q [ (HQ * k_sigma) downscaled by r, plus noise n_delta ] } upscaled by r. Inside, pictures
 are BGR, float64 in [0, 1], height x width x 3; outside they are uint8 RGB. The numbers are those of the
-published procedure to the last bit of 8; `blur_downscale` only leaves out what nobody will look at.
+published procedure to the last bit of 8: `small_levels` leaves out what nobody will look at, and computes
+in float32 what float32 can decide.
 """
 
 from __future__ import annotations
@@ -17,21 +18,19 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from ffhqref.blur import Blur, Floats, Levels, Real
 from ffhqref.images import Rgb
 from ffhqref.recipe import Level, load_level
 from ffhqref.store import seed_for
 
-Real = npt.NDArray[np.float64]
-Levels = npt.NDArray[np.uint8]  # BGR
 Noise = npt.NDArray[np.float32]  # standard normal, the small picture's height x width x 3 (BGR)
 Kernel = Literal["iso", "aniso"]
 
 KERNEL_SIZE = 41  # px
 PUBLISHED_SEED = 2024  # of the published low-quality images
 LEAST_SIGMA = 1e-6  # px; the covariance matrix is singular at 0
-RANK_TOLERANCE = 1e-9  # of the greatest singular value: far below what could turn one of 256 levels
-TAP_TOLERANCE = 1e-11  # of a profile's greatest value: taps below it on every profile are cut off
-DENSE_COST = 250  # products per pixel and channel that cost as much as the whole blur by `filter2D`
+DOUBT = 5e-4  # levels: so near to the middle of two, float32 does not decide; it errs by less than a third
+MOST_DOUBTS = 2000  # that are decided one by one; where there are more, all are computed in float64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,14 +165,19 @@ def draw_noise(seed: int, shape: tuple[int, ...]) -> Noise:
     return stream.standard_normal(shape).astype(np.float32)
 
 
-def add_noise(image: Real, noise: float, unit: Noise) -> Real:
+def add_noise(image: Floats, noise: float, unit: Noise) -> Floats:
     """Add standard normal `unit` times noise / 255 and clip to [0, 1]."""
-    return np.clip(image + unit * noise / 255.0, 0, 1)
+    return np.asarray(np.clip(image + unit * noise / 255.0, 0, 1))
 
 
 def jpeg(image: Real, quality: int) -> Levels:
     """Through a JPEG of this quality (4:2:0): BGR in [0, 1] => uint8 BGR."""
-    return through_jpeg(np.rint(image * 255.0).astype(np.uint8), quality)
+    return through_jpeg(round_levels(image), quality)
+
+
+def round_levels(image: Floats) -> Levels:
+    """[0, 1] => 0..255, half to even."""
+    return np.rint(image * 255.0).astype(np.uint8)
 
 
 def through_jpeg(levels: Levels, quality: int) -> Levels:
@@ -198,35 +202,30 @@ def apply(image: Rgb, degradation: Degradation, noise: Noise | None = None) -> R
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(f"need a uint8 picture of height x width x 3, not {image.dtype} {image.shape}")
-    small = blur_downscale(image, degradation)
-    unit = draw_noise(degradation.seed, small.shape) if noise is None else noise
-    noisy = add_noise(small, degradation.noise, unit)
-    return upscale(jpeg(noisy, degradation.quality), *image.shape[:2])
+    unit = draw_noise(degradation.seed, (*_small(image, degradation), 3)) if noise is None else noise
+    levels = small_levels(image, degradation, unit)
+    return upscale(through_jpeg(levels, degradation.quality), *image.shape[:2])
 
 
-# ---- the blur, only where the downscale looks ----------------------------------------------------
+def small_levels(image: Rgb, degradation: Degradation, unit: Noise) -> Levels:
+    """Blur, downscale, add the noise and round: the uint8 BGR that the JPEG gets.
+
+    In float32; what is too near to the middle of two levels is computed again, in float64.
+    """
+    blur = _blur(image, degradation)
+    noisy = add_noise(blur.whole(np.float32) / 255.0, degradation.noise, unit) * 255.0
+    levels = np.rint(noisy)
+    doubts = np.nonzero(np.abs(noisy - levels) > 0.5 - DOUBT)
+    if len(doubts[0]) > MOST_DOUBTS:
+        return round_levels(add_noise(blur.whole(np.float64) / 255.0, degradation.noise, unit))
+    if len(doubts[0]):
+        levels[doubts] = round_levels(add_noise(blur.at(*doubts) / 255.0, degradation.noise, unit[doubts]))
+    return levels.astype(np.uint8)
 
 
 def blur_downscale(image: Rgb, degradation: Degradation) -> Real:
-    """`downscale(blur(to_bgr(image), kernel), scale)` without the pixels that nobody samples.
-
-    A kernel is a sum of few separable ones (its singular vectors; one if it is isotropic). Each is
-    joined with the bilinear weights into bands of two matrices, one per axis, that map the picture
-    straight to the small one. Where that would cost more (scales near 1), the plain way is taken.
-    """
-    height, width = image.shape[:2]
-    rows, columns = small_size(height, width, degradation.scale)
-    vertical, horizontal = _profiles(degradation)
-    # band and block width as in _bands; the second axis sees only the rows that are left
-    cost = (vertical.size + 24 * len(vertical)) * rows * width
-    cost += (horizontal.size + 48 * len(horizontal)) * rows * columns
-    if cost > DENSE_COST * height * width:
-        return downscale(blur(to_bgr(image), kernel_of(degradation)), degradation.scale)
-    planes = np.empty((height, 3, width))
-    for channel, plane in enumerate(cv2.split(image)):
-        planes[:, 2 - channel] = plane
-    small = _by_columns(_by_rows(planes, vertical, rows), horizontal, columns)
-    return small / 255.0
+    """`downscale(blur(to_bgr(image), kernel), scale)` without the pixels that nobody samples."""
+    return _blur(image, degradation).whole(np.float64) / 255.0
 
 
 def kernel_of(degradation: Degradation) -> Real:
@@ -234,90 +233,9 @@ def kernel_of(degradation: Degradation) -> Real:
     return gaussian_kernel(degradation.sigma_x, degradation.sigma_y, degradation.theta)
 
 
-def _profiles(degradation: Degradation) -> tuple[Real, Real]:
-    """Vertical and horizontal profiles, rank x taps each, whose outer products sum to the kernel."""
-    if degradation.kernel == "iso":
-        steps = np.arange(KERNEL_SIZE) - KERNEL_SIZE // 2
-        bell = np.exp(-0.5 * (steps / max(degradation.sigma_x, LEAST_SIGMA)) ** 2)[None]
-        return _trim(bell / bell.sum()), _trim(bell / bell.sum())
-    left, strength, right = np.linalg.svd(kernel_of(degradation))
-    rank = int((strength > RANK_TOLERANCE * strength[0]).sum())
-    return _trim((left[:, :rank] * strength[:rank]).T), _trim(right[:rank])
+def _blur(image: Rgb, degradation: Degradation) -> Blur:
+    return Blur(image, kernel_of(degradation), _small(image, degradation))
 
 
-def _trim(profiles: Real) -> Real:
-    """Cut off outer taps, the same number on both sides, that are nothing on every profile."""
-    used = np.flatnonzero((np.abs(profiles) > TAP_TOLERANCE * np.abs(profiles).max()).any(axis=0))
-    cut = min(used[0], profiles.shape[1] - 1 - used[-1])
-    return profiles[:, cut : profiles.shape[1] - cut]
-
-
-Band = tuple[slice, slice, Real]  # new pixels, old pixels, weights new x rank x old
-
-
-def _bands(profiles: Real, old: int, new: int, span: int) -> Iterator[Band]:
-    """Blur by each profile and sample `new` of `old` pixels of a line, as blocks of a banded matrix.
-
-    `span`: about how many old pixels the new ones of a block are apart; wider blocks make better use of
-    matrix products and hold more zeros.
-    """
-    rank, taps = profiles.shape
-    position = (np.arange(new) + 0.5) * (1 / (new / old)) - 0.5  # half-pixel centres, as in OpenCV
-    base = np.floor(position).astype(int)
-    fraction = np.where((base < 0) | (base >= old - 1), 0, position - base)[:, None, None]
-    base = np.clip(base, 0, old - 1)
-    weights = np.zeros((new, rank, taps + 1))
-    weights[:, :, :-1] = (1 - fraction) * profiles
-    weights[:, :, 1:] += fraction * profiles
-    places = base[:, None] + np.arange(-(taps // 2), taps // 2 + 2)
-    mirrored = _mirror(places, old)
-    inside = (places[:, 0] >= 0) & (places[:, -1] < old)
-    block = max(int(span * new / old), 1)
-    for start in range(0, new, block):
-        stop = min(start + block, new)
-        if block == 1 and inside[start]:  # the weights are the block as they are
-            yield (
-                slice(start, stop),
-                slice(int(places[start, 0]), int(places[start, -1]) + 1),
-                weights[start:stop],
-            )
-            continue
-        low, high = int(mirrored[start:stop].min()), int(mirrored[start:stop].max()) + 1
-        matrix = np.zeros((stop - start, rank, high - low))
-        for pixel in range(start, stop):
-            if inside[pixel]:
-                first = places[pixel, 0]
-                matrix[pixel - start, :, first - low : first - low + taps + 1] = weights[pixel]
-            else:  # several taps may meet on one pixel
-                np.add.at(matrix[pixel - start].T, mirrored[pixel] - low, weights[pixel].T)
-        yield slice(start, stop), slice(low, high), matrix
-
-
-def _mirror(places: npt.NDArray[np.int_], length: int) -> npt.NDArray[np.int_]:
-    """Reflect 101: places beyond a line of `length` pixels come back from its ends."""
-    if length == 1:
-        return np.zeros_like(places)
-    return np.abs((places + length - 1) % (2 * (length - 1)) - (length - 1))
-
-
-def _by_rows(planes: Real, profiles: Real, rows: int) -> Real:
-    """height x 3 x width => rows x 3 x width x rank: so the rank and the width make one matrix product."""
-    height, _, width = planes.shape
-    flat = planes.reshape(height, 3 * width)
-    out = np.empty((rows, 3, width, len(profiles)))
-    for new, old, weights in _bands(profiles, height, rows, span=1):
-        for row, matrix in zip(range(new.start, new.stop), weights, strict=True):
-            np.matmul(flat[old].T, matrix.T, out=out[row].reshape(3 * width, -1))
-    return out
-
-
-def _by_columns(lines: Real, profiles: Real, columns: int) -> Real:
-    """rows x 3 x width x rank => rows x columns x 3, summed over the rank."""
-    rows, _, width, rank = lines.shape
-    flat = lines.reshape(rows * 3, width * rank)
-    out = np.empty((rows, 3, columns))
-    for new, old, weights in _bands(profiles, width, columns, span=32):
-        matrix = weights.transpose(2, 1, 0).reshape(-1, len(weights))  # old x rank, new
-        part = flat[:, old.start * rank : old.stop * rank]
-        out[:, :, new] = (part @ matrix).reshape(rows, 3, -1)
-    return out.transpose(0, 2, 1)
+def _small(image: Rgb, degradation: Degradation) -> tuple[int, int]:
+    return small_size(image.shape[0], image.shape[1], degradation.scale)

@@ -134,7 +134,7 @@ def test_results_do_not_depend_on_threads() -> None:
     for blas, opencv in [(1, 1), (2, 4), (4, 0)]:
         cv2.setNumThreads(opencv)
         with threadpool_limits(blas, user_api="blas"):
-            made.append([degradation.blur_downscale(image, one).tobytes() for one in drawn])
+            made.append([degradation.apply(image, one).tobytes() for one in drawn])
     cv2.setNumThreads(before)
     assert made[0] == made[1] == made[2]
 

@@ -16,7 +16,7 @@ PACKAGE = Path(ffhqref.__file__).parent
 
 FOUNDATION = {
     "tables", "store", "images", "recipe", "faces", "align", "grouping", "neighbours", "journal", "panels",
-    "degradation", "stream",
+    "degradation", "stream", "blur",
 }  # fmt: skip
 STAGES = {
     "embed": set(),

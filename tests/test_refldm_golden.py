@@ -222,6 +222,19 @@ def test_guidance_halves_in_one_batch_with_the_null_reference_kept_once(
         close(eps[1:], case["eps_cfg_cond"])
 
 
+@pytest.mark.parametrize("count", REFERENCE_COUNTS)
+def test_large_latents_are_normalised_as_small_ones(
+    raw: tuple[UNet, Autoencoder], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ffhqref.refldm.layers.MOMENTS_BYTES", 1)  # one row at a time
+    case, unet = load(f"unet_ref{count}"), raw[0]
+    x, t, lq = (case[key][:1] for key in ("x_t", "t", "lq_latent"))
+    references = case["ref_latent"][:1]
+    null = unet.see(torch.zeros_like(references[:, :, :, : x.shape[3]]), x.shape[3])
+    close(unet(x, t, lq, [Seen(layers=null.layers, copies=count)]), case["eps_cfg_uncond"])
+    close(unet(x, t, lq, [unet.see(references, x.shape[3])]), case["eps_cfg_cond"])
+
+
 def test_cached_keys_and_values(raw: tuple[UNet, Autoencoder]) -> None:
     case, unet = load(f"unet_ref{REFERENCE_COUNTS[-1]}"), raw[0]
     width = case["x_t"].shape[3]

@@ -13,7 +13,8 @@ from ffhqref.demo import RESTORER
 from ffhqref.store import UserError, atomic, digest_file
 
 if TYPE_CHECKING:
-    from ffhqref.cli.restore_run import Outcome
+    from ffhqref.cli.restore_jobs import Jobs
+    from ffhqref.cli.restore_run import Outcome, Work
     from ffhqref.refldm.checkpoint import Architecture
 
 
@@ -63,18 +64,26 @@ Refs = Annotated[
 RefsDir = Annotated[Path | None, _option("Folder with a folder of references for each name.")]
 References = Annotated[Path | None, _option("Reference mapping, CSV; needs --images.")]
 Images = Annotated[Path | None, _option("Folder of the photographs that a CSV or dataset names.")]
+Paths = Annotated[
+    list[Path] | None,
+    typer.Argument(help="A built dataset (with --level), or more pictures for --refs.", metavar="[OUT]"),
+]
+Out = Annotated[
+    Path | None, _option("Folder of the results; a dataset's are by default OUT/restored/LEVEL.", "--out")
+]
+ReferenceEncoding = Annotated[
+    Encoding, typer.Option(help="wide: as published; separate: less memory, other numbers.")
+]
+PasteBack = Annotated[
+    bool, typer.Option("--paste-back", help="With --align: put results into the photographs.")
+]
 
 
 @app.command()
 def restore(
     checkpoint: Checkpoint,
-    paths: Annotated[
-        list[Path] | None,
-        typer.Argument(help="A built dataset (with --level), or more pictures for --refs.", metavar="[OUT]"),
-    ] = None,
-    out: Annotated[
-        Path | None, _option("Folder of the results; a dataset's are by default OUT/restored/LEVEL.", "--out")
-    ] = None,
+    paths: Paths = None,
+    out: Out = None,
     autoencoder: FirstStage = None,
     lq: Lq = None,
     refs: Refs = None,
@@ -89,9 +98,7 @@ def restore(
     seed: Annotated[int, typer.Option(min=0, max=2**62, help="Of the noise it starts from.")] = 2024,
     noise: Annotated[Noise, typer.Option(help="One noise for all (published), or by name.")] = Noise.shared,
     max_references: Annotated[int, typer.Option(min=1, max=64, help="The first so many.")] = 5,
-    reference_encoding: Annotated[
-        Encoding, typer.Option(help="wide: as published; separate: less memory, other numbers.")
-    ] = Encoding.wide,
+    reference_encoding: ReferenceEncoding = Encoding.wide,
     precision: Annotated[Precision, typer.Option(help="auto: bf16 where faster.")] = Precision.fp32,
     batch_size: Annotated[int, typer.Option(min=1, max=256, help="Pictures at a time.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
@@ -99,9 +106,7 @@ def restore(
     shard: Annotated[str | None, _option("i/n: only every n-th picture from the i-th.")] = None,
     sheet: Annotated[bool, typer.Option("--sheet", help="Also write all side by side.")] = False,
     align: Annotated[bool, typer.Option("--align", help="Find faces and frame them first.")] = False,
-    paste_back: Annotated[
-        bool, typer.Option("--paste-back", help="With --align: put results into the photographs.")
-    ] = False,
+    paste_back: PasteBack = False,
     detector: Annotated[Path | None, _option("SCRFD detector for --align, an ONNX file.")] = None,
     architecture: Shape = None,
 ) -> None:
@@ -116,32 +121,45 @@ def restore(
     ffhqref restore mine --level severe --images photos --checkpoint refldm.ckpt
     """
     dataset, more = _positional(list(paths or []), lq)
-    if out is None:
-        if dataset is None:
-            raise UserError("Give --out, the folder of the results.")
-        out = dataset / "restored" / f"{level}"
-    if (paste_back or detector) and not align:
-        raise UserError("--paste-back and --detector go with --align.")
-    if align and detector is None:
-        raise UserError("--align needs --detector FILE, an SCRFD detector (ONNX) of InsightFace.")
+    _check_align(align, paste_back, detector)
+    out = _destination(out, dataset, level)
     _need_torch()
     from ffhqref.cli import restore_jobs, restore_run
-    from ffhqref.refldm.checkpoint import RestorerError
     from ffhqref.refldm.restore import Options
 
     jobs = restore_jobs.collect(
         dataset=dataset, level=level, split=split, lq=lq, refs=[*(refs or []), *more], refs_dir=refs_dir,
         references=references, images_dir=images, most=max_references,
     )  # fmt: skip
-    options = Options(
-        steps=steps, schedule=schedule.value, guidance=guidance, encoding=reference_encoding.value
-    )
     work = restore_run.Work(
         checkpoint=checkpoint, autoencoder=autoencoder, architecture=_architecture(architecture),
-        options=options, seed=seed, noise=noise.value, precision=precision.value, device=device,
-        compiled=compile, batch_size=batch_size, sheet=sheet, detector=detector if align else None,
-        paste_back=paste_back, part=shard,
+        options=Options(steps=steps, schedule=schedule.value, guidance=guidance,
+                        encoding=reference_encoding.value),
+        seed=seed, noise=noise.value, precision=precision.value, device=device, compiled=compile,
+        batch_size=batch_size, sheet=sheet, detector=detector, paste_back=paste_back, part=shard,
     )  # fmt: skip
+    _run(work, jobs, out)
+
+
+def _check_align(align: bool, paste_back: bool, detector: Path | None) -> None:
+    if (paste_back or detector) and not align:
+        raise UserError("--paste-back and --detector go with --align.")
+    if align and detector is None:
+        raise UserError("--align needs --detector FILE, an SCRFD detector (ONNX) of InsightFace.")
+
+
+def _destination(out: Path | None, dataset: Path | None, level: str | None) -> Path:
+    """Where the results go."""
+    if out is not None:
+        return out
+    if dataset is None:
+        raise UserError("Give --out, the folder of the results.")
+    return dataset / "restored" / f"{level}"
+
+
+def _run(work: Work, jobs: Jobs, out: Path) -> None:
+    from ffhqref.refldm.checkpoint import RestorerError
+
     try:
         outcome = work.run(jobs.jobs, jobs.failed, out)
     except RestorerError as error:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ffhqref.refldm.layers import Upsample, halve, norm_act_conv, picture, tokens
+from ffhqref.refldm.layers import Upsample, halve, norm_act_conv, normalise, picture, tokens
 
 DISTANCE_BYTES = 64 << 20  # of one block of distances between latents and codes
 
@@ -62,7 +62,7 @@ class AttnBlock(nn.Module):
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.norm(x)
+        h = normalise(x, self.norm)
         q, k, v = (tokens(layer(h))[:, None] for layer in (self.q, self.k, self.v))
         h = F.scaled_dot_product_attention(q, k, v)[:, 0]  # tiled: no matrix of all pairs
         out: Tensor = x + self.proj_out(picture(h, *x.shape[2:]))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
 import threading
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -117,7 +119,14 @@ def load(
     _fill(first_stage, stage_tensors, autoencoder or checkpoint, "" if autoencoder else FIRST_STAGE)
     fold(unet)
     fold(first_stage)
+    _trim()
     return Networks(unet, first_stage, architecture, used)
+
+
+def _trim() -> None:
+    """Give the memory that loading freed back to the system (glibc only): small pieces would keep it."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _empty_networks(architecture: Architecture, path: Path) -> tuple[UNet, Autoencoder]:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 STRIP_BYTES = 8 << 20  # of one strip: a few of them fit the last-level cache of a desktop processor
+MOMENTS_BYTES = 1 << 20  # of a picture's rows whose moments are taken at a time: a core's own cache
 
 
 def add(x: Tensor, y: Tensor) -> Tensor:
@@ -20,31 +21,41 @@ def add(x: Tensor, y: Tensor) -> Tensor:
     return x + y if torch.is_grad_enabled() else x.add_(y)
 
 
-def normalise(x: Tensor, norm: nn.GroupNorm, precise: bool = False) -> Tensor:
-    """norm(x). Torch finds the variance of channels-last input as a difference of squares.
+def normalise(x: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """norm(x), with none of its digits lost.
 
-    Where the mean is far greater than the deviation (a black reference, the null condition) that loses
-    most digits; `precise` takes the mean away first.
+    Torch takes the variance of channels-last input as a difference of squares: the greater the mean is
+    beside the deviation the more is lost, most with a black reference or the null condition. Its kernel
+    for contiguous input does not; copies to and fro are cheap for small input only.
     """
-    if precise:
-        groups = x.mean((2, 3)).reshape(len(x), norm.num_groups, -1).mean(2)
-        x = x - groups.repeat_interleave(x.shape[1] // norm.num_groups, 1)[:, :, None, None]
-    out: Tensor = norm(x)
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        out: Tensor = norm(x)
+    elif torch.is_grad_enabled():
+        mean = x.mean((2, 3)).reshape(len(x), norm.num_groups, -1).mean(2)
+        out = norm(x - _per_channel(mean, x))
+    elif x[0].numel() * x.element_size() <= MOMENTS_BYTES:
+        out = norm(x.contiguous()).contiguous(memory_format=torch.channels_last)
+    else:
+        scale, shift = _affine(x, norm)
+        out = torch.addcmul(shift, x, scale)
     return out
 
 
-def norm_act_conv(
-    x: Tensor, norm: nn.GroupNorm, conv: nn.Conv2d, onto: Tensor | None = None, precise: bool = False
-) -> Tensor:
+def _per_channel(groups: Tensor, x: Tensor) -> Tensor:
+    """[B, G] -> [B, C, 1, 1]: each channel of x has its group's value."""
+    return groups.repeat_interleave(x.shape[1] // groups.shape[1], 1)[:, :, None, None]
+
+
+def norm_act_conv(x: Tensor, norm: nn.GroupNorm, conv: nn.Conv2d, onto: Tensor | None = None) -> Tensor:
     """conv(silu(norm(x))) for a 3x3 convolution of padding 1, plus `onto`, which it may overwrite.
 
     x [B, C, H, W] -> [B, conv.out_channels, H, W].
     """
     rows = _strip_rows(x)
-    if torch.is_grad_enabled() or x.device.type != "cpu" or precise or rows >= x.shape[2]:
-        out: Tensor = conv(F.silu(normalise(x, norm, precise), inplace=not torch.is_grad_enabled()))
+    if torch.is_grad_enabled() or x.device.type != "cpu" or rows >= x.shape[2]:
+        out: Tensor = conv(F.silu(normalise(x, norm), inplace=not torch.is_grad_enabled()))
         return out if onto is None else add(out, onto)
-    scale, shift = _affine(x, norm, rows)
+    scale, shift = _affine(x, norm)
     if onto is None:
         out = _empty(x, conv.out_channels, x.shape[2], x.shape[3])
     for top, bottom, strip in _strips(x, rows):
@@ -91,24 +102,30 @@ def halve(x: Tensor, conv: nn.Conv2d) -> Tensor:
     return out
 
 
-def _affine(x: Tensor, norm: nn.GroupNorm, rows: int) -> tuple[Tensor, Tensor]:
-    """Group normalisation as x * scale + shift, both [B, C, 1, 1]; strips' moments joined in float64."""
+def _affine(x: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
+    """Group normalisation as x * scale + shift, both [B, C, 1, 1].
+
+    Of a few rows at a time the moments are taken about their own mean, then joined in float64.
+    """
     batch, channels, height, width = x.shape
-    count, mean, square = 0, torch.zeros(()), torch.zeros(())
-    for top in range(0, height, rows):
-        part = x[:, :, top : top + rows].float().contiguous(memory_format=torch.channels_last)
+    count, mean, square = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    rows = max(1, MOMENTS_BYTES // (channels * width * x.element_size()))
+    for part in torch.split(x, rows, 2):
+        pivot = part.mean((2, 3), keepdim=True, dtype=torch.float32)
+        part = part - pivot
+        rest = part.mean((2, 3)).double()  # what rounding left in the pivot
         size = part.shape[2] * width
-        _, m, r = torch.native_group_norm(part, None, None, batch, channels, size, norm.num_groups, norm.eps)
-        m, variance = m.double(), r.double() ** -2 - norm.eps
-        delta, total = m - mean, count + size
+        squares = part.square_().sum((2, 3)).double() - size * rest**2
+        delta, total = pivot[:, :, 0, 0].double() + rest - mean, count + size
         mean = mean + delta * (size / total)  # Chan et al.'s update of mean and sum of squares
-        square = square + variance * size + delta**2 * (count * size / total)
+        square = square + squares + delta**2 * (count * size / total)
         count = total
-    group = channels // norm.num_groups
-    rstd = (square / count + norm.eps).rsqrt().repeat_interleave(group, 1)
-    scale = rstd * norm.weight
-    shift = norm.bias - mean.repeat_interleave(group, 1) * scale
-    return tuple(v.to(x.dtype)[:, :, None, None] for v in (scale, shift))  # type: ignore[return-value]
+    means, squares = (v.reshape(batch, norm.num_groups, -1) for v in (mean, square / count))
+    of_group = means.mean(2)
+    variance = (squares + (means - of_group[:, :, None]) ** 2).mean(2)
+    scale = _per_channel((variance + norm.eps).rsqrt(), x) * norm.weight[:, None, None]
+    shift = norm.bias[:, None, None] - _per_channel(of_group, x) * scale
+    return scale.to(x.dtype), shift.to(x.dtype)
 
 
 class Upsample(nn.Module):

@@ -78,10 +78,10 @@ class ResBlock(nn.Module):
         _zero(self.out_layers[-1])
         self.skip_connection = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
 
-    def forward(self, x: Tensor, emb: Tensor, precise: bool = False) -> Tensor:
-        h = _through(x, self.in_layers, precise)
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = _through(x, self.in_layers)
         h = add(h, self.emb_layers(emb)[:, :, None, None])
-        return add(_through(h, self.out_layers, precise), self.skip_connection(x))
+        return add(_through(h, self.out_layers), self.skip_connection(x))
 
 
 def _norm_act_conv(channels: int, out: int, *between: nn.Module) -> nn.Sequential:
@@ -89,8 +89,8 @@ def _norm_act_conv(channels: int, out: int, *between: nn.Module) -> nn.Sequentia
     return nn.Sequential(nn.GroupNorm(32, channels), nn.SiLU(), *between, conv)
 
 
-def _through(x: Tensor, layers: nn.Sequential, precise: bool = False) -> Tensor:
-    return norm_act_conv(x, layers[0], layers[-1], precise=precise)  # type: ignore[arg-type]
+def _through(x: Tensor, layers: nn.Sequential) -> Tensor:
+    return norm_act_conv(x, layers[0], layers[-1])  # type: ignore[arg-type]
 
 
 def _zero(layer: nn.Module) -> None:
@@ -110,9 +110,9 @@ class AttentionBlock(nn.Module):
         self.proj_out = nn.Conv1d(channels, channels, 1)
         _zero(self.proj_out)
 
-    def project(self, x: Tensor, precise: bool = False) -> Tensor:
+    def project(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> queries, keys, values [3, B, heads, h * w, head channels]."""
-        qkv = F.conv2d(normalise(x, self.norm, precise), self.qkv.weight[..., None], self.qkv.bias)
+        qkv = F.conv2d(normalise(x, self.norm), self.qkv.weight[..., None], self.qkv.bias)
         # the 3C channels are ordered by head, then q, k, v
         by_head = tokens(qkv).reshape(len(x), -1, self.heads, 3, x.shape[1] // self.heads)
         return by_head.permute(3, 0, 2, 1, 4).contiguous()
@@ -245,9 +245,9 @@ class UNet(nn.Module):
         """One block. With `kept` the keys and values are added to it, and after the last it stops."""
         for layer in block.children():
             if isinstance(layer, ResBlock):
-                h = layer(h, emb, kept is not None)
+                h = layer(h, emb)
             elif isinstance(layer, AttentionBlock):
-                qkv = layer.project(h, kept is not None)
+                qkv = layer.project(h)
                 if kept is not None:
                     kept.append((qkv[1].clone(), qkv[2].clone()))  # clones: the queries go
                     if len(kept) == self.attention_layers:

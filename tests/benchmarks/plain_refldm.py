@@ -52,7 +52,7 @@ def middle(mid: torch.nn.Module, x: Tensor) -> Tensor:
 
 def encode(stage: Autoencoder, x: Tensor) -> Tensor:
     net = stage.encoder
-    h = net.conv_in(x)
+    h = net.conv_in(x.contiguous())  # NCHW throughout: a picture permuted from HWC would be channels-last
     for level in net.down:
         for block in level.block:
             h = resnet(block, h)

@@ -80,14 +80,30 @@ def _sizes(kind: type[Any], table: Any, where: str, **more: Any) -> Any:
     return kind(**values, **more)
 
 
-@dataclass
 class Networks:
-    """A loaded checkpoint, ready for inference (see `layers.fold`)."""
+    """A checkpoint's networks, ready for inference (see `layers.fold`).
 
-    unet: UNet
-    autoencoder: Autoencoder
-    architecture: Architecture
-    weights: Weights  # which of the checkpoint's two UNets this is
+    The denoiser may be given as a function that reads its weights: it is called when the denoiser is first
+    asked for, so that wide references which are encoded before have its memory for themselves.
+    """
+
+    def __init__(
+        self,
+        unet: UNet | Callable[[], UNet],
+        autoencoder: Autoencoder,
+        architecture: Architecture,
+        weights: Weights,  # which of the checkpoint's two UNets this is
+    ) -> None:
+        self.autoencoder, self.architecture, self.weights = autoencoder, architecture, weights
+        self._unet, self._reading = unet, threading.Lock()
+
+    @property
+    def unet(self) -> UNet:
+        """The denoiser; RestorerError where its weights are not finite."""
+        with self._reading:
+            if not isinstance(self._unet, UNet):
+                self._unet = self._unet()
+            return self._unet
 
 
 def load(
@@ -99,7 +115,7 @@ def load(
     """Read both networks, in float32. A first stage in `checkpoint` goes before that of `autoencoder`.
 
     A checkpoint without EMA weights gives its raw ones. RestorerError where a file is no checkpoint, or
-    holds missing, misshapen or not finite tensors.
+    holds missing, misshapen or not finite tensors (the denoiser's values are looked at when it is read).
     """
     tensors, found = read(checkpoint)
     architecture = architecture or found or Architecture()
@@ -115,12 +131,17 @@ def load(
     if not stage_tensors:
         raise RestorerError(f"{checkpoint} holds no first stage ({FIRST_STAGE}...): add --autoencoder FILE.")
     prefix = f"{EMA}diffusion_model" if used == "ema" else RAW
-    _fill(unet, unet_tensors, checkpoint, prefix)
-    _fill(first_stage, stage_tensors, autoencoder or checkpoint, "" if autoencoder else FIRST_STAGE)
-    fold(unet)
-    fold(first_stage)
-    _trim()
-    return Networks(unet, first_stage, architecture, used)
+    stage_path, stage_prefix = autoencoder or checkpoint, "" if autoencoder else FIRST_STAGE
+    _check(unet, unet_tensors, checkpoint, prefix)
+    _check(first_stage, stage_tensors, stage_path, stage_prefix)
+    _fill(first_stage, stage_tensors, stage_path, stage_prefix)
+
+    def read_unet() -> UNet:
+        _fill(unet, unet_tensors, checkpoint, prefix)
+        unet_tensors.clear()
+        return unet
+
+    return Networks(read_unet, first_stage, architecture, used)
 
 
 def _trim() -> None:
@@ -158,9 +179,8 @@ def first_stage_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in inside.items() if name.startswith(FIRST_STAGE_GROUPS)}
 
 
-def _fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, prefix: str) -> None:
-    """Give an empty network its weights: float32, convolutions channels-last, copied once."""
-    state = {}
+def _check(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, prefix: str) -> None:
+    """RestorerError where a tensor of an empty network is missing or has another shape."""
     for name, wanted in network.state_dict().items():
         tensor = tensors.get(name)
         if tensor is None:
@@ -172,6 +192,13 @@ def _fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, prefix:
                 f"{path}: {prefix}{name} has the shape {list(tensor.shape)}, but {list(wanted.shape)} is "
                 "wanted: it is the checkpoint of another network (see --architecture)."
             )
+
+
+def _fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, prefix: str) -> None:
+    """Give an empty network its weights for inference: float32, channels-last, copied once."""
+    state = {}
+    for name, wanted in network.state_dict().items():
+        tensor = tensors[name]
         # the least and the greatest value are NaN where any is: no copy is needed to look for one
         if not tensor.is_floating_point() or not all(map(torch.isfinite, torch.aminmax(tensor))):
             raise RestorerError(
@@ -181,6 +208,8 @@ def _fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, prefix:
         layout = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
         state[name] = torch.empty_like(wanted, device="cpu", memory_format=layout).copy_(tensor)
     network.load_state_dict(state, assign=True)
+    fold(network)
+    _trim()
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], Architecture | None]:
@@ -292,11 +321,8 @@ def convert(
     weights. RestorerError as `load`.
     """
     tensors, found = read(checkpoint)
-    networks = load(checkpoint, autoencoder, architecture)  # whole and finite, or an error
-    architecture = networks.architecture
-    del networks.unet, networks.autoencoder
-    unet, _ = _empty_networks(architecture, checkpoint)
-    named, weights = unet_state(tensors, unet, "ema")
+    networks = load(checkpoint, autoencoder, architecture)
+    named, weights = unet_state(tensors, networks.unet, "ema")  # whole and finite, or an error
     prefix = EMA if weights == "ema" else RAW
     kept = {}
     for name, tensor in named.items():
@@ -305,7 +331,7 @@ def convert(
     stage = first_stage_state(read(autoencoder)[0]) if autoencoder else {}
     stage |= first_stage_state({k: v for k, v in tensors.items() if k.startswith(FIRST_STAGE)})
     kept |= {FIRST_STAGE + name: tensor.contiguous() for name, tensor in stage.items()}
-    header = {"architecture": asdict(architecture), **(notes or {})}
+    header = {"architecture": asdict(networks.architecture), **(notes or {})}
     save_file(kept, out, {"format": "pt", METADATA: json.dumps(header, sort_keys=True)})
     size = sum(tensor.numel() * tensor.element_size() for tensor in kept.values())
     return {"tensors": len(kept), "bytes": size, "weights": weights}

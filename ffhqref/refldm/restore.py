@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ffhqref.refldm import schedule
 from ffhqref.refldm.checkpoint import Networks, RestorerError
-from ffhqref.refldm.unet import Seen
+from ffhqref.refldm.unet import Seen, UNet
 
 Rgb = npt.NDArray[np.uint8]
 Encoding = Literal["wide", "separate"]
@@ -48,6 +49,16 @@ def versions() -> dict[str, str]:
     return {"torch": torch.__version__, "numpy": np.__version__}
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """The denoiser on its device, and what follows from its weights alone."""
+
+    unet: UNet
+    denoise: Callable[..., Any]  # `unet`, compiled where that was asked for
+    null: Seen  # what the null condition sees: one reference whose latent is zero
+    own: list[int]  # tokens of each attention layer
+
+
 class Restorer:
     """Both networks on one device. It holds no state of a picture: threads may share it.
 
@@ -62,20 +73,33 @@ class Restorer:
         dtype: torch.dtype = torch.float32,
         compiled: bool = False,
     ) -> None:
-        self.device = torch.device(device)
-        self.unet = networks.unet.to(self.device)
+        self.device, self.dtype, self.compiled = torch.device(device), dtype, compiled
         self.autoencoder = networks.autoencoder.to(self.device, dtype)
         self.size = (networks.architecture.height, networks.architecture.width)
         factor = self.autoencoder.factor
         self.latent = (networks.architecture.unet.out_channels, *(side // factor for side in self.size))
-        self.own = self.unet.own_tokens(*self.latent[1:])
         self.alpha_bar = schedule.tables(schedule.betas())["alphas_cumprod"]
-        self._null: Seen | None = None
-        if dtype != torch.float32:
-            # zeros make normalisation divide by next to nothing: there narrow sums lose the most
-            self._null = self._null_reference().to(dtype)
-            self.unet.to(dtype)
-        self._denoise = torch.compile(self.unet) if compiled else self.unet
+        self._networks, self._preparing = networks, threading.Lock()
+        self._prepared: Prepared | None = None
+
+    @property
+    def prepared(self) -> Prepared:
+        """The denoiser, from its first use on: what is encoded before has its memory."""
+        with self._preparing:
+            if self._prepared is None:
+                self._prepared = self._prepare()
+            return self._prepared
+
+    @torch.no_grad()
+    def _prepare(self) -> Prepared:
+        unet = self._networks.unet.to(self.device)
+        # before the type: zeros make normalisation divide by next to nothing, where narrow sums lose most
+        null = unet.see(torch.zeros(1, *self.latent, device=self.device), self.latent[2])
+        if self.dtype != torch.float32:
+            null = null.to(self.dtype)
+            unet.to(self.dtype)
+        call = torch.compile(unet) if self.compiled else unet
+        return Prepared(unet, call, null, unet.own_tokens(*self.latent[1:]))
 
     def noise(self, seed: int) -> Tensor:
         """x_T [1, 8, h, w] of a seed, drawn on the CPU: the same on every device."""
@@ -100,17 +124,11 @@ class Restorer:
     @torch.no_grad()
     def see(self, latents: Tensor) -> Seen:
         """The cache of the references of one person, from their latents [1, 8, h, n * w]."""
-        return self.unet.see(latents.to(self.device), self.latent[2])
+        return self.prepared.unet.see(latents.to(self.device), self.latent[2])
 
     def look(self, pictures: Sequence[Rgb], encoding: Encoding = "wide") -> Seen:
         """The cache of references; of none, an empty one. It serves for all pictures of the person."""
         return self.see(self.encode_references(pictures, encoding)) if pictures else Seen()
-
-    def _null_reference(self) -> Seen:
-        """What the null condition sees: one reference whose latent is zero. Once per model."""
-        if self._null is None:
-            self._null = self.see(torch.zeros(1, *self.latent))
-        return self._null
 
     def denoiser(
         self, lq: Tensor, references: Sequence[Seen], options: Options
@@ -122,12 +140,13 @@ class Restorer:
         guided = [i for i, seen in enumerate(references) if seen.layers and options.guidance != 1.0]
         rows = guided + list(range(len(references)))  # the null halves first
         halves = [self._null_like(references[i]) for i in guided] + list(references)
-        cache = [seen.roomy(self.own) for seen in _groups(halves)]
+        prepared = self.prepared
+        cache = [seen.roomy(prepared.own) for seen in _groups(halves)]
         both = lq.to(self.device)[rows]
 
         def denoise(x: Tensor, t: int) -> Tensor:
             times = torch.full((len(rows),), t, device=self.device)
-            eps: Tensor = self._denoise(x[rows], times, both, cache).float()
+            eps: Tensor = prepared.denoise(x[rows], times, both, cache).float()
             null, eps = eps[: len(guided)], eps[len(guided) :]
             eps[guided] = null + options.guidance * (eps[guided] - null)
             return eps
@@ -152,8 +171,8 @@ class Restorer:
 
     def _null_like(self, seen: Seen) -> Seen:
         """The null condition with as many references as `seen` has."""
-        count = round(seen.layers[0][0].shape[2] / self.own[0])
-        return Seen(layers=self._null_reference().layers, copies=count)
+        count = round(seen.layers[0][0].shape[2] / self.prepared.own[0])
+        return Seen(layers=self.prepared.null.layers, copies=count)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Rgb]:

@@ -125,9 +125,8 @@ def _ours(way: str, weights: Path, drawn: list[Any], steps: int, batch: int) -> 
     seconds: dict[str, float] = {}
     lq = _timed(lambda: torch.cat([restorer.encode(one[None]) for one in drawn[:batch]]), seconds, "encode")
     wide = _timed(lambda: restorer.encode_references(drawn[batch:]), seconds, "references")
+    _timed(lambda: restorer.prepared, seconds, "denoiser (once per model)")
     seen = _timed(lambda: restorer.see(wide), seconds, "prepare")
-    null = _timed(restorer._null_reference, seconds, "null (once per model)")
-    assert null is restorer._null
     x = restorer.noise(2024).expand(batch, -1, -1, -1)
     guided = restorer.denoiser(lq, [seen] * batch, Options(guidance=GUIDANCE))
     return _sample(guided, x, restorer.alpha_bar, steps, seconds, schedule, restorer.decode)

@@ -45,6 +45,16 @@ def test_the_shared_networks(file: str, faces_folder: Path) -> None:
     assert not any(parameter.requires_grad for parameter in module.parameters())
 
 
+def test_the_demonstration_network() -> None:
+    """Its weights are kept as float16."""
+    from ffhqref.demo.run import EMBEDDER
+
+    module = onnx_torch.load(EMBEDDER)
+    faces = np.random.default_rng(0).uniform(-1, 1, (2, 3, 112, 112)).astype(np.float32)
+    assert module.side == 112
+    assert np.abs(module(torch.from_numpy(faces)).numpy() - runtime(EMBEDDER, faces)).max() <= TOLERANCE
+
+
 def network(path: Path, nodes: list[Any], rng: np.random.Generator, outputs: list[str] | None = None) -> Path:
     """A file whose weights are drawn; `nodes` are (operator, inputs, output, attributes)."""
     shapes = {"w": (4, 3, 3, 3), "b": (4,), "d": (4, 1, 3, 3), "gamma": (4,), "beta": (4,), "mean": (4,),
@@ -95,7 +105,7 @@ def test_every_operator(tmp_path: Path) -> None:
     nodes = residual()
     nodes.insert(0, ("Constant", [], "scale1", {"value": numpy_helper.from_array(np.array(0.7, np.float32))}))
     path = network(tmp_path / "all.onnx", nodes, np.random.default_rng(3))
-    used = {node[0] for node in nodes} | {"MatMul"}  # which the shared network has
+    used = {node[0] for node in nodes} | {"MatMul", "Cast"}  # which the tests above have
     assert used - {"Constant"} == set(onnx_torch.OPERATORS)
     faces = np.random.default_rng(1).uniform(-1, 1, (2, 3, 16, 16)).astype(np.float32)
     ours = onnx_torch.load(path)(torch.from_numpy(faces)).detach().numpy()

@@ -156,10 +156,13 @@ def test_references_are_encoded_as_one_wide_picture(count: int, ema: Restorer) -
     close(ema.encode_references(pictures, "separate"), separate)
 
 
+@pytest.mark.parametrize("least", [1, 1 << 60])
 def test_strips_give_what_whole_pictures_give(
-    raw: tuple[UNet, Autoencoder], monkeypatch: pytest.MonkeyPatch
+    least: int, raw: tuple[UNet, Autoencoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ffhqref.refldm.layers.STRIP_BYTES", 1)  # strips of 8 rows, the least
+    monkeypatch.setattr("ffhqref.refldm.winograd.LEAST_PIXELS", least)
+    monkeypatch.setattr("ffhqref.refldm.winograd.LEAST_CHANNELS", 1)
     case, stage = load("vqgan"), raw[1]
     close(stage.encode(case["image"].clone()), case["latent"])
     close(stage.decode(case["latent"]), case["decoded"])

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -27,6 +28,7 @@ from safetensors.torch import save_file  # noqa: E402
 from ffhqref.cli import app  # noqa: E402
 from ffhqref.refldm import augment, checkpoint, data, losses, runs, stages  # noqa: E402
 from ffhqref.refldm import config as settings  # noqa: E402
+from ffhqref.refldm import train as training  # noqa: E402
 from ffhqref.refldm.autoencoder import Autoencoder  # noqa: E402
 from ffhqref.refldm.checkpoint import RestorerError  # noqa: E402
 from ffhqref.refldm.data import Row, Samples  # noqa: E402
@@ -102,19 +104,6 @@ def test_a_kill_while_a_checkpoint_is_written(work: Path, straight: Path, tmp_pa
     tiny.run(work, tmp_path, tiny.config(steps=40, save_every=10, batch_size=2), resume=True)
     same(straight, tmp_path, 40)
     assert not list(folder.checkpoints.glob(".*"))
-
-
-def test_sigterm_saves_and_leaves(work: Path, tmp_path: Path) -> None:
-    run = subprocess.Popen(program(work, tmp_path, "signal"), cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    metrics = tmp_path / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not (metrics.is_file() and metrics.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    run.send_signal(signal.SIGTERM)
-    out, _ = run.communicate(timeout=60)
-    word, step = out.split()
-    assert (run.returncode, word) == (0, "stopped")
-    assert runs.RunFolder(tmp_path).steps() == [int(step)]
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "ldm"])
@@ -385,6 +374,66 @@ def test_dead_codes_get_a_latents_place(work: Path, tmp_path: Path) -> None:
     assert spread["revived"] > 3 * spread["left"]  # first codes lie within 1/32 of zero, latents do not
 
 
+def test_a_perceptual_loss_is_part_of_the_autoencoders(work: Path, tmp_path: Path) -> None:
+    """L1 + weight x LPIPS + codebook, of the reconstruction against the picture, both in [-1, 1]."""
+    seen = []
+
+    def brightness(made: Any, pictures: Any) -> Any:
+        seen.append(
+            (made.requires_grad, pictures.requires_grad, float(pictures.min()), float(pictures.max()))
+        )
+        return (made - pictures).mean((1, 2, 3), keepdim=True).square() + 3
+
+    chosen = tiny.config("autoencoder", steps=1, perceptual_weight=0.5, codebook_weight=2.0, log_every=1)
+    given = training.Given(perceptual=brightness)
+    found = training.train(chosen, tiny.source(work / "photos"), tmp_path, given, device="cpu").losses
+    assert found["loss_lpips"] >= 3
+    total = found["loss_l1"] + 0.5 * found["loss_lpips"] + 2 * found["loss_codebook"]
+    assert found["loss"] == pytest.approx(total, rel=1e-5)
+    (reconstruction_learns, picture_learns, low, high), *more = seen
+    assert reconstruction_learns and not picture_learns and not more
+    assert -1 <= low < 0 < high <= 1
+    without = replace(chosen, perceptual_weight=0.0)
+    found = training.train(without, tiny.source(work / "photos"), tmp_path / "no", given, device="cpu").losses
+    assert "loss_lpips" not in found and len(seen) == 1
+
+
+class Metric(torch.nn.Module):
+    """Stands for a network of pyiqa; it notes the range of what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1))
+        self.ranges: list[tuple[float, float]] = []
+
+    def forward(self, pictures: Any, target: Any) -> Any:
+        self.ranges += [(float(x.min()), float(x.max())) for x in (pictures.detach(), target)]
+        return self.scale * (pictures - target).abs().mean((1, 2, 3))
+
+
+def test_lpips_is_pyiqas(work: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its network stays as it is, and gets pictures in [0, 1], as it wants them."""
+    metric, asked = Metric(), []
+
+    def create_metric(name: str, **more: Any) -> Metric:
+        asked.append((name, more))
+        return metric
+
+    monkeypatch.setitem(sys.modules, "pyiqa", SimpleNamespace(create_metric=create_metric))
+    more = ["--unverified", "--set", "perceptual_weight=1.0"]
+    done = command(work, dataset, "autoencoder", tmp_path / "run", *more)
+    assert done.exit_code == 0, done.output
+    assert asked == [("lpips-vgg", {"as_loss": True})]
+    assert not metric.scale.requires_grad and float(metric.scale) == 1
+    (_, _), (low, high), *_ = metric.ranges  # of the reconstruction, of the picture
+    assert 0 <= low < 0.3 and 0.7 < high <= 1
+    wide = losses.UnitRange(Metric())
+    made = torch.tensor([-1.0, 0.0, 1.0]).view(1, 1, 1, 3).requires_grad_()
+    wide(made, torch.full((1, 1, 1, 3), -1.0)).sum().backward()
+    assert wide.metric.ranges == [(0.0, 1.0), (0.0, 0.0)]
+    assert made.grad.flatten().tolist() == pytest.approx([0, 1 / 6, 1 / 6])
+
+
 # ---- bad input -----------------------------------------------------------------------------------
 
 
@@ -539,26 +588,42 @@ def dataset(work: Path) -> Path:
     return out
 
 
-def command(work: Path, dataset: Path, stage: str, out: Path, *more: str) -> Any:
-    table = tiny.config(stage, steps=2, identity_weight=0.0).table()
+def arguments(work: Path, dataset: Path, stage: str, out: Path, *more: str) -> list[str]:
+    """Of the command, for two steps with tiny networks."""
     path = out.parent / f"{stage}.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_toml(table))
-    return CliRunner().invoke(
-        app,
-        ["train", stage, "--data", str(dataset), "--images", str(work / "photos"), "--out", str(out),
-         "--config", str(path), "--workers", "0", "--device", "cpu", *more],
+    path.write_text(tiny.as_toml(tiny.config(stage, steps=2, identity_weight=0.0).table()))
+    return ["train", stage, "--data", str(dataset), "--images", str(work / "photos"), "--out", str(out),
+            "--config", str(path), "--workers", "0", "--device", "cpu", *more]  # fmt: skip
+
+
+def command(work: Path, dataset: Path, stage: str, out: Path, *more: str) -> Any:
+    return CliRunner().invoke(app, arguments(work, dataset, stage, out, *more))
+
+
+def test_sigterm_saves_and_the_run_goes_on(work: Path, dataset: Path, tmp_path: Path) -> None:
+    """The command as a process of its own; what was stopped and resumed ends with a straight run's bits."""
+    out = tmp_path / "stopped"
+    more = ["--unverified", "--init", str(work / "ldm.safetensors"), "--set", "save_every=100000",
+            "--set", "log_every=1"]  # fmt: skip
+    program = [sys.executable, "-m", "ffhqref", *arguments(work, dataset, "refldm", out, *more)]
+    run = subprocess.Popen(
+        [*program, "--steps", "100000"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-
-
-def _toml(table: dict[str, Any]) -> str:
-    top = "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items() if key != "architecture")
-    shape = dict(table["architecture"])
-    nested = {name: shape.pop(name) for name in ("autoencoder", "unet")}
-    top += "[architecture]\n" + "".join(f"{key} = {value}\n" for key, value in shape.items())
-    for name, values in nested.items():
-        top += f"[architecture.{name}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in values.items())
-    return top
+    metrics = out / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.is_file() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    run.send_signal(signal.SIGTERM)
+    said, _ = run.communicate(timeout=120)
+    assert run.returncode == 130 and f"--out {out} --resume" in said
+    (step,) = runs.RunFolder(out).steps()
+    more += ["--steps", str(step + 3)]
+    resumed = command(work, dataset, "refldm", out, *more, "--resume")
+    assert resumed.exit_code == 0 and f"{step + 3} of {step + 3} steps" in resumed.output, resumed.output
+    assert command(work, dataset, "refldm", tmp_path / "straight", *more).exit_code == 0
+    same(tmp_path / "straight", out, step + 3)
 
 
 def test_the_three_stages_one_after_another(work: Path, dataset: Path, tmp_path: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,17 @@ def config(stage: str = "refldm", **changes: Any) -> Config:
         discriminator_layers=1, revive_every=8, architecture=ARCHITECTURE, identity_weight=0.1,
     )  # fmt: skip
     return Config(**{**base, **changes})
+
+
+def as_toml(table: dict[str, Any]) -> str:
+    """A configuration as a file of manifests/train/ has it."""
+    top = "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items() if key != "architecture")
+    shape = dict(table["architecture"])
+    nested = {name: shape.pop(name) for name in ("autoencoder", "unet")}
+    top += "[architecture]\n" + "".join(f"{key} = {value}\n" for key, value in shape.items())
+    for name, values in nested.items():
+        top += f"[architecture.{name}]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in values.items())
+    return top
 
 
 def write_photos(folder: Path) -> Path:
@@ -125,8 +136,6 @@ def main(work: Path, out: Path, what: str) -> None:
             write(path, tensors, header)
 
         runs._write_tensors = half
-    if what == "signal":
-        settings = replace(settings, steps=100000, save_every=100000, log_every=1)
     if what.startswith("batch-"):
         settings = config(steps=6, batch_size=int(what[6:]), save_every=6)
     result = run(work, out, settings)

@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ffhqref.refldm.layers import Upsample, halve, norm_act_conv, normalise, picture, tokens
+from ffhqref.refldm import frozen
+from ffhqref.refldm.frozen import norm_act_conv
+from ffhqref.refldm.layers import Upsample, halve, normalise, picture, tokens
 
 DISTANCE_BYTES = 64 << 20  # of one block of distances between latents and codes
 
@@ -97,7 +99,8 @@ class Level(nn.Module):
         for block in self.block:
             x = block(x)
         for name in self.resample:
-            x = self.get_submodule(name)(x)
+            layer = self.get_submodule(name)
+            x = frozen.upsample(x, layer) if isinstance(layer, Upsample) else layer(x)
         return x
 
 

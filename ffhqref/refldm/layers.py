@@ -6,11 +6,13 @@ the plain way but for the rounding of float sums; the memory is that of the inpu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ffhqref.refldm import winograd
 
 STRIP_BYTES = 8 << 20  # of one strip: a few of them fit the last-level cache of a desktop processor
 MOMENTS_BYTES = 1 << 20  # of a picture's rows whose moments are taken at a time: a core's own cache
@@ -36,7 +38,7 @@ def normalise(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     elif x[0].numel() * x.element_size() <= MOMENTS_BYTES:
         out = norm(x.contiguous()).contiguous(memory_format=torch.channels_last)
     else:
-        scale, shift = _affine(x, norm)
+        scale, shift = affine(*moments(x, norm), norm, x.dtype)
         out = torch.addcmul(shift, x, scale)
     return out
 
@@ -51,17 +53,21 @@ def norm_act_conv(x: Tensor, norm: nn.GroupNorm, conv: nn.Conv2d, onto: Tensor |
 
     x [B, C, H, W] -> [B, conv.out_channels, H, W].
     """
-    rows = _strip_rows(x)
-    if torch.is_grad_enabled() or x.device.type != "cpu" or rows >= x.shape[2]:
+    small = strip_rows(x) >= x.shape[2] and not winograd.suits(x, conv.weight)
+    if torch.is_grad_enabled() or x.device.type != "cpu" or small:
         out: Tensor = conv(F.silu(normalise(x, norm), inplace=not torch.is_grad_enabled()))
         return out if onto is None else add(out, onto)
-    scale, shift = _affine(x, norm)
+    return act_conv(x, *affine(*moments(x, norm), norm, x.dtype), conv, onto)
+
+
+def act_conv(x: Tensor, scale: Tensor, shift: Tensor, conv: nn.Conv2d, onto: Tensor | None = None) -> Tensor:
+    """conv(silu(scale * x + shift)), plus `onto`, which is overwritten; in strips, without a gradient."""
+    convolve = convolution(x, conv.weight, conv.bias)
     if onto is None:
-        out = _empty(x, conv.out_channels, x.shape[2], x.shape[3])
-    for top, bottom, strip in _strips(x, rows):
+        out = empty(x, conv.out_channels, x.shape[2], x.shape[3])
+    for top, bottom, strip in strips(x):
         strip = F.silu(torch.addcmul(shift, strip, scale), inplace=True)
-        strip = F.pad(strip, (0, 0, int(top == 0), int(bottom == x.shape[2])))
-        piece = F.conv2d(strip, conv.weight, conv.bias, padding=(0, 1))
+        piece = convolve(strip, top == 0, bottom == x.shape[2])
         if onto is None:
             out[:, :, top:bottom] = piece
         else:
@@ -69,18 +75,36 @@ def norm_act_conv(x: Tensor, norm: nn.GroupNorm, conv: nn.Conv2d, onto: Tensor |
     return out if onto is None else onto
 
 
-def _strip_rows(x: Tensor) -> int:
-    return max(8, STRIP_BYTES // (x.shape[1] * x.shape[3] * x.element_size()))
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Callable[[Tensor, bool, bool], Tensor]:
+    """The 3x3 convolution of padding 1 for strips of x, each with the rows next to it.
+
+    It is told whether the strip is the first and whether it is the last one: there zeros are added.
+    """
+    kernel = winograd.kernels(weight) if winograd.suits(x, weight) else None
+
+    def convolve(strip: Tensor, first: bool, last: bool) -> Tensor:
+        if kernel is not None:
+            return winograd.convolve(F.pad(strip, (1, 1, int(first), int(last))), kernel, bias)
+        return F.conv2d(F.pad(strip, (0, 0, int(first), int(last))), weight, bias, padding=(0, 1))
+
+    return convolve
 
 
-def _empty(x: Tensor, channels: int, height: int, width: int) -> Tensor:
+def strip_rows(x: Tensor) -> int:
+    """How many rows of x [B, C, H, W] a strip has: a multiple of 4."""
+    rows = STRIP_BYTES // (x.shape[1] * x.shape[3] * x.element_size())
+    return max(8, rows // winograd.TILE * winograd.TILE)
+
+
+def empty(x: Tensor, channels: int, height: int, width: int) -> Tensor:
+    """Room for a picture like x, channels-last."""
     shape = (x.shape[0], channels, height, width)
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-def _strips(x: Tensor, rows: int) -> Iterator[tuple[int, int, Tensor]]:
+def strips(x: Tensor) -> Iterator[tuple[int, int, Tensor]]:
     """(top, bottom, the rows from top - 1 to bottom + 1 as far as the picture reaches)."""
-    height = x.shape[2]
+    height, rows = x.shape[2], strip_rows(x)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         yield top, bottom, x[:, :, max(top - 1, 0) : min(bottom + 1, height)]
@@ -93,8 +117,8 @@ def halve(x: Tensor, conv: nn.Conv2d) -> Tensor:
     copy of the whole is made.
     """
     height, width = x.shape[2] // 2, x.shape[3] // 2
-    out = _empty(x, conv.out_channels, height, width)
-    rows = _strip_rows(x)
+    out = empty(x, conv.out_channels, height, width)
+    rows = strip_rows(x)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         strip = F.pad(x[:, :, 2 * top : 2 * bottom + 1], (0, 1, 0, int(bottom == height)))
@@ -102,8 +126,8 @@ def halve(x: Tensor, conv: nn.Conv2d) -> Tensor:
     return out
 
 
-def _affine(x: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
-    """Group normalisation as x * scale + shift, both [B, C, 1, 1].
+def moments(x: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / deviation of each group of channels, both [B, C, 1, 1] float64.
 
     Of a few rows at a time the moments are taken about their own mean, then joined in float64.
     """
@@ -123,9 +147,14 @@ def _affine(x: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
     means, squares = (v.reshape(batch, norm.num_groups, -1) for v in (mean, square / count))
     of_group = means.mean(2)
     variance = (squares + (means - of_group[:, :, None]) ** 2).mean(2)
-    scale = _per_channel((variance + norm.eps).rsqrt(), x) * norm.weight[:, None, None]
-    shift = norm.bias[:, None, None] - _per_channel(of_group, x) * scale
-    return scale.to(x.dtype), shift.to(x.dtype)
+    return _per_channel(of_group, x), _per_channel((variance + norm.eps).rsqrt(), x)
+
+
+def affine(mean: Tensor, rstd: Tensor, norm: nn.GroupNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Group normalisation with these `moments` as x * scale + shift, both [B, C, 1, 1]."""
+    scale = rstd * norm.weight[:, None, None]
+    shift = norm.bias[:, None, None] - mean * scale
+    return scale.to(dtype), shift.to(dtype)
 
 
 class Upsample(nn.Module):
@@ -161,9 +190,9 @@ class Upsample(nn.Module):
             doubled: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
             return doubled
         channels, height, width = x.shape[1:]
-        out = _empty(x, channels, 2 * height, 2 * width)
+        out = empty(x, channels, 2 * height, 2 * width)
         bias = None if self.conv.bias is None else self.conv.bias.repeat(4)
-        for top, bottom, strip in _strips(x, _strip_rows(x)):
+        for top, bottom, strip in strips(x):
             strip = F.pad(strip, (1, 1, int(top == 0), int(bottom == height)))
             grid = F.conv2d(strip, self.phases, bias)  # rows top..bottom, one more than the strip has
             for phase in range(4):

@@ -90,9 +90,12 @@ def _max_pool(inputs: list[Any], at: Attributes) -> Tensor:
     )  # fmt: skip
 
 
+KINDS = {onnx.TensorProto.FLOAT: torch.float32, onnx.TensorProto.FLOAT16: torch.float16}
+
 OPERATORS: dict[str, Operator] = {
     "Add": lambda i, at: i[0] + i[1],
     "BatchNormalization": _batch_norm,
+    "Cast": lambda i, at: i[0].to(KINDS[at["to"]]),  # of weights that are kept in half the bytes
     "Clip": _clip,
     "Concat": lambda i, at: torch.cat(i, at["axis"]),
     "Conv": _conv,

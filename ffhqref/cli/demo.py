@@ -29,7 +29,9 @@ def demo(
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            exists=True, dir_okay=False, help="Another restorer than the demo's own, such as refldm.ckpt."
+            exists=True,
+            dir_okay=False,
+            help="A restorer, such as refldm.ckpt: restores the severe test images.",
         ),
     ] = None,
 ) -> None:
@@ -59,7 +61,7 @@ def demo(
 
 
 def _restore(out: Path, checkpoint: Path | None) -> None:
-    """Restore the severe test images: by the given restorer, or by the demo's own if torch is there."""
+    """Restore the severe test images: by the given restorer, or the demo's own."""
     from ffhqref.cli.restore import restore
     from ffhqref.demo import RESTORER
 
@@ -67,14 +69,14 @@ def _restore(out: Path, checkpoint: Path | None) -> None:
     if checkpoint is not None:
         restore(checkpoint, [dataset], level="severe", images=photos, sheet=True)
         return
-    if not (out / "landmarks.csv").is_file():  # real people: the demo's restorer knows drawn ones only
+    if not RESTORER.is_file() or not (out / "landmarks.csv").is_file():  # not trained, or real people
         return
     if not all(find_spec(name) for name in ("torch", "safetensors")):
         typer.echo("To restore the test images too: make demo-restore (or pip install 'ffhqref[train]').")
         return
     from ffhqref.demo.likeness import of_restored
 
-    typer.echo("Restoring the severe test images at 96 px, with references and without ...")
+    typer.echo("Restoring the severe test images at 64 px, with references and without ...")
     alone = dataset / "restored" / "severe-alone"
     restore(RESTORER, lq=dataset / "test_images" / "severe_degrad", out=alone)
     restore(RESTORER, [dataset], level="severe", images=photos, sheet=True)

@@ -3,4 +3,4 @@
 from pathlib import Path
 
 EMBEDDER = Path(__file__).parent / "embedder.onnx"  # how it was made: train_embedder
-RESTORER = Path(__file__).parent / "restorer.safetensors"  # for pictures of 96 px: train_restorer
+RESTORER = Path(__file__).parent / "restorer.safetensors"  # what train_restorer makes; not shipped yet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,16 @@ def _needed(path: Path) -> Path:
     if not path.exists():
         pytest.skip(f"{path.name} of ../shared is not on this machine")
     return path
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread of torch for a module's tests: tiny networks are faster so, and sums have one order."""
+    torch = pytest.importorskip("torch", reason="torch (the extra `train`) is not installed")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

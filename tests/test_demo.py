@@ -153,7 +153,7 @@ def test_references_bring_the_person_back(demo: tuple[Path, str]) -> None:
 def test_without_torch_the_demo_says_how_to_restore(
     demo: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ffhqref.cli.demo.find_spec", lambda name: None)
+    monkeypatch.setattr("ffhqref.cli.restore.has_torch", lambda: False)
     arguments = ["demo", "--out", str(demo[0]), "--people", str(PEOPLE), "--seed", str(SEED)]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0 and done.output.splitlines()[-1].startswith("To restore the test images too")

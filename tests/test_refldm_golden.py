@@ -68,13 +68,9 @@ DDIM_RUNS = settings(names("ddim"), r"latent_(uniform\w*)_S(\d+)_cfg([\d.]+)")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def alone() -> Iterator[None]:
-    """No gradients, and one thread: these networks are too small to share out."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def no_gradients(one_thread: None) -> Iterator[None]:
     with torch.no_grad():
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

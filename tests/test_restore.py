@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from ffhqref.refldm import checkpoint  # noqa: E402
 from ffhqref.refldm.restore import Options, Restorer, fit, out_of_memory  # noqa: E402
 from ffhqref.refldm.unet import Seen  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 REFLDM = Path(__file__).parent.parent.parent / "shared" / "refldm"
 CASES = Path(os.environ.get("FFHQREF_GOLDEN", REFLDM / "cases"))
 FAST = ("--steps", "2")
@@ -73,15 +73,6 @@ blocks = {unet["num_res_blocks"]}
 attention = {unet["attention_resolutions"]}
 head_channels = {unet["num_head_channels"]}
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def alone() -> Iterator[None]:
-    """One thread: these networks are too small to share out."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

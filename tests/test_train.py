@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,18 +34,10 @@ from ffhqref.refldm.data import Row, Samples  # noqa: E402
 from ffhqref.refldm.restore import Restorer  # noqa: E402
 from tests import tiny_train as tiny  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parent.parent
 LATENT = (4, 16, 16)
 ROUNDING = 1e-3  # relative, of gradients: sums of the same samples in another order
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny networks are faster so, and sums have one order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -633,11 +624,8 @@ def dataset(work: Path) -> Path:
 
 def arguments(work: Path, dataset: Path, stage: str, out: Path, *more: str) -> list[str]:
     """Of the command, for two steps with tiny networks."""
-    path = out.parent / f"{stage}.toml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(tiny.as_toml(tiny.config(stage, steps=2, identity_weight=0.0).table()))
-    return ["train", stage, "--data", str(dataset), "--images", str(work / "photos"), "--out", str(out),
-            "--config", str(path), "--workers", "0", "--device", "cpu", *more]  # fmt: skip
+    chosen = tiny.config(stage, steps=2, identity_weight=0.0)
+    return [*tiny.arguments(chosen, dataset, work / "photos", out), *more]
 
 
 def command(work: Path, dataset: Path, stage: str, out: Path, *more: str) -> Any:

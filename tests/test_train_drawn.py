@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,8 @@ from ffhqref.demo.run import EMBEDDER, run_demo  # noqa: E402
 from ffhqref.refldm.runs import MODEL, RunFolder  # noqa: E402
 from tests import tiny_train as tiny  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 PEOPLE, SEED, STEPS = 5, 0, 3
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +34,9 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(drawn: Path, stage: str, *more: str) -> Path:
     """Train a stage by its command below drawn/runs; the checkpoint."""
-    path, out = drawn / f"{stage}.toml", drawn / "runs" / stage
-    path.write_text(tiny.as_toml(tiny.config(stage, steps=STEPS, batch_size=2).table()))
-    done = CliRunner().invoke(
-        app,
-        ["train", stage, "--data", str(drawn / "dataset"), "--images", str(drawn / "photos"),
-         "--out", str(out), "--config", str(path), "--workers", "0", "--device", "cpu", *more],
-    )  # fmt: skip
+    out, chosen = drawn / "runs" / stage, tiny.config(stage, steps=STEPS, batch_size=2)
+    arguments = tiny.arguments(chosen, drawn / "dataset", drawn / "photos", out)
+    done = CliRunner().invoke(app, [*arguments, *more])
     assert done.exit_code == 0, done.output
     assert f"{stage}: {STEPS} of {STEPS} steps" in done.output
     return RunFolder(out).of(STEPS) / MODEL

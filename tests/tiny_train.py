@@ -50,6 +50,15 @@ def as_toml(table: dict[str, Any]) -> str:
     return top
 
 
+def arguments(chosen: Config, dataset: Path, photos: Path, out: Path) -> list[str]:
+    """Of the command `train`, with this configuration as a file beside `out`."""
+    path = out.parent / f"{chosen.stage}.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(as_toml(chosen.table()))
+    return ["train", chosen.stage, "--data", str(dataset), "--images", str(photos), "--out", str(out),
+            "--config", str(path), "--workers", "0", "--device", "cpu"]  # fmt: skip
+
+
 def write_photos(folder: Path) -> Path:
     """Twelve small pictures of four people: a colour each, and what differs between photos."""
     rng = np.random.default_rng(0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -62,7 +61,7 @@ def demo(
 
 def _restore(out: Path, checkpoint: Path | None) -> None:
     """Restore the severe test images: by the given restorer, or the demo's own."""
-    from ffhqref.cli.restore import restore
+    from ffhqref.cli.restore import has_torch, restore
     from ffhqref.demo import RESTORER
 
     dataset, photos = out / "dataset", out / "photos"
@@ -71,8 +70,8 @@ def _restore(out: Path, checkpoint: Path | None) -> None:
         return
     if not RESTORER.is_file() or not (out / "landmarks.csv").is_file():  # not trained, or real people
         return
-    if not all(find_spec(name) for name in ("torch", "safetensors")):
-        typer.echo("To restore the test images too: make demo-restore (or pip install 'ffhqref[train]').")
+    if not has_torch():
+        typer.echo("To restore the test images too: pip install 'ffhqref[train]', and run this again.")
         return
     from ffhqref.demo.likeness import of_restored
 

@@ -176,10 +176,15 @@ def _positional(paths: list[Path], lq: Path | None) -> tuple[Path | None, list[P
     return (paths[0] if paths else None), []
 
 
-def _need_torch() -> None:
+def has_torch() -> bool:
+    """Whether what the restorer runs on is installed."""
     from importlib.util import find_spec
 
-    if find_spec("torch") is None or find_spec("safetensors") is None:
+    return all(find_spec(name) for name in ("torch", "safetensors"))
+
+
+def _need_torch() -> None:
+    if not has_torch():
         raise UserError("The restorer needs torch: `pip install 'ffhqref[train]'`.")
 
 

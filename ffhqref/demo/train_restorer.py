@@ -1,4 +1,4 @@
-"""How the shipped `restorer.safetensors` was made: the three stages, trained on drawn people only.
+"""How the demo's `restorer.safetensors` is made: the three stages, trained on drawn people only.
 
     python -m ffhqref.demo.train_restorer --work demo-models
 
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tqdm import tqdm
 
 from ffhqref.build import build_refs
@@ -32,9 +32,9 @@ from ffhqref.faces import Embedder
 from ffhqref.images import Rgb, read, write
 from ffhqref.recipe import load_toml, locate, override
 from ffhqref.refldm import checkpoint, data, train
-from ffhqref.refldm.autoencoder import Autoencoder
 from ffhqref.refldm.config import Config, parse
 from ffhqref.refldm.restore import Options, Restorer, fit
+from ffhqref.refldm.stages import first_stage
 from ffhqref.store import atomic, digest_file, write_text
 
 TRAINING_WORLD, JUDGING_WORLD = 20242, 77004  # seeds; the demo's own default seed is neither
@@ -82,13 +82,11 @@ def standardised(model: Path, small: Path, out: Path) -> Path:
 
     Both sides of the latents move together, so that pictures -> pictures is the same function.
     """
-    size = config_of("autoencoder").architecture.autoencoder
-    autoencoder = Autoencoder(size).eval()
-    autoencoder.load_state_dict({k: v for k, v in load_file(model).items() if not k.startswith("loss.")})
+    autoencoder = first_stage(config_of("autoencoder"), model, {})
     latents = []
     for photo in tqdm(sorted(small.iterdir())[:256], desc="encode", unit="photo", disable=None):
-        values = torch.from_numpy(read(photo)).permute(2, 0, 1)[None].float() / 127.5 - 1
-        latents.append(autoencoder.encode(values))
+        batch = data.Batch({"target": torch.from_numpy(read(photo))[None]}, [])
+        latents.append(autoencoder.encode(batch.pictures("target")))
     z = torch.cat(latents)
     mean, std = z.mean((0, 2, 3)), z.std()
     before, after, codes = autoencoder.quant_conv, autoencoder.post_quant_conv, autoencoder.quantize.embedding

@@ -95,7 +95,7 @@ def _of_the_means(
     each = torch.stack([sums[0] * weight, (sums[1] - mean * sums[0]) * rstd * weight])  # g, g * normalised x
     group = channels // norm.num_groups
     means = each.view(2, batch, norm.num_groups, group).sum(3) / (group * pixels)
-    ones, normal = means.repeat_interleave(group, 2)[..., None, None]
+    ones, normal = (layers.per_channel(groups, sums[0]) for groups in means)
     by_x = -normal * rstd**2
     return by_x.float(), (-rstd * ones - by_x * mean).float()
 

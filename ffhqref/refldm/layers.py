@@ -34,7 +34,7 @@ def normalise(x: Tensor, norm: nn.GroupNorm) -> Tensor:
         out: Tensor = norm(x)
     elif torch.is_grad_enabled():
         mean = x.mean((2, 3)).reshape(len(x), norm.num_groups, -1).mean(2)
-        out = norm(x - _per_channel(mean, x))
+        out = norm(x - per_channel(mean, x))
     elif x[0].numel() * x.element_size() <= MOMENTS_BYTES:
         out = norm(x.contiguous()).contiguous(memory_format=torch.channels_last)
     else:
@@ -43,7 +43,7 @@ def normalise(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     return out
 
 
-def _per_channel(groups: Tensor, x: Tensor) -> Tensor:
+def per_channel(groups: Tensor, x: Tensor) -> Tensor:
     """[B, G] -> [B, C, 1, 1]: each channel of x has its group's value."""
     return groups.repeat_interleave(x.shape[1] // groups.shape[1], 1)[:, :, None, None]
 
@@ -147,7 +147,7 @@ def moments(x: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
     means, squares = (v.reshape(batch, norm.num_groups, -1) for v in (mean, square / count))
     of_group = means.mean(2)
     variance = (squares + (means - of_group[:, :, None]) ** 2).mean(2)
-    return _per_channel(of_group, x), _per_channel((variance + norm.eps).rsqrt(), x)
+    return per_channel(of_group, x), per_channel((variance + norm.eps).rsqrt(), x)
 
 
 def affine(mean: Tensor, rstd: Tensor, norm: nn.GroupNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -55,7 +55,6 @@ class Prepared:
 
     unet: UNet
     denoise: Callable[..., Any]  # `unet`, compiled where that was asked for
-    null: Seen  # what the null condition sees: one reference whose latent is zero
     own: list[int]  # tokens of each attention layer
 
 
@@ -81,6 +80,7 @@ class Restorer:
         self.alpha_bar = schedule.tables(schedule.betas())["alphas_cumprod"]
         self._networks, self._preparing = networks, threading.Lock()
         self._prepared: Prepared | None = None
+        self._null: Seen | None = None
 
     @property
     def prepared(self) -> Prepared:
@@ -93,13 +93,24 @@ class Restorer:
     @torch.no_grad()
     def _prepare(self) -> Prepared:
         unet = self._networks.unet.to(self.device)
-        # before the type: zeros make normalisation divide by next to nothing, where narrow sums lose most
-        null = unet.see(torch.zeros(1, *self.latent, device=self.device), self.latent[2])
         if self.dtype != torch.float32:
-            null = null.to(self.dtype)
+            # zeros make normalisation divide by next to nothing: there narrow sums lose the most
+            self._null = self._nothing_seen(unet).to(self.dtype)
             unet.to(self.dtype)
         call = torch.compile(unet) if self.compiled else unet
-        return Prepared(unet, call, null, unet.own_tokens(*self.latent[1:]))
+        return Prepared(unet, call, unet.own_tokens(*self.latent[1:]))
+
+    def _nothing_seen(self, unet: UNet) -> Seen:
+        """What the null condition sees: one reference whose latent is zero."""
+        return unet.see(torch.zeros(1, *self.latent, device=self.device), self.latent[2])
+
+    @torch.no_grad()
+    def null(self) -> Seen:
+        """The cache of the null condition. Once per model, and only where guidance asks for it."""
+        prepared = self.prepared
+        if self._null is None:
+            self._null = self._nothing_seen(prepared.unet)
+        return self._null
 
     def noise(self, seed: int) -> Tensor:
         """x_T [1, 8, h, w] of a seed, drawn on the CPU: the same on every device."""
@@ -172,7 +183,7 @@ class Restorer:
     def _null_like(self, seen: Seen) -> Seen:
         """The null condition with as many references as `seen` has."""
         count = round(seen.layers[0][0].shape[2] / self.prepared.own[0])
-        return Seen(layers=self.prepared.null.layers, copies=count)
+        return Seen(layers=self.null().layers, copies=count)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Rgb]:

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch (the extra `train`) is not installed")
 
+from safetensors.torch import save_file  # noqa: E402
+
+from ffhqref.refldm.autoencoder import Autoencoder, AutoencoderSize  # noqa: E402
+from ffhqref.refldm.checkpoint import (  # noqa: E402
+    FIRST_STAGE,
+    RAW,
+    Architecture,
+    RestorerError,
+    convert,
+    load,
+)
 from ffhqref.refldm.layers import MOMENTS_BYTES, normalise  # noqa: E402
+from ffhqref.refldm.publish import publish  # noqa: E402
+from ffhqref.refldm.unet import UNet, UNetSize  # noqa: E402
 
 
 @pytest.mark.parametrize("grad", [False, True])
@@ -22,3 +37,26 @@ def test_normalisation_keeps_its_digits_where_the_mean_is_great(side: int, grad:
         ours = normalise(x, norm)
     theirs = norm.double()(x.double())
     assert float((ours - theirs).detach().abs().max()) <= 2e-5  # torch's kernel: 2e-3 and 2e-2
+
+
+@pytest.mark.parametrize("groups", [8, 16])
+def test_networks_normalise_in_the_groups_that_their_size_asks_for(groups: int) -> None:
+    stage = Autoencoder(AutoencoderSize(channels=32, multipliers=(1, 2), blocks=1, codes=16, groups=groups))
+    unet = UNet(UNetSize(channels=32, multipliers=(1, 2), blocks=1, head_channels=16, groups=groups))
+    norms = [part for network in (stage, unet) for part in network.modules()
+             if isinstance(part, torch.nn.GroupNorm)]  # fmt: skip
+    assert len(norms) > 40 and {norm.num_groups for norm in norms} == {groups}
+    assert AutoencoderSize().groups == UNetSize().groups == 32  # published
+
+
+def test_groups_stand_in_the_header_and_only_32_are_published(tmp_path: Path) -> None:
+    stage = AutoencoderSize(channels=32, multipliers=(1, 2), blocks=1, codes=16, groups=8)
+    architecture = Architecture(autoencoder=stage, unet=UNetSize(channels=32, multipliers=(1, 2), blocks=1))
+    tensors = {RAW + k: v for k, v in UNet(architecture.unet).state_dict().items()}
+    tensors |= {FIRST_STAGE + k: v for k, v in Autoencoder(stage).state_dict().items()}
+    save_file(tensors, tmp_path / "raw.safetensors")
+    convert(tmp_path / "raw.safetensors", tmp_path / "own.safetensors", None, architecture)
+    assert load(tmp_path / "own.safetensors").architecture == architecture
+    with pytest.raises(RestorerError, match="normalises in 8 groups"):
+        publish(tmp_path / "own.safetensors", tmp_path / "out.ckpt")
+    assert not (tmp_path / "out.ckpt").exists()

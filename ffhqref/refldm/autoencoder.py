@@ -24,10 +24,11 @@ class AutoencoderSize:
     blocks: int = 2  # residual blocks a level; the decoder has one more
     latent: int = 8
     codes: int = 8192
+    groups: int = 32  # of channels that are normalised together
 
 
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(32, channels, eps=1e-6)
+def _norm(groups: int, channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
 class ResnetBlock(nn.Module):
@@ -36,11 +37,11 @@ class ResnetBlock(nn.Module):
     In inference its input may be overwritten.
     """
 
-    def __init__(self, channels: int, out: int) -> None:
+    def __init__(self, channels: int, out: int, groups: int = 32) -> None:
         super().__init__()
-        self.norm1 = _norm(channels)
+        self.norm1 = _norm(groups, channels)
         self.conv1 = nn.Conv2d(channels, out, 3, padding=1)
-        self.norm2 = _norm(out)
+        self.norm2 = _norm(groups, out)
         self.conv2 = nn.Conv2d(out, out, 3, padding=1)
         if channels != out:
             self.nin_shortcut = nn.Conv2d(channels, out, 1)
@@ -55,9 +56,9 @@ class ResnetBlock(nn.Module):
 class AttnBlock(nn.Module):
     """Self-attention of one head over all positions, added to the input; shape kept."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int = 32) -> None:
         super().__init__()
-        self.norm = _norm(channels)
+        self.norm = _norm(groups, channels)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -88,9 +89,10 @@ class Downsample(nn.Module):
 class Level(nn.Module):
     """The residual blocks of one resolution (`block`), then its resampling where there is one."""
 
-    def __init__(self, channels: int, out: int, blocks: int, **resample: nn.Module) -> None:
+    def __init__(self, channels: int, out: int, blocks: int, groups: int, **resample: nn.Module) -> None:
         super().__init__()
-        self.block = nn.ModuleList(ResnetBlock(channels if i == 0 else out, out) for i in range(blocks))
+        widths = [channels] + [out] * blocks
+        self.block = nn.ModuleList(ResnetBlock(widths[i], out, groups) for i in range(blocks))
         self.resample = list(resample)
         for name, module in resample.items():  # `downsample` or `upsample`, as published
             self.add_module(name, module)
@@ -107,11 +109,11 @@ class Level(nn.Module):
 class Middle(nn.Module):
     """Residual block, attention, residual block."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.block_1 = ResnetBlock(channels, channels)
-        self.attn_1 = AttnBlock(channels)
-        self.block_2 = ResnetBlock(channels, channels)
+        self.block_1 = ResnetBlock(channels, channels, groups)
+        self.attn_1 = AttnBlock(channels, groups)
+        self.block_2 = ResnetBlock(channels, channels, groups)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.block_2(self.attn_1(self.block_1(x)))
@@ -129,9 +131,9 @@ class Encoder(nn.Module):
         for i, width in enumerate(widths):
             before = widths[i - 1] if i else size.channels
             resample = {"downsample": Downsample(width)} if i < len(widths) - 1 else {}
-            self.down.append(Level(before, width, size.blocks, **resample))
-        self.mid = Middle(widths[-1])
-        self.norm_out = _norm(widths[-1])
+            self.down.append(Level(before, width, size.blocks, size.groups, **resample))
+        self.mid = Middle(widths[-1], size.groups)
+        self.norm_out = _norm(size.groups, widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], size.latent, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -148,13 +150,13 @@ class Decoder(nn.Module):
         super().__init__()
         widths = [size.channels * multiplier for multiplier in size.multipliers]
         self.conv_in = nn.Conv2d(size.latent, widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1])
+        self.mid = Middle(widths[-1], size.groups)
         self.up = nn.ModuleList()
         for i, width in enumerate(widths):
             before = widths[min(i + 1, len(widths) - 1)]
             resample = {"upsample": Upsample(width)} if i > 0 else {}
-            self.up.append(Level(before, width, size.blocks + 1, **resample))
-        self.norm_out = _norm(widths[0])
+            self.up.append(Level(before, width, size.blocks + 1, size.groups, **resample))
+        self.norm_out = _norm(size.groups, widths[0])
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:

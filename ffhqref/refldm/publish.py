@@ -23,6 +23,7 @@ from ffhqref.refldm.checkpoint import (
 )
 from ffhqref.refldm.unet import UNet
 
+GROUPS = 32  # of every normalisation in the published code
 CONDITIONERS = ("cond_stage_model.lq_image.", "cond_stage_model.ref_image.")  # the first stage again, twice
 
 
@@ -40,13 +41,20 @@ def publish(
     """Write `out` as refldm.ckpt is laid out (a bare mapping), or as vqgan.ckpt ("state_dict").
 
     Of raw and averaged weights the one that is not there is the other. RestorerError where the file holds
-    neither a denoiser nor a first stage.
+    neither a denoiser nor a first stage, or is of a network that the published code cannot build.
     """
     tensors, found = read(checkpoint)
+    architecture = architecture or found or Architecture()
+    for size in (architecture.autoencoder, architecture.unet):
+        if size.groups != GROUPS:
+            raise RestorerError(
+                f"{checkpoint} normalises in {size.groups} groups, the published code always in {GROUPS}: only "
+                "networks of `groups = 32` can be written in its layout."
+            )
     stage = first_stage_state(read(autoencoder)[0]) if autoencoder else {}
     stage |= first_stage_state({k: v for k, v in tensors.items() if k.startswith(FIRST_STAGE)})
     with torch.device("meta"):
-        unet = UNet((architecture or found or Architecture()).unet)
+        unet = UNet(architecture.unet)
     denoiser = layout(tensors, unet)
     if not denoiser:
         alone = {k: v for k, v in tensors.items() if k.startswith((*FIRST_STAGE_GROUPS, "loss."))}

@@ -26,6 +26,7 @@ class UNetSize:
     blocks: int = 2  # residual blocks a level; one more on the way up
     attention: tuple[int, ...] = (2, 4, 8)  # factors of downsampling at which there is attention
     head_channels: int = 32
+    groups: int = 32  # of channels that are normalised together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +70,12 @@ Cache = Sequence[Seen]  # for successive groups of rows; together they cover the
 class ResBlock(nn.Module):
     """[B, C, h, w] and the time embedding [B, E] -> [B, out, h, w]."""
 
-    def __init__(self, channels: int, embedding: int, out: int) -> None:
+    def __init__(self, channels: int, embedding: int, out: int, groups: int = 32) -> None:
         super().__init__()
-        self.in_layers = _norm_act_conv(channels, out)
+        self.in_layers = _norm_act_conv(groups, channels, out)
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, out))
         # a place is left empty where the published network had dropout
-        self.out_layers = _norm_act_conv(out, out, nn.Identity())
+        self.out_layers = _norm_act_conv(groups, out, out, nn.Identity())
         _zero(self.out_layers[-1])
         self.skip_connection = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
 
@@ -84,9 +85,9 @@ class ResBlock(nn.Module):
         return add(_through(h, self.out_layers), self.skip_connection(x))
 
 
-def _norm_act_conv(channels: int, out: int, *between: nn.Module) -> nn.Sequential:
+def _norm_act_conv(groups: int, channels: int, out: int, *between: nn.Module) -> nn.Sequential:
     conv = nn.Conv2d(channels, out, 3, padding=1)
-    return nn.Sequential(nn.GroupNorm(32, channels), nn.SiLU(), *between, conv)
+    return nn.Sequential(nn.GroupNorm(groups, channels), nn.SiLU(), *between, conv)
 
 
 def _through(x: Tensor, layers: nn.Sequential) -> Tensor:
@@ -102,10 +103,10 @@ def _zero(layer: nn.Module) -> None:
 class AttentionBlock(nn.Module):
     """Self-attention over the tokens of a latent and of its references, added to the input."""
 
-    def __init__(self, channels: int, head_channels: int, layer: int) -> None:
+    def __init__(self, channels: int, head_channels: int, layer: int, groups: int = 32) -> None:
         super().__init__()
         self.heads, self.layer = channels // head_channels, layer
-        self.norm = nn.GroupNorm(32, channels)
+        self.norm = nn.GroupNorm(groups, channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = nn.Conv1d(channels, channels, 1)
         _zero(self.proj_out)
@@ -175,14 +176,18 @@ class UNet(nn.Module):
         self._build_up(size, embedding)
         last = nn.Conv2d(size.channels, size.out_channels, 3, padding=1)
         _zero(last)
-        self.out = nn.Sequential(nn.GroupNorm(32, size.channels), nn.SiLU(), last)
+        self.out = nn.Sequential(nn.GroupNorm(size.groups, size.channels), nn.SiLU(), last)
 
     def _attention(self, channels: int, factor: int) -> list[nn.Module]:
         """An attention block where the size asks for one at this factor of downsampling."""
         if factor not in self.size.attention:
             return []
+        return [self._next_attention(channels)]
+
+    def _next_attention(self, channels: int) -> AttentionBlock:
         self.attention_layers += 1
-        return [AttentionBlock(channels, self.size.head_channels, self.attention_layers - 1)]
+        size = self.size
+        return AttentionBlock(channels, size.head_channels, self.attention_layers - 1, size.groups)
 
     def _build_down(self, size: UNetSize, embedding: int) -> None:
         first = nn.Conv2d(size.in_channels, size.channels, 3, padding=1)
@@ -192,7 +197,7 @@ class UNet(nn.Module):
         for level, multiplier in enumerate(size.multipliers):
             for _ in range(size.blocks):
                 out = size.channels * multiplier
-                block = [ResBlock(channels, embedding, out), *self._attention(out, 2**level)]
+                block = [ResBlock(channels, embedding, out, size.groups), *self._attention(out, 2**level)]
                 self.input_blocks.append(nn.ModuleList(block))
                 self.skips.append(channels := out)
             if level < len(size.multipliers) - 1:
@@ -201,15 +206,14 @@ class UNet(nn.Module):
 
     def _build_up(self, size: UNetSize, embedding: int) -> None:
         channels, skips = self.skips[-1], list(self.skips)
-        self.attention_layers += 1
-        attention = AttentionBlock(channels, size.head_channels, self.attention_layers - 1)
-        around = [ResBlock(channels, embedding, channels) for _ in range(2)]
+        attention = self._next_attention(channels)
+        around = [ResBlock(channels, embedding, channels, size.groups) for _ in range(2)]
         self.middle_block = nn.ModuleList([around[0], attention, around[1]])
         self.output_blocks = nn.ModuleList()
         for level in reversed(range(len(size.multipliers))):
             for i in range(size.blocks + 1):
                 out = size.channels * size.multipliers[level]
-                res = ResBlock(channels + skips.pop(), embedding, out)
+                res = ResBlock(channels + skips.pop(), embedding, out, size.groups)
                 block: list[nn.Module] = [res, *self._attention(out, 2**level)]
                 if level and i == size.blocks:
                     block.append(Upsample(out))

@@ -48,8 +48,8 @@ def publish(
     for size in (architecture.autoencoder, architecture.unet):
         if size.groups != GROUPS:
             raise RestorerError(
-                f"{checkpoint} normalises in {size.groups} groups, the published code always in {GROUPS}: only "
-                "networks of `groups = 32` can be written in its layout."
+                f"{checkpoint} normalises in {size.groups} groups, the published code always in {GROUPS}: "
+                f"only networks of `groups = {GROUPS}` can be written in its layout."
             )
     stage = first_stage_state(read(autoencoder)[0]) if autoencoder else {}
     stage |= first_stage_state({k: v for k, v in tensors.items() if k.startswith(FIRST_STAGE)})

@@ -164,7 +164,9 @@ def test_the_shipped_restorer_is_the_one_that_was_judged() -> None:
     told = json.loads(RESTORER.with_suffix(".json").read_text())
     assert told["sha256"] == digest_file(RESTORER) and told["bytes"] == RESTORER.stat().st_size < 7_500_000
     similarity = told["judged"]["similarity [mean, 95 % interval over people]"]
-    assert similarity["gain of 5 references over none"][1] > 0, "the interval lies above zero"
+    for none in ("0 references", "null condition", "LDM"):
+        assert similarity[f"gain of 5 references over {none}"][1] > 0, "the interval lies above zero"
+    assert similarity["5 references of another person"][2] < similarity["5 references"][1]
     means = [similarity[f"{count} references"][0] for count in (0, 1, 3, 5)]
     assert means[0] < means[1] and means[0] < means[3]
     assert told["judged"]["world"] != told["trained"]["world"]

@@ -35,6 +35,7 @@ from ffhqref.refldm import checkpoint, data, train
 from ffhqref.refldm.config import Config, parse
 from ffhqref.refldm.restore import Options, Restorer, fit
 from ffhqref.refldm.stages import first_stage
+from ffhqref.refldm.unet import Seen
 from ffhqref.store import atomic, digest_file, write_text
 
 TRAINING_WORLD, JUDGING_WORLD = 20242, 77004  # seeds; the demo's own default seed is neither
@@ -143,15 +144,12 @@ def cases(people: int, size: tuple[int, int], workers: int) -> list[Case]:
     return found
 
 
-def restored(restorer: Restorer, judged: Sequence[Case], count: int) -> list[Rgb]:
-    """Every target of every case, restored with its first `count` references."""
-    jobs = []
-    for case in judged:
-        seen = restorer.look(case.references[:count])
-        jobs += [(fit(lq, *restorer.size), seen) for lq in case.lq]
+def restored(restorer: Restorer, judged: Sequence[Case], seen: Sequence[Seen], what: str) -> list[Rgb]:
+    """Every target of every case, restored with what is `seen` for the case."""
+    jobs = [(fit(lq, *restorer.size), one) for case, one in zip(judged, seen, strict=True) for lq in case.lq]
     pictures: list[Rgb] = []
     noise = restorer.noise(2024)
-    for start in tqdm(range(0, len(jobs), SAMPLES), desc=f"{count} references", unit="batch", disable=None):
+    for start in tqdm(range(0, len(jobs), SAMPLES), desc=what, unit="batch", disable=None):
         batch = jobs[start : start + SAMPLES]
         pictures += restorer.restore(
             [lq for lq, _ in batch], [seen for _, seen in batch], [noise] * len(batch), Options()
@@ -159,9 +157,27 @@ def restored(restorer: Restorer, judged: Sequence[Case], count: int) -> list[Rgb
     return pictures
 
 
-def judge(path: Path, people: int, workers: int) -> dict[str, Any]:
-    """Similarity to the targets by number of references, with intervals over people."""
-    restorer = Restorer(checkpoint.load(path))
+def with_references(restorer: Restorer, judged: Sequence[Case]) -> dict[str, list[Rgb]]:
+    """Restored by number of references; and what shows that it is the person in them who counts."""
+    made = {}
+    for count in COUNTS:
+        kind = f"{count} references"
+        made[kind] = restored(restorer, judged, [restorer.look(c.references[:count]) for c in judged], kind)
+    null = restorer.see(torch.zeros(1, *restorer.latent))
+    made["null condition"] = restored(restorer, judged, [null] * len(judged), "null condition")
+    others = [*judged[1:], judged[0]]
+    kind = f"{COUNTS[-1]} references of another person"
+    seen = [restorer.look(case.references[: COUNTS[-1]]) for case in others]
+    return {**made, kind: restored(restorer, judged, seen, kind)}
+
+
+def judge(path: Path, ldm: Path, people: int, workers: int) -> dict[str, Any]:
+    """Similarity to the targets by number of references, with intervals over people.
+
+    Without references two others stand beside: the LDM that `path` was trained from, and the null condition,
+    which is what training shows in place of references.
+    """
+    restorer, plain = Restorer(checkpoint.load(path)), Restorer(checkpoint.load(ldm))
     judged = cases(people, restorer.size, workers)
     targets = [portrait for case in judged for portrait in case.targets]
     who = [case.person for case in judged for _ in case.targets]
@@ -172,11 +188,13 @@ def judge(path: Path, people: int, workers: int) -> dict[str, Any]:
             restorer.decode(restorer.encode(fit(p.image, *restorer.size)[None]))[0] for p in targets
         ],
     }
-    made |= {f"{count} references": restored(restorer, judged, count) for count in COUNTS}
+    made["LDM"] = restored(plain, judged, [Seen()] * len(judged), "LDM")
+    made |= with_references(restorer, judged)
     marks = [portrait.landmarks * (SIZE / portrait.image.shape[0]) for portrait in targets]
     found = similarities(Embedder(EMBEDDER, "cpu"), [p.image for p in targets], made, marks)
-    most, none = found[f"{COUNTS[-1]} references"], found["0 references"]
-    found[f"gain of {COUNTS[-1]} references over none"] = list(np.subtract(most, none))
+    most = found[f"{COUNTS[-1]} references"]
+    for none in ("0 references", "null condition", "LDM"):
+        found[f"gain of {COUNTS[-1]} references over {none}"] = list(np.subtract(most, found[none]))
     similarity = {kind: rounded(mean_over_people(values, who)) for kind, values in found.items()}
     return {"level": "severe", "people": people, "pictures": len(targets), "world": JUDGING_WORLD,
             "similarity [mean, 95 % interval over people]": similarity}  # fmt: skip
@@ -191,7 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--work", type=Path, default=Path("demo-models"), help="photographs and runs")
     parser.add_argument("--out", type=Path, default=RESTORER)
-    parser.add_argument("--people", type=int, default=300)
+    parser.add_argument("--people", type=int, default=600)
     parser.add_argument("--judged", type=int, default=60, help="unseen people")
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
@@ -212,7 +230,7 @@ def main() -> None:
     model = trained("refldm", given.work, built, small, train.Given(init=ldm), given.workers)
     note("refldm")
     shipped(model, given.out)
-    judged = judge(given.out, given.judged, given.workers)
+    judged = judge(given.out, ldm, given.judged, given.workers)
     note("judging")
     steps = {stage: config_of(stage).steps for stage in ("autoencoder", "ldm", "refldm")}
     report = {

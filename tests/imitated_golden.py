@@ -4,7 +4,7 @@ The published code is not here: the numbers come from the plain way (benchmarks/
 with names and shapes of the weights as SPEC.md gives them. What has nothing to do with the networks' sizes
 is copied from the published cases.
 
-    python tests/imitated_golden.py FOLDER [SEED]
+    python -m tests.imitated_golden FOLDER [SEED]
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from benchmarks import plain_refldm as plain
 from PIL import Image
-from published_names import EMA, RAW, averaged, drawn, key_table, moved, stage_shapes, unet_shapes
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ffhqref.refldm.autoencoder import Autoencoder
 from ffhqref.refldm.checkpoint import parse_architecture
 from ffhqref.refldm.unet import AttentionBlock, UNet
+from tests.benchmarks import plain_refldm as plain
+from tests.published_names import EMA, RAW, averaged, drawn, key_table, moved, stage_shapes, unet_shapes
 
 PUBLISHED = Path(__file__).parent.parent.parent / "shared" / "refldm" / "cases"
 COPIED = ["schedule.npz", "cond_drop.npz", "ema.npz", "lr.npz", "blur_kernels.npz", "degrade_*.npz",

@@ -14,8 +14,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch (the extra `train`) is not installed")
 
-import imitated_golden as imitated  # noqa: E402
-from published_names import key_table, stage_shapes, unet_shapes  # noqa: E402
+from tests import imitated_golden as imitated  # noqa: E402
+from tests.published_names import key_table, stage_shapes, unet_shapes  # noqa: E402
 
 TESTS = Path(__file__).parent
 MODULES = ["test_refldm_golden.py", "test_train_golden.py", "test_degrade_golden.py", "test_restore.py"]

@@ -19,7 +19,7 @@ from tests.published_names import key_table, stage_shapes, unet_shapes  # noqa: 
 
 TESTS = Path(__file__).parent
 MODULES = ["test_refldm_golden.py", "test_train_golden.py", "test_degrade_golden.py", "test_restore.py"]
-LEAST = 130  # tests of these modules that run with the set
+LEAST = 140  # tests of these modules that run with the set
 
 if not (imitated.PUBLISHED / "config.json").exists():
     pytest.skip("the golden cases of ../shared/refldm are not on this machine", allow_module_level=True)

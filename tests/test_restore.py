@@ -474,7 +474,8 @@ def test_broken_checkpoints_each_have_their_sentence(tiny: Path, tmp_path: Path)
         for part in (0, 100, len(whole) // 2, len(whole) - 10):
             cut = tmp_path / f"cut{part}-{name}"
             cut.write_bytes(whole[:part])
-            fails(tiny, cut, lq)
+            said = fails(tiny, cut, lq)
+            assert "make it again" in said if name.endswith("safetensors") else "get it again" in said
     only_unet = tmp_path / "unet.ckpt"
     tensors, _ = checkpoint.read(tiny / "refldm.ckpt")
     torch.save({k: v for k, v in tensors.items() if "stage" not in k}, only_unet)
@@ -483,6 +484,47 @@ def test_broken_checkpoints_each_have_their_sentence(tiny: Path, tmp_path: Path)
     assert "There is no checkpoint" in fails(tiny, tmp_path / "absent.ckpt", lq)
     said = run("restore", "--checkpoint", tiny / "refldm.ckpt", "--lq", lq, "--out", tmp_path / "o", code=1)
     assert "another network" in said and "--architecture" in said  # it is not of the published size
+
+
+def test_a_broken_first_stage_is_named(tiny: Path, tmp_path: Path) -> None:
+    """In the checkpoint and in a file of its own."""
+    lq, key = draw(tmp_path / "lq.png", 1), "decoder.conv_in.weight"
+    own = checkpoint.FIRST_STAGE + key
+
+    def not_finite(value: float) -> Any:
+        return lambda tensors: tensors[own].view(-1)[:1].fill_(value)
+
+    dropped = _changed(tiny, tmp_path / "missing.safetensors", lambda tensors: tensors.pop(own))
+    assert f"lacks {own}" in fails(tiny, dropped, lq)
+    for value in (float("nan"), float("inf")):
+        file = _changed(tiny, tmp_path / f"{value}.safetensors", not_finite(value))
+        assert f"{own} holds values that are not finite" in fails(tiny, file, lq)
+
+    def without(tensors: dict[str, Any]) -> None:
+        for name in [name for name in tensors if name.startswith(checkpoint.FIRST_STAGE)]:
+            del tensors[name]
+
+    alone, stage = _changed(tiny, tmp_path / "unet.safetensors", without), tmp_path / "stage.ckpt"
+    tensors = load_file(CASES / "vqgan_tiny.safetensors")
+    torch.save({"state_dict": {**tensors, key: tensors[key][:1]}}, stage)
+    whole = (tiny / "vqgan.ckpt").read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
+    for file, sentence in ((stage, f"{key} has the shape"), (tmp_path / "cut.ckpt", "get it again"),
+                           (tmp_path / "absent.ckpt", "There is no checkpoint")):  # fmt: skip
+        said = run("restore", "--checkpoint", alone, "--autoencoder", file, "--lq", lq,
+                   "--out", tmp_path / "never", *FAST, code=1)  # fmt: skip
+        assert said.startswith(f"Error: {file}" if file.exists() else "Error: ") and sentence in said
+    torch.save([torch.zeros(1)], tmp_path / "list.ckpt")
+    assert "holds no mapping" in fails(tiny, tmp_path / "list.ckpt", lq)
+
+
+def test_weights_that_overflow_are_one_sentence(tiny: Path, tmp_path: Path) -> None:
+    """Finite, but what comes of them is not."""
+    lq, key = draw(tmp_path / "lq.png", 1), "model_ema.diffusion_modelout2weight"
+    file = _changed(tiny, tmp_path / "huge.safetensors", lambda tensors: tensors[key].mul_(1e38))
+    said = run("restore", "--checkpoint", file, "--lq", lq, "--out", tmp_path / "out", *FAST, code=1)
+    assert "left the range of finite numbers" in said and "another checkpoint" in said
+    assert not list((tmp_path / "out").glob("*.png"))
 
 
 def test_a_header_with_a_mad_architecture_takes_no_memory(tiny: Path, tmp_path: Path) -> None:

@@ -326,7 +326,7 @@ def close_arrays(ours: Any, theirs: Any) -> None:
 
 
 def gradient(trainee: stages.DiffusionTrainee, given: data.Batch) -> Any:
-    """Of a batch's loss by the denoiser's weights, as one vector; nothing of earlier pictures is known."""
+    """Of a batch's loss by the denoiser's weights, as one vector; no picture is known beforehand."""
     forget(trainee)
     trainee.unet.zero_grad()
     trainee.loss(given).total.backward()

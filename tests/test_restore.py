@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import collections
+import functools
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -25,8 +27,9 @@ from ffhqref import images, store, tables  # noqa: E402
 from ffhqref.cli import app  # noqa: E402
 from ffhqref.cli.restore_align import paste  # noqa: E402
 from ffhqref.refldm import checkpoint  # noqa: E402
-from ffhqref.refldm.restore import Options, Restorer, fit, out_of_memory  # noqa: E402
-from ffhqref.refldm.unet import Seen  # noqa: E402
+from ffhqref.refldm.autoencoder import Autoencoder  # noqa: E402
+from ffhqref.refldm.restore import Options, Restorer, explained, fit  # noqa: E402
+from ffhqref.refldm.unet import Seen, UNet  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 REFLDM = Path(__file__).parent.parent.parent / "shared" / "refldm"
@@ -305,12 +308,61 @@ def test_pictures_are_resized_as_published() -> None:
             np.testing.assert_array_equal(ours, case[f"{kind}_resized_u8"])
 
 
-def test_out_of_memory_says_which_option_lowers_it() -> None:
-    error = out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."))
-    assert isinstance(error, checkpoint.RestorerError)
-    assert "--batch-size" in str(error) and "--reference-encoding separate" in str(error)
-    other = RuntimeError("something else")
-    assert out_of_memory(other) is other
+# The compiled denoiser
+
+
+def test_one_program_serves_any_number_of_references(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced whole, without a break; anew for a single reference, which needs no `copies`."""
+    from torch._dynamo.testing import CompileCounter
+
+    counter = CompileCounter()  # runs what was traced as it is
+    backend = functools.partial(torch.compile, backend=counter, fullgraph=True)
+    monkeypatch.setattr(torch, "compile", backend)
+    plain, compiled = (
+        Restorer(checkpoint.load(tiny / "tiny.safetensors"), compiled=compiled) for compiled in (False, True)
+    )
+    generator, options, programs = np.random.default_rng(8), Options(steps=2), []
+    for count in (3, 2, 5, 1):
+        lq, *references = generator.integers(0, 256, (count + 1, HEIGHT, WIDTH, 3), np.uint8)
+        a, b = (
+            one.restore([lq], [one.look(references)], [one.noise(1)], options)[0] for one in (plain, compiled)
+        )
+        assert np.abs(a.astype(int) - b.astype(int)).max() <= 1
+        programs.append(counter.frame_count)
+    assert programs == [1, 1, 1, 2]
+
+
+def compiled_run(tiny: Path, lq: Path, refs: list[Path], out: Path, **environment: str) -> tuple[int, str]:
+    """Exit code and output of the command in a process of its own, whose compiler starts from nothing."""
+    command = [sys.executable, "-m", "ffhqref", "restore", "--compile", "--checkpoint",
+               str(tiny / "tiny.safetensors"), "--lq", str(lq), "--refs", *map(str, refs), "--out", str(out),
+               *FAST]  # fmt: skip
+    of_torch = {"TORCHINDUCTOR_CACHE_DIR": str(out.parent / "cache"), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **of_torch, **environment},
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler")
+def test_compiled_it_gives_the_same_picture(tiny: Path, tmp_path: Path) -> None:
+    lq, refs = draw(tmp_path / "a.png", 1), [draw(tmp_path / f"r{i}.png", 10 + i) for i in range(2)]
+    code, said = compiled_run(tiny, lq, refs, tmp_path / "compiled")
+    assert code == 0 and "1 restored" in said, said
+    run("restore", "--checkpoint", tiny / "tiny.safetensors", "--lq", lq, "--refs", *refs,
+        "--out", tmp_path / "plain", *FAST)  # fmt: skip
+    assert same(tmp_path / "compiled" / "a.png", tmp_path / "plain" / "a.png")
+
+
+@pytest.mark.slow
+def test_without_a_compiler_it_says_so(tiny: Path, tmp_path: Path) -> None:
+    lq = draw(tmp_path / "a.png", 1)
+    code, said = compiled_run(tiny, lq, [lq], tmp_path / "out", CXX=str(tmp_path / "absent"))
+    (sentence,) = [line for line in said.splitlines() if line.startswith("Error: ")]
+    assert code == 1 and "Traceback" not in said
+    assert "--compile needs a C++ compiler" in sentence and "leave --compile out" in sentence
 
 
 # Hostile and broken checkpoints
@@ -422,7 +474,8 @@ def test_broken_checkpoints_each_have_their_sentence(tiny: Path, tmp_path: Path)
         for part in (0, 100, len(whole) // 2, len(whole) - 10):
             cut = tmp_path / f"cut{part}-{name}"
             cut.write_bytes(whole[:part])
-            fails(tiny, cut, lq)
+            said = fails(tiny, cut, lq)
+            assert "make it again" in said if name.endswith("safetensors") else "get it again" in said
     only_unet = tmp_path / "unet.ckpt"
     tensors, _ = checkpoint.read(tiny / "refldm.ckpt")
     torch.save({k: v for k, v in tensors.items() if "stage" not in k}, only_unet)
@@ -431,6 +484,47 @@ def test_broken_checkpoints_each_have_their_sentence(tiny: Path, tmp_path: Path)
     assert "There is no checkpoint" in fails(tiny, tmp_path / "absent.ckpt", lq)
     said = run("restore", "--checkpoint", tiny / "refldm.ckpt", "--lq", lq, "--out", tmp_path / "o", code=1)
     assert "another network" in said and "--architecture" in said  # it is not of the published size
+
+
+def test_a_broken_first_stage_is_named(tiny: Path, tmp_path: Path) -> None:
+    """In the checkpoint and in a file of its own."""
+    lq, key = draw(tmp_path / "lq.png", 1), "decoder.conv_in.weight"
+    own = checkpoint.FIRST_STAGE + key
+
+    def not_finite(value: float) -> Any:
+        return lambda tensors: tensors[own].view(-1)[:1].fill_(value)
+
+    dropped = _changed(tiny, tmp_path / "missing.safetensors", lambda tensors: tensors.pop(own))
+    assert f"lacks {own}" in fails(tiny, dropped, lq)
+    for value in (float("nan"), float("inf")):
+        file = _changed(tiny, tmp_path / f"{value}.safetensors", not_finite(value))
+        assert f"{own} holds values that are not finite" in fails(tiny, file, lq)
+
+    def without(tensors: dict[str, Any]) -> None:
+        for name in [name for name in tensors if name.startswith(checkpoint.FIRST_STAGE)]:
+            del tensors[name]
+
+    alone, stage = _changed(tiny, tmp_path / "unet.safetensors", without), tmp_path / "stage.ckpt"
+    tensors = load_file(CASES / "vqgan_tiny.safetensors")
+    torch.save({"state_dict": {**tensors, key: tensors[key][:1]}}, stage)
+    whole = (tiny / "vqgan.ckpt").read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
+    for file, sentence in ((stage, f"{key} has the shape"), (tmp_path / "cut.ckpt", "get it again"),
+                           (tmp_path / "absent.ckpt", "There is no checkpoint")):  # fmt: skip
+        said = run("restore", "--checkpoint", alone, "--autoencoder", file, "--lq", lq,
+                   "--out", tmp_path / "never", *FAST, code=1)  # fmt: skip
+        assert said.startswith(f"Error: {file}" if file.exists() else "Error: ") and sentence in said
+    torch.save([torch.zeros(1)], tmp_path / "list.ckpt")
+    assert "holds no mapping" in fails(tiny, tmp_path / "list.ckpt", lq)
+
+
+def test_weights_that_overflow_are_one_sentence(tiny: Path, tmp_path: Path) -> None:
+    """Finite, but what comes of them is not."""
+    lq, key = draw(tmp_path / "lq.png", 1), "model_ema.diffusion_modelout2weight"
+    file = _changed(tiny, tmp_path / "huge.safetensors", lambda tensors: tensors[key].mul_(1e38))
+    said = run("restore", "--checkpoint", file, "--lq", lq, "--out", tmp_path / "out", *FAST, code=1)
+    assert "left the range of finite numbers" in said and "another checkpoint" in said
+    assert not list((tmp_path / "out").glob("*.png"))
 
 
 def test_a_header_with_a_mad_architecture_takes_no_memory(tiny: Path, tmp_path: Path) -> None:
@@ -442,6 +536,31 @@ def test_a_header_with_a_mad_architecture_takes_no_memory(tiny: Path, tmp_path: 
 
 
 # Bad input
+
+
+def test_out_of_memory_says_which_option_lowers_it() -> None:
+    with pytest.raises(checkpoint.RestorerError, match="--batch-size.*--reference-encoding separate"):
+        with explained():
+            torch.empty(1 << 50, dtype=torch.uint8)
+    with pytest.raises(RuntimeError, match="something else"), explained():
+        raise RuntimeError("something else")
+
+
+@pytest.mark.parametrize("place", ["encode", "decode", "unet"])
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory."), MemoryError()])
+def test_out_of_memory_anywhere_is_one_sentence(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception
+) -> None:
+    def full(*args: Any, **options: Any) -> Any:
+        raise error
+
+    part = UNet if place == "unet" else Autoencoder
+    monkeypatch.setattr(part, "forward" if place == "unet" else place, full)
+    lq = draw(tmp_path / "lq.png", 1)
+    said = run("restore", "--checkpoint", tiny / "tiny.safetensors", "--lq", lq, "--refs", lq,
+               "--out", tmp_path / "out", *FAST, code=1)  # fmt: skip
+    (sentence,) = [line for line in said.splitlines() if line.startswith("Error: ")]
+    assert "Out of memory: lower --batch-size or --max-references" in sentence
 
 
 def test_bad_input_is_one_sentence(tiny: Path, folder: Path, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def recognise() -> Any:
 
 
 def identity_of(case: Arrays, autoencoder: Autoencoder, recognise: Any, scaling: str) -> Identity:
-    side = case["id_preprocessed_pred"].shape[2]
+    side = tuple(case["id_preprocessed_pred"].shape[2:])
     return Identity(decode=autoencoder.decode, recognise=recognise, scaling=scaling, side=side)  # type: ignore[arg-type]
 
 
@@ -135,7 +135,7 @@ def test_intermediate_arrays(case: Arrays, networks: tuple[UNet, Autoencoder], r
         assert bool((autoencoder.quantize.indices(x0) == case["x0_pred_indices"])[sure].all())
         image = autoencoder.decode(x0)
         close(image, case["x0_pred_image"])
-        side = case["id_preprocessed_pred"].shape[2]
+        side = tuple(case["id_preprocessed_pred"].shape[2:])
         close(face_of(image, side), case["id_preprocessed_pred"])
         target = identity_of(case, autoencoder, recognise, "none").target(case["z"])
         close(identity_distance(image, target, recognise, side), case["id_loss_per_sample"])

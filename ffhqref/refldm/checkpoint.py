@@ -227,7 +227,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Architecture | Non
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, OSError, ValueError) as error:
-        raise RestorerError(f"{path} is no whole safetensors file ({_line(error)}): make it again.") from None
+        raise RestorerError(
+            f"{path} is no whole safetensors file ({text_line(error)}): make it again."
+        ) from None
     if METADATA not in metadata:
         return tensors, None
     try:
@@ -251,7 +253,7 @@ def _read_ckpt(path: Path) -> dict[str, Tensor]:
         ) from None
     except Exception as error:  # hostile or cut bytes: the reader raises many kinds
         raise RestorerError(
-            f"{path} is cut off, damaged or no checkpoint ({_line(error)}): get it again."
+            f"{path} is cut off, damaged or no checkpoint ({text_line(error)}): get it again."
         ) from None
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
@@ -263,7 +265,8 @@ def _read_ckpt(path: Path) -> dict[str, Tensor]:
 _TENSORS = (Tensor, nn.Parameter)
 
 
-def _line(error: BaseException) -> str:
+def text_line(error: BaseException) -> str:
+    """What an error says, as far as it fits into a sentence."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 

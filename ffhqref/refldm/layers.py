@@ -151,10 +151,14 @@ def moments(x: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
 
 
 def affine(mean: Tensor, rstd: Tensor, norm: nn.GroupNorm, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Group normalisation with these `moments` as x * scale + shift, both [B, C, 1, 1]."""
-    scale = rstd * norm.weight[:, None, None]
-    shift = norm.bias[:, None, None] - mean * scale
-    return scale.to(dtype), shift.to(dtype)
+    """Group normalisation with these `moments` as x * scale + shift, both [B, C, 1, 1].
+
+    The shift is that of the rounded mean and scale, as in torch's own kernel: else the scale's rounding is
+    multiplied by the mean over the deviation, which is hundreds where a group is next to constant.
+    """
+    scale = (rstd.float() * norm.weight[:, None, None]).to(dtype)
+    shift = norm.bias[:, None, None] - mean.float().double() * scale.double()
+    return scale, shift.to(dtype)
 
 
 class Upsample(nn.Module):

@@ -18,6 +18,7 @@ from ffhqref.refldm import schedule
 Norm = Literal["l2", "l1"]
 Scaling = Literal["sqrt_alpha_bar", "t<500", "t<100", "none"]
 Recognise = Callable[[Tensor], Tensor]  # faces [B, 3, S, S] in [-1, 1] -> embeddings [B, D]
+Side = int | tuple[int, int]  # px of a square, or height and width
 CROP = (0.0625, 0.9375)  # rows and columns that the identity network sees, of the picture's
 
 
@@ -55,14 +56,14 @@ def noise_loss(eps: Tensor, noise: Tensor, norm: Norm = "l2") -> Tensor:
     return (difference.square() if norm == "l2" else difference.abs()).flatten(1).mean(1)
 
 
-def face_of(pictures: Tensor, side: int = 112) -> Tensor:
-    """The middle of pictures, made side x side by area: what the identity network sees."""
+def face_of(pictures: Tensor, side: Side = 112) -> Tensor:
+    """The middle of pictures, brought to `side` by area: what the identity network sees."""
     height, width = pictures.shape[2:]
     rows, columns = (slice(*(int(part * size) for part in CROP)) for size in (height, width))
-    return F.interpolate(pictures[:, :, rows, columns], size=(side, side), mode="area")
+    return F.interpolate(pictures[:, :, rows, columns], size=side, mode="area")
 
 
-def identity_distance(pictures: Tensor, target: Tensor, recognise: Recognise, side: int = 112) -> Tensor:
+def identity_distance(pictures: Tensor, target: Tensor, recognise: Recognise, side: Side = 112) -> Tensor:
     """1 - cosine [B] between the faces in pictures and the target's embeddings [B, D]."""
     return 1 - F.cosine_similarity(recognise(face_of(pictures, side)), target, dim=1, eps=1e-8)
 
@@ -88,7 +89,7 @@ class Identity:
     recognise: Recognise
     weight: float = 0.1
     scaling: Scaling = "sqrt_alpha_bar"
-    side: int = 112  # px of the identity network's input
+    side: Side = 112  # of the identity network's input
 
     @torch.no_grad()
     def target(self, latents: Tensor) -> Tensor:

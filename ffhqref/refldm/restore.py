@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ffhqref.refldm import schedule
-from ffhqref.refldm.checkpoint import Networks, RestorerError
+from ffhqref.refldm.checkpoint import Networks, RestorerError, text_line
 from ffhqref.refldm.unet import Seen, UNet
 
 Rgb = npt.NDArray[np.uint8]
@@ -139,7 +140,8 @@ class Restorer:
 
     def look(self, pictures: Sequence[Rgb], encoding: Encoding = "wide") -> Seen:
         """The cache of references; of none, an empty one. It serves for all pictures of the person."""
-        return self.see(self.encode_references(pictures, encoding)) if pictures else Seen()
+        with explained():
+            return self.see(self.encode_references(pictures, encoding)) if pictures else Seen()
 
     def denoiser(
         self, lq: Tensor, references: Sequence[Seen], options: Options
@@ -153,6 +155,8 @@ class Restorer:
         halves = [self._null_like(references[i]) for i in guided] + list(references)
         prepared = self.prepared
         cache = [seen.roomy(prepared.own) for seen in _groups(halves)]
+        if self.compiled:
+            _any_count(cache)
         both = lq.to(self.device)[rows]
 
         def denoise(x: Tensor, t: int) -> Tensor:
@@ -199,7 +203,7 @@ class Restorer:
         watch: Watch | None = None,
     ) -> list[Rgb]:
         """Restore a batch: pictures of the network's size, each with its references and its x_T."""
-        try:
+        with explained():
             lq = torch.cat([self.encode(picture[None]) for picture in pictures])
             latents = self.sample(torch.cat(list(noises)), lq, references, options, watch=watch)
             if not bool(torch.isfinite(latents).all()):
@@ -208,19 +212,41 @@ class Restorer:
                     "checkpoint."
                 )
             return self.decode(latents)
-        except (RuntimeError, MemoryError) as error:
-            raise out_of_memory(error) from error
 
 
-def out_of_memory(error: BaseException) -> BaseException:
-    """A sentence for an allocation that failed; any other error as it is."""
+@contextmanager
+def explained() -> Iterator[None]:
+    """RestorerError, a sentence, where the memory did not suffice or torch could not compile."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        raise RestorerError(sentence) from error
+
+
+def _sentence(error: RuntimeError | MemoryError) -> str | None:
     text = str(error).lower()
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
-        return RestorerError(
+        return (
             "Out of memory: lower --batch-size or --max-references, or use --reference-encoding separate "
             "or --precision bf16."
         )
-    return error
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return (
+            "--compile needs a C++ compiler such as g++, and Triton on a GPU, but torch could not compile "
+            f"({text_line(error)}): install them or leave --compile out."
+        )
+    return None
+
+
+def _any_count(cache: Sequence[Seen]) -> None:
+    """Have the compiler keep the number of tokens seen open: one program for any number of references."""
+    for seen in cache:
+        marked = [(bias, 3) for bias in seen.bias] + [(kv, 2) for layer in seen.layers for kv in layer]
+        for tensor, tokens in marked:
+            torch._dynamo.maybe_mark_dynamic(tensor, tokens)
 
 
 def _groups(seen: Sequence[Seen]) -> list[Seen]:

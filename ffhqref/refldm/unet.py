@@ -41,6 +41,7 @@ class Seen:
     layers: tuple[KeyValue, ...] = ()
     copies: int = 1
     room: tuple[int, ...] = ()  # per layer: how many tokens of `layers` are room for the rows' own
+    bias: tuple[Tensor, ...] = ()  # per layer, with the room: what `copies` adds to the scores
 
     def to(self, dtype: torch.dtype) -> Seen:
         """The same keys and values in another type."""
@@ -55,13 +56,22 @@ class Seen:
             return self
         pairs = zip(self.layers, own, strict=True)
         layers = tuple((_room(k, self.rows, n), _room(v, self.rows, n)) for (k, v), n in pairs)
-        return replace(self, layers=layers, room=tuple(own))
+        counted = zip(layers, own, strict=True) if self.copies != 1 else ()
+        bias = tuple(_times(keys, n, self.copies) for (keys, _), n in counted)
+        return replace(self, layers=layers, room=tuple(own), bias=bias)
 
 
 def _room(kv: Tensor, rows: int, own: int) -> Tensor:
     room = kv.new_empty((rows, kv.shape[1], own + kv.shape[2], kv.shape[3]))
     room[:, :, own:] = kv
     return room
+
+
+def _times(keys: Tensor, own: int, copies: int) -> Tensor:
+    """What is added to the scores of `keys`, so that all but the first `own` count `copies` times."""
+    bias = keys.new_zeros(keys.shape[2])
+    bias[own:] = math.log(copies)
+    return bias.expand(1, 1, own, -1)
 
 
 Cache = Sequence[Seen]  # for successive groups of rows; together they cover the batch
@@ -137,15 +147,12 @@ class AttentionBlock(nn.Module):
         own = k.shape[2]
         if seen.room:
             keys[:, :, :own], values[:, :, :own] = k, v
+            bias = seen.bias[self.layer] if seen.bias else None
         else:
             keys, values = (
                 torch.cat([a, b.expand(seen.rows, -1, -1, -1)], 2) for a, b in ((k, keys), (v, values))
             )
-        bias = None
-        if seen.copies != 1:
-            bias = q.new_zeros(keys.shape[2])
-            bias[own:] = math.log(seen.copies)
-            bias = bias.expand(1, 1, own, -1)
+            bias = _times(keys, own, seen.copies) if seen.copies != 1 else None
         return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias)
 
 

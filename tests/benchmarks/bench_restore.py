@@ -1,7 +1,7 @@
 """Restoration: ours against the plain way, same random full-size weights, same pictures, one picture.
 
 Each way runs in a process of its own, so that its peak memory is its own. `run()` measures the parts and
-three of the 50 steps; `python -m tests.benchmarks.bench_restore --full` runs all 50 of each.
+three of the 50 steps; with FFHQREF_BENCH_STEPS=50 it runs all of each.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-STEPS, REFERENCES, GUIDANCE, MEASURED = 50, 4, 1.5, 3
+STEPS, REFERENCES, GUIDANCE = 50, 4, 1.5
+MEASURED = int(os.environ.get("FFHQREF_BENCH_STEPS", "3"))
 WAYS = ("plain", "fp32", "bf16")
 # On a busy machine, FFHQREF_BENCH_CLOCK=cpu with OMP_NUM_THREADS=1 counts the process's own seconds.
 CLOCK = time.process_time if os.environ.get("FFHQREF_BENCH_CLOCK") == "cpu" else time.perf_counter
@@ -188,7 +189,7 @@ def main(arguments: list[str]) -> None:
         way, weights, references, steps, batch = arguments
         print(json.dumps(measure(way, Path(weights), int(references), int(steps), int(batch))))
         return
-    for row in run(STEPS if "--full" in arguments else MEASURED):
+    for row in run():
         theirs, ratio = (f"{row[k]:.3g}" if row[k] is not None else "-" for k in ("theirs", "ratio"))
         print(f"{row['name']:40} {row['ours']:9.3g} {theirs:>9} {ratio:>7}  {row['unit']}  {row['note']}")
 

@@ -22,11 +22,11 @@ from ffhqref.calibrate import match_rates
 from ffhqref.cli import app
 from ffhqref.demo import EMBEDDER, RESTORER, run
 from ffhqref.demo.album import Wanted, album, aligned_face, drawn
-from ffhqref.demo.people import landmarks_of
+from ffhqref.demo.people import draw_portrait, landmarks_of
 from ffhqref.demo.run import draw_photos, judged, run_demo, tree
 from ffhqref.download import Outcome
 from ffhqref.faces import Embedder
-from ffhqref.images import read
+from ffhqref.images import read, write
 from ffhqref.recipe import known_distance
 from ffhqref.store import UserError, digest_file
 from ffhqref.verify import verify_dataset
@@ -170,6 +170,17 @@ def test_the_shipped_restorer_is_the_one_that_was_judged() -> None:
     means = [similarity[f"{count} references"][0] for count in (0, 1, 3, 5)]
     assert means[0] < means[1] and means[0] < means[3]
     assert told["judged"]["world"] != told["trained"]["world"]
+
+
+@needs_restorer
+def test_the_shipped_restorer_has_a_name_of_its_own(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    portrait = draw_portrait(4321, 0, 0).image
+    write(tmp_path / "lq.png", portrait)
+    arguments = ["restore", "--checkpoint", "demo", "--lq", str(tmp_path / "lq.png"), "--steps", "2"]
+    done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert read(tmp_path / "out" / "lq.png").shape == (64, 64, 3)
 
 
 def test_a_smaller_demo_leaves_no_photo_of_the_larger(tmp_path: Path) -> None:

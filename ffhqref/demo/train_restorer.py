@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -200,6 +199,14 @@ def judge(path: Path, ldm: Path, people: int, workers: int) -> dict[str, Any]:
             "similarity [mean, 95 % interval over people]": similarity}  # fmt: skip
 
 
+def seconds_of(run: Path, batch_size: int) -> float:
+    """How long a run's steps took, by the rates that it wrote down; however often it was stopped."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rates = [(row["step"], row["images_per_second"]) for row in rows if "images_per_second" in row]
+    before = [0, *(step for step, _ in rates)]
+    return sum((step - last) * batch_size / rate for last, (step, rate) in zip(before, rates, strict=False))
+
+
 def rounded(mean: Mean) -> list[float]:
     return [round(value, 4) for value in (mean.mean, mean.low, mean.high)]
 
@@ -213,26 +220,16 @@ def main() -> None:
     parser.add_argument("--judged", type=int, default=60, help="unseen people")
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
-    seconds: dict[str, int] = {}
-    began = time.time()
-
-    def note(what: str) -> None:
-        nonlocal began
-        seconds[what], began = round(time.time() - began), time.time()
-
     built, small = dataset(given.work, given.people, given.workers)
-    note("dataset")
     first = trained("autoencoder", given.work, built, small, train.Given(), given.workers)
     stage = standardised(first, small, given.work / "autoencoder.safetensors")
-    note("autoencoder")
     ldm = trained("ldm", given.work, built, small, train.Given(autoencoder=stage), given.workers)
-    note("ldm")
     model = trained("refldm", given.work, built, small, train.Given(init=ldm), given.workers)
-    note("refldm")
     shipped(model, given.out)
     judged = judge(given.out, ldm, given.judged, given.workers)
-    note("judging")
-    steps = {stage: config_of(stage).steps for stage in ("autoencoder", "ldm", "refldm")}
+    stages = ("autoencoder", "ldm", "refldm")
+    steps = {stage: config_of(stage).steps for stage in stages}
+    seconds = {stage: round(seconds_of(given.work / stage, config_of(stage).batch_size)) for stage in stages}
     report = {
         "sha256": digest_file(given.out), "bytes": given.out.stat().st_size, "judged": judged,
         "trained": {"people": given.people, "photos": len(list(small.iterdir())), "world": TRAINING_WORLD,

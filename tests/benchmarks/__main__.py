@@ -24,7 +24,16 @@ RESULTS = FOLDER / "results.json"
 README = ROOT / "README.md"
 MARKS = ("<!-- bench -->", "<!-- /bench -->")
 FIELDS = ("name", "ours", "theirs", "ratio", "unit", "note")
-LIBRARIES = ("faiss-cpu", "numpy", "onnxruntime", "opencv-python", "insightface", "scikit-learn", "scipy", "torch")
+LIBRARIES = (
+    "faiss-cpu",
+    "numpy",
+    "onnxruntime",
+    "opencv-python",
+    "insightface",
+    "scikit-learn",
+    "scipy",
+    "torch",
+)
 Row = dict[str, Any]
 
 

@@ -7,16 +7,15 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 .PHONY: help install demo demo-restore demo-models test test-slow lint bench clean
 
 help:  ## what can be made
-	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' Makefile | awk -F': *' '{ printf "  make %-14s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## */\1\t/p' Makefile | awk -F'\t' '{ printf "  make %-14s%s\n", $$1, $$2 }'
 
 demo: .venv/core  ## set up and run the whole job offline on drawn people
 	$(BIN)/ffhqref demo --out demo-out
 
-demo-restore: .venv/train  ## the demo, then restore its pictures: CHECKPOINT=refldm.ckpt
-	@test -n "$(CHECKPOINT)" || { echo "Give a restorer: make demo-restore CHECKPOINT=refldm.ckpt"; exit 1; }
-	$(BIN)/ffhqref demo --out demo-out --checkpoint "$(CHECKPOINT)"
+demo-restore: .venv/train  ## the demo, and its test images restored (by CHECKPOINT=refldm.ckpt if given)
+	$(BIN)/ffhqref demo --out demo-out $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
 
-demo-models: .venv/train  ## train a small restorer on drawn people (hours) for the demo
+demo-models: .venv/train  ## train the demo's small restorer again, on drawn people (hours)
 	$(BIN)/python -m ffhqref.demo.train_restorer --work demo-models --out ffhqref/demo/restorer.safetensors
 
 test: .venv/dev  ## set up and run the tests

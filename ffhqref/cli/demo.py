@@ -30,15 +30,14 @@ def demo(
         typer.Option(
             exists=True,
             dir_okay=False,
-            help="Another restorer, such as refldm.ckpt, for the severe test images.",
+            help="A restorer, such as refldm.ckpt: restores the severe test images.",
         ),
     ] = None,
 ) -> None:
     """The whole job offline: draw people, build their reference dataset, judge it.
 
     Needs no photographs and no network: the people are drawn by program, so that it is
-    known who they are. Where torch is installed, a small restorer brings the severe test
-    images back, with references and without. Run again, it goes on where it stopped.
+    known who they are. Run again, it goes on where it stopped.
 
     \b
     ffhqref demo --out demo-out

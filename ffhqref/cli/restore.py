@@ -51,9 +51,7 @@ def _named(path: Path) -> Path:
 
 Checkpoint = Annotated[
     Path,
-    _option(
-        "refldm.ckpt, what `convert` wrote, or `demo` for drawn people.", "--checkpoint", callback=_named
-    ),
+    _option("refldm.ckpt, or what `convert` wrote.", "--checkpoint", callback=_named),
 ]
 FirstStage = Annotated[
     Path | None, _option("vqgan.ckpt, where the checkpoint holds no first stage.", "--autoencoder")

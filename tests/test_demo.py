@@ -20,7 +20,7 @@ from ffhqref import tables
 from ffhqref.align import read_landmarks
 from ffhqref.calibrate import match_rates
 from ffhqref.cli import app
-from ffhqref.demo import EMBEDDER, RESTORER, run
+from ffhqref.demo import EMBEDDER, FIRST_STAGE, RESTORER, run
 from ffhqref.demo.album import Wanted, album, aligned_face, drawn
 from ffhqref.demo.people import draw_portrait, landmarks_of
 from ffhqref.demo.run import draw_photos, judged, run_demo, tree
@@ -157,6 +157,53 @@ def test_without_torch_the_demo_says_how_to_restore(
     arguments = ["demo", "--out", str(demo[0]), "--people", str(PEOPLE), "--seed", str(SEED)]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0 and done.output.splitlines()[-1].startswith("To restore the test images too")
+
+
+def test_the_shipped_first_stage_keeps_people_whom_it_never_saw() -> None:
+    """Six of a world of their own: pictures come back, and still show who it is."""
+    torch = pytest.importorskip("torch")
+    from ffhqref.demo.likeness import similarities
+    from ffhqref.demo.train_restorer import config_of
+    from ffhqref.refldm.restore import fit
+    from ffhqref.refldm.stages import first_stage
+
+    told = json.loads(FIRST_STAGE.with_suffix(".json").read_text())
+    assert (
+        told["sha256"] == digest_file(FIRST_STAGE) and told["bytes"] == FIRST_STAGE.stat().st_size < 2_000_000
+    )
+    autoencoder = first_stage(config_of("ldm"), FIRST_STAGE, {})
+    portraits = [draw_portrait(987654, number, 0) for number in range(6)]
+    small = np.stack([fit(portrait.image, 64, 64) for portrait in portraits])
+    x = torch.from_numpy(small).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        back = autoencoder.decode(autoencoder.encode(x))
+    assert float((back - x).abs().mean()) < 0.08
+    colours = (back.mean((2, 3)) - x.mean((2, 3))).abs().max()
+    assert float(colours) < 0.08, "colours stay"
+    pictures = [np.uint8(((p + 1) / 2).clamp(0, 1).permute(1, 2, 0).numpy() * 255) for p in back]
+    found = similarities(
+        Embedder(EMBEDDER, "cpu"), [p.image for p in portraits], {"back": pictures},
+        [p.landmarks for p in portraits],
+    )  # fmt: skip
+    assert np.mean(found["back"]) > 0.5
+
+
+@pytest.mark.slow
+def test_the_demo_s_models_can_be_made_again(tmp_path: Path) -> None:
+    """The whole of `make demo-models` with few people and steps: it trains, ships and judges."""
+    pytest.importorskip("accelerate")
+    out = tmp_path / "restorer.safetensors"
+    command = [sys.executable, "-m", "ffhqref.demo.train_restorer", "--work", str(tmp_path / "work"),
+               "--out", str(out), "--people", "12", "--judged", "2", "--steps", "2"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = json.loads(out.with_suffix(".json").read_text())
+    assert told["sha256"] == digest_file(out) and told["bytes"] < 7_500_000
+    assert told["trained"]["steps"] == {"ldm": 2, "refldm": 2}
+    judged = told["judged"]["similarity [mean, 95 % interval over people]"]
+    assert {f"{count} references" for count in (0, 1, 3, 5)} < set(judged)
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0 and json.loads(out.with_suffix(".json").read_text()) == told
 
 
 @needs_restorer

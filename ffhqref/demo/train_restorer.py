@@ -2,7 +2,7 @@
 
     python -m ffhqref.demo.train_restorer --work demo-models
 
-Takes an hour or two on two cores and needs the extra `train`. Stopped at any moment, it goes on where it was.
+Takes hours on two cores and needs the extra `train`. Stopped at any moment, it goes on where it was.
 What it is judged on (`restorer.json`) are people of another world than those it learnt from.
 """
 
@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,10 +33,11 @@ from ffhqref.demo.run import demo_recipe, draw_photos
 from ffhqref.faces import Embedder
 from ffhqref.images import Rgb, read, write
 from ffhqref.recipe import load_toml, locate, override
-from ffhqref.refldm import checkpoint, data, onnx_torch, train
+from ffhqref.refldm import checkpoint, data
 from ffhqref.refldm.autoencoder import Autoencoder
 from ffhqref.refldm.config import Config, parse
 from ffhqref.refldm.restore import Options, Restorer, fit
+from ffhqref.refldm.runs import MODEL, RunFolder
 from ffhqref.refldm.stages import first_stage
 from ffhqref.refldm.unet import Seen
 from ffhqref.store import atomic, digest_file, write_text
@@ -67,17 +71,42 @@ def config_of(stage: str) -> Config:
     return parse(load_toml(path), str(path))
 
 
-def trained(stage: str, work: Path, built: Path, small: Path, given: train.Given, workers: int) -> Path:
-    """Train a stage, or go on with it; its last checkpoint."""
-    config, out = config_of(stage), work / stage
-    degrade = None if stage == "autoencoder" else sampler("demo", config.seed)
-    source = data.open_dataset(built, small, config, degrade)
-    result = train.train(
-        config, source, out, given, resume=(out / "config.json").is_file(), device="cpu", workers=workers
-    )
-    if result.stopped:
-        raise SystemExit(130)
-    return result.checkpoint / "model.safetensors"
+@dataclass(frozen=True)
+class Workshop:
+    """Where is trained, on what, by how many processes; `steps` of each stage for a mere trial."""
+
+    root: Path
+    built: Path
+    small: Path
+    workers: int
+    steps: int | None
+
+    def trained(self, stage: str, *more: str | Path) -> Path:
+        """Train a stage by its command, or go on with it; its last checkpoint."""
+        out = self.root / stage
+        processes = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", self.workers]
+        words = ["-m", "ffhqref", "train", stage, "--config", f"demo-{stage}", "--level", "demo", "--data",
+                 self.built, "--images", self.small, "--unverified", "--device", "cpu", "--workers", 0,
+                 "--out", out, *more]  # fmt: skip
+        words += ["--steps", self.steps] if self.steps else []
+        words += ["--resume"] if (out / "config.json").is_file() else []
+        # a process a core: of two threads one would wait for most of the time
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        done = subprocess.run([sys.executable, *map(str, [*processes, *words])], env=environment, check=False)
+        if done.returncode:
+            raise SystemExit(done.returncode)
+        run = RunFolder(out)
+        return run.of(run.steps()[-1]) / MODEL
+
+    def about(self, stages: Sequence[str]) -> dict[str, Any]:
+        """How these stages were trained."""
+        runs = {stage: RunFolder(self.root / stage) for stage in stages}
+        seconds = {s: seconds_of(run.root, config_of(s).batch_size) for s, run in runs.items()}
+        return {
+            "photos": len(list(self.small.iterdir())), "world": TRAINING_WORLD,
+            "steps": {stage: run.steps()[-1] for stage, run in runs.items()},
+            "seconds": {stage: round(value) for stage, value in seconds.items()},
+        }  # fmt: skip
 
 
 @torch.no_grad()
@@ -121,17 +150,17 @@ def narrow(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.half().contiguous() for name, tensor in tensors.items()}
 
 
-def first_stage_file(work: Path, built: Path, small: Path, workers: int, afresh: bool) -> Path:
+def first_stage_file(shop: Workshop, afresh: bool) -> Path:
     """The shipped first stage, or one that is trained, judged on unseen people and written in its place."""
     if FIRST_STAGE.is_file() and not afresh:
         return FIRST_STAGE
-    model = trained("autoencoder", work, built, small, train.Given(), workers)
+    model = shop.trained("autoencoder")
     with atomic(FIRST_STAGE) as part:
         save_file(narrow(checkpoint.first_stage_state(checkpoint.read(model)[0])), part)
     autoencoder = first_stage(config_of("autoencoder"), FIRST_STAGE, {})
     report = {
         "sha256": digest_file(FIRST_STAGE), "bytes": FIRST_STAGE.stat().st_size,
-        "judged": judge_first_stage(autoencoder, workers), "trained": about(work, small, ["autoencoder"]),
+        "judged": judge_first_stage(autoencoder, shop.workers), "trained": shop.about(["autoencoder"]),
     }  # fmt: skip
     write_text(FIRST_STAGE.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
     return FIRST_STAGE
@@ -159,15 +188,6 @@ def judge_first_stage(autoencoder: Autoencoder, workers: int, people: int = 40) 
     return {"people": people, "pictures": len(portraits), "world": JUDGING_WORLD,
             "mean distance, of [-1, 1]": round(float(np.mean(distances)), 4),
             "similarity [mean, 95 % interval over people]": similarity}  # fmt: skip
-
-
-def about(work: Path, small: Path, stages: Sequence[str]) -> dict[str, Any]:
-    """How these stages were trained."""
-    return {
-        "photos": len(list(small.iterdir())), "world": TRAINING_WORLD,
-        "steps": {stage: config_of(stage).steps for stage in stages},
-        "seconds": {stage: round(seconds_of(work / stage, config_of(stage).batch_size)) for stage in stages},
-    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -275,22 +295,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESTORER)
     parser.add_argument("--people", type=int, default=600)
     parser.add_argument("--judged", type=int, default=60, help="unseen people")
-    parser.add_argument(
-        "--afresh", action="store_true", help="train the first stage, too"
-    )
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--afresh", action="store_true", help="train the first stage, too")
+    parser.add_argument("--steps", type=int, help="of each stage, for a trial")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
     given = parser.parse_args()
     built, small = dataset(given.work, given.people, given.workers)
-    first = first_stage_file(given.work, built, small, given.workers, given.afresh)
+    shop = Workshop(given.work, built, small, given.workers, given.steps)
+    first = first_stage_file(shop, given.afresh)
     stage = standardised(first, small, given.work / "autoencoder.safetensors")
-    ldm = trained("ldm", given.work, built, small, train.Given(autoencoder=stage), given.workers)
-    start = train.Given(init=ldm, recognise=onnx_torch.load(EMBEDDER))
-    model = trained("refldm", given.work, built, small, start, given.workers)
+    ldm = shop.trained("ldm", "--autoencoder", stage)
+    model = shop.trained("refldm", "--init", ldm, "--identity", EMBEDDER)
     shipped(model, given.out)
     judged = judge(given.out, ldm, given.judged, given.workers)
     report = {
         "sha256": digest_file(given.out), "bytes": given.out.stat().st_size, "judged": judged,
-        "trained": {"people": given.people, **about(given.work, small, ["ldm", "refldm"])},
+        "trained": {"people": given.people, **shop.about(["ldm", "refldm"])},
     }  # fmt: skip
     write_text(given.out.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
     print(f"Made {given.out}: {json.dumps(judged, indent=1)}")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ffhqref.refldm import winograd
 
-STRIP_BYTES = 8 << 20  # of one strip: a few of them fit the last-level cache of a desktop processor
+STRIP_BYTES = 4 << 20  # of one strip: a few of them fit the last-level cache of a desktop processor
 MOMENTS_BYTES = 1 << 20  # of a picture's rows whose moments are taken at a time: a core's own cache
 
 

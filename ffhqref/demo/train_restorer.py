@@ -281,7 +281,8 @@ def seconds_of(run: Path, batch_size: int) -> float:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     rates = [(row["step"], row["images_per_second"]) for row in rows if "images_per_second" in row]
     before = [0, *(step for step, _ in rates)]
-    return sum((step - last) * batch_size / rate for last, (step, rate) in zip(before, rates, strict=False))
+    spent = [(step - last) * batch_size / rate for last, (step, rate) in zip(before, rates, strict=False)]
+    return float(sum(spent))
 
 
 def rounded(mean: Mean) -> list[float]:

@@ -189,6 +189,7 @@ def test_the_shipped_first_stage_keeps_people_whom_it_never_saw() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_demo_s_models_can_be_made_again(tmp_path: Path) -> None:
     """The whole of `make demo-models` with few people and steps: it trains, ships and judges."""
     pytest.importorskip("accelerate")

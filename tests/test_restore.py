@@ -600,6 +600,15 @@ def test_a_picture_that_is_not_square_is_resized_with_a_warning(tiny: Path, tmp_
     assert lq.read_bytes() == before
 
 
+def test_convert_writes_the_same_bytes_each_time(tiny: Path, tmp_path: Path) -> None:
+    digests = set()
+    for time in range(8):  # two keys in the header would change places in half of them
+        out = tmp_path / f"{time}.safetensors"
+        checkpoint.convert(tiny / "tiny.safetensors", out, notes={"checkpoint": "a digest"})
+        digests.add(store.digest_file(out))
+    assert len(digests) == 1
+
+
 def test_convert_writes_what_inference_needs_and_no_more(tiny: Path, tmp_path: Path) -> None:
     whole, ours = checkpoint.read(tiny / "refldm.ckpt")[0], load_file(tiny / "tiny.safetensors")
     assert set(ours) < set(whole) and all(torch.equal(ours[key], whole[key]) for key in ours)

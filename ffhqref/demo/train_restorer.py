@@ -142,7 +142,7 @@ def shipped(model: Path, out: Path) -> None:
         whole.unlink()
         assert architecture is not None
         header = json.dumps({"architecture": asdict(architecture)}, sort_keys=True)
-        save_file(narrow(tensors), part, {"format": "pt", checkpoint.METADATA: header})
+        save_file(narrow(tensors), part, {checkpoint.METADATA: header})
 
 
 def narrow(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

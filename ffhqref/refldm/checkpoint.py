@@ -335,6 +335,7 @@ def convert(
     stage |= first_stage_state({k: v for k, v in tensors.items() if k.startswith(FIRST_STAGE)})
     kept |= {FIRST_STAGE + name: tensor.contiguous() for name, tensor in stage.items()}
     header = {"architecture": asdict(networks.architecture), **(notes or {})}
-    save_file(kept, out, {"format": "pt", METADATA: json.dumps(header, sort_keys=True)})
+    # one key: the order of several would be chance, and so the file's bytes
+    save_file(kept, out, {METADATA: json.dumps(header, sort_keys=True)})
     size = sum(tensor.numel() * tensor.element_size() for tensor in kept.values())
     return {"tensors": len(kept), "bytes": size, "weights": weights}

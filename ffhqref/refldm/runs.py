@@ -85,8 +85,8 @@ class RunFolder:
             part.mkdir(parents=True, exist_ok=True)
             self._need_space(saved)
             header = json.dumps({"architecture": asdict(architecture), "step": saved.step}, sort_keys=True)
-            _write_tensors(part / MODEL, saved.model, {"format": "pt", METADATA: header})
-            _write_tensors(part / OPTIMIZER, saved.optimizer, {"format": "pt"})
+            _write_tensors(part / MODEL, saved.model, {METADATA: header})
+            _write_tensors(part / OPTIMIZER, saved.optimizer, {})
             (part / STATE).write_text(json.dumps({**saved.state, "step": saved.step}), encoding="utf-8")
             for name in (MODEL, OPTIMIZER, STATE):
                 _flush(part / name)

@@ -31,6 +31,8 @@ MAX_PICKLE_BYTES = 64 << 20  # the published one has less than 1 MB: tensors lie
 HARMLESS = {"collections", "pathlib", "argparse", "datetime", "enum", "functools", "typing", "uuid"}
 HARMLESS_BUILTINS = {"dict", "list", "tuple", "frozenset", "int", "float", "str", "bool", "object", "slice"}
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
+
 Weights = Literal["ema", "raw"]
 _loading = threading.Lock()  # torch keeps the names that may stand in a file for the whole process
 
@@ -148,6 +150,18 @@ def _trim() -> None:
     """Give the memory that loading freed back to the system (glibc only): small pieces would keep it."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def keep_memory() -> None:
+    """Let freed memory serve again, in place of going back to the system (glibc only).
+
+    On a processor the pictures of a training step, or of a batch, are large enough to be mapped anew each
+    time, and the page faults of that cost as much as the sums.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _empty_networks(architecture: Architecture, path: Path) -> tuple[UNet, Autoencoder]:

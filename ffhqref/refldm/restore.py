@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ffhqref.refldm import schedule
-from ffhqref.refldm.checkpoint import Networks, RestorerError, text_line
+from ffhqref.refldm.checkpoint import Networks, RestorerError, keep_memory, text_line
 from ffhqref.refldm.unet import Seen, UNet
 
 Rgb = npt.NDArray[np.uint8]
@@ -153,6 +153,8 @@ class Restorer:
         guided = [i for i, seen in enumerate(references) if seen.layers and options.guidance != 1.0]
         rows = guided + list(range(len(references)))  # the null halves first
         halves = [self._null_like(references[i]) for i in guided] + list(references)
+        if len(references) > 1 and self.device.type == "cpu":
+            keep_memory()
         prepared = self.prepared
         cache = [seen.roomy(prepared.own) for seen in _groups(halves)]
         if self.compiled:

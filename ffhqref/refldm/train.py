@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -20,7 +19,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ffhqref.refldm import checkpoint
-from ffhqref.refldm.checkpoint import RestorerError
+from ffhqref.refldm.checkpoint import RestorerError, keep_memory
 from ffhqref.refldm.config import Config, changed
 from ffhqref.refldm.data import Batch, Numbers, Samples, Source, collate, draw_seed, fixed
 from ffhqref.refldm.first_stage import AutoencoderTrainee
@@ -35,7 +34,6 @@ from ffhqref.refldm.stages import (
     rate,
 )
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -106,18 +104,6 @@ def train(
     elif accelerator.is_main_process:
         folder.write_config(table)
     return run.go()
-
-
-def keep_memory() -> None:
-    """Let freed memory serve again, in place of going back to the system (glibc only).
-
-    On a processor every step's pictures are large enough to be mapped anew, and the page faults of that
-    cost as much as the sums.
-    """
-    with suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _resumed_step(folder: RunFolder, config: Config, table: Mapping[str, Any], resume: bool) -> int:

@@ -163,7 +163,7 @@ def run(steps: int = MEASURED) -> list[dict[str, Any]]:
         make_weights(weights)
         ways = WAYS if precision._has_bf16() else WAYS[:2]  # elsewhere bfloat16 is slower than all else
         found = {way: child(way, weights, steps) for way in ways}
-        eight = child("fp32", weights, 2, batch=8)
+        eight = child("fp32", weights, 3, batch=8)
         latents = {way: torch.load(Path(folder, f"{way}-{REFERENCES}-{steps}-1.pt")) for way in ways}
     note = f"{STEPS} steps run" if steps == STEPS else f"{STEPS} steps, extrapolated from {steps}"
     rows = []

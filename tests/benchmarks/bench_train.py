@@ -75,9 +75,9 @@ def ours(steps: int) -> tuple[list[float], float]:
     import torch
     from accelerate import Accelerator
 
+    from ffhqref.refldm.checkpoint import keep_memory
     from ffhqref.refldm.config import Config
     from ffhqref.refldm.stages import DiffusionTrainee
-    from ffhqref.refldm.train import keep_memory
 
     keep_memory()
     unet, stage = networks()

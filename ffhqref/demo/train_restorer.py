@@ -27,7 +27,7 @@ from ffhqref.build import build_refs
 from ffhqref.degradation import sampler
 from ffhqref.demo import EMBEDDER, FIRST_STAGE, RESTORER
 from ffhqref.demo.album import Wanted, drawn
-from ffhqref.demo.likeness import SIZE, Mean, mean_over_people, similarities
+from ffhqref.demo.likeness import SIZE, mean_over_people, similarities
 from ffhqref.demo.people import Portrait, draw_portrait
 from ffhqref.demo.run import demo_recipe, draw_photos
 from ffhqref.faces import Embedder
@@ -49,6 +49,7 @@ TARGETS = 2  # of a judged person, beside the references
 # 16 x 16; greater latents are to it what a milder schedule would be (Hoogeboom et al., 2023).
 LATENT_STD = 3.0
 SAMPLES = 16  # pictures restored at a time
+SIMILARITY = "similarity [mean, 95 % interval over people]"  # key of the reports
 
 
 def dataset(work: Path, people: int, workers: int) -> tuple[Path, Path]:
@@ -109,6 +110,11 @@ class Workshop:
         }  # fmt: skip
 
 
+def normalised(picture: Rgb) -> torch.Tensor:
+    """[1, 3, H, W] in [-1, 1], as training has it."""
+    return data.Batch({"picture": torch.from_numpy(picture)[None]}, []).pictures("picture")
+
+
 @torch.no_grad()
 def standardised(model: Path, small: Path, out: Path) -> Path:
     """The autoencoder with latents of mean 0 and deviation LATENT_STD over the photographs.
@@ -118,8 +124,7 @@ def standardised(model: Path, small: Path, out: Path) -> Path:
     autoencoder = first_stage(config_of("autoencoder"), model, {})
     latents = []
     for photo in tqdm(sorted(small.iterdir())[:256], desc="encode", unit="photo", disable=None):
-        batch = data.Batch({"target": torch.from_numpy(read(photo))[None]}, [])
-        latents.append(autoencoder.encode(batch.pictures("target")))
+        latents.append(autoencoder.encode(normalised(read(photo))))
     z = torch.cat(latents)
     mean, std = z.mean((0, 2, 3)), z.std() / LATENT_STD
     before, after, codes = autoencoder.quant_conv, autoencoder.post_quant_conv, autoencoder.quantize.embedding
@@ -158,12 +163,15 @@ def first_stage_file(shop: Workshop, afresh: bool) -> Path:
     with atomic(FIRST_STAGE) as part:
         save_file(narrow(checkpoint.first_stage_state(checkpoint.read(model)[0])), part)
     autoencoder = first_stage(config_of("autoencoder"), FIRST_STAGE, {})
-    report = {
-        "sha256": digest_file(FIRST_STAGE), "bytes": FIRST_STAGE.stat().st_size,
-        "judged": judge_first_stage(autoencoder, shop.workers), "trained": shop.about(["autoencoder"]),
-    }  # fmt: skip
-    write_text(FIRST_STAGE.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
+    tell(FIRST_STAGE, judge_first_stage(autoencoder, shop.workers), shop.about(["autoencoder"]))
     return FIRST_STAGE
+
+
+def tell(model: Path, judged: dict[str, Any], trained: dict[str, Any]) -> None:
+    """How a shipped model was made and judged, as JSON beside it."""
+    about = {"sha256": digest_file(model), "bytes": model.stat().st_size}
+    report = {**about, "judged": judged, "trained": trained}
+    write_text(model.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
 
 
 @torch.no_grad()
@@ -176,18 +184,27 @@ def judge_first_stage(autoencoder: Autoencoder, workers: int, people: int = 40) 
     distances = []
     for portrait in portraits:
         small = fit(portrait.image, size.height, size.width)
-        x = torch.from_numpy(small).permute(2, 0, 1)[None].float() / 127.5 - 1
+        x = normalised(small)
         back = autoencoder.decode(autoencoder.encode(x))
         distances.append(float((back - x).abs().mean()))
         made["at 64 px"].append(small)
         made["through the first stage"].append(data.as_picture(back[0]))
-    marks = [portrait.landmarks * (SIZE / portrait.image.shape[0]) for portrait in portraits]
-    found = similarities(Embedder(EMBEDDER, "cpu"), [p.image for p in portraits], made, marks)
-    who = [one.identity for one in wanted]
-    similarity = {kind: rounded(mean_over_people(values, who)) for kind, values in found.items()}
+    found = to_targets(portraits, made)
     return {"people": people, "pictures": len(portraits), "world": JUDGING_WORLD,
             "mean distance, of [-1, 1]": round(float(np.mean(distances)), 4),
-            "similarity [mean, 95 % interval over people]": similarity}  # fmt: skip
+            SIMILARITY: rounded(found, [one.identity for one in wanted])}  # fmt: skip
+
+
+def to_targets(targets: Sequence[Portrait], made: Mapping[str, Sequence[Rgb]]) -> dict[str, list[float]]:
+    """Similarity of each picture to the portrait that it shows, for every kind in `made`."""
+    marks = [portrait.landmarks * (SIZE / portrait.image.shape[0]) for portrait in targets]
+    return similarities(Embedder(EMBEDDER, "cpu"), [p.image for p in targets], made, marks)
+
+
+def rounded(found: Mapping[str, Sequence[float]], who: Sequence[str]) -> dict[str, list[float]]:
+    """Mean and interval over people, for every kind."""
+    means = {kind: mean_over_people(values, who) for kind, values in found.items()}
+    return {kind: [round(value, 4) for value in (m.mean, m.low, m.high)] for kind, m in means.items()}
 
 
 @dataclass(frozen=True)
@@ -238,13 +255,13 @@ def with_references(restorer: Restorer, judged: Sequence[Case]) -> dict[str, lis
     made = {}
     for count in COUNTS:
         kind = f"{count} references"
-        made[kind] = restored(restorer, judged, [restorer.look(c.references[:count]) for c in judged], kind)
+        seen = [restorer.look(case.references[:count]) for case in judged]
+        made[kind] = restored(restorer, judged, seen, kind)
+    others = [*seen[1:], seen[0]]
+    made[f"{kind} of another person"] = restored(restorer, judged, others, "of another person")
     null = restorer.see(torch.zeros(1, *restorer.latent))
     made["null condition"] = restored(restorer, judged, [null] * len(judged), "null condition")
-    others = [*judged[1:], judged[0]]
-    kind = f"{COUNTS[-1]} references of another person"
-    seen = [restorer.look(case.references[: COUNTS[-1]]) for case in others]
-    return {**made, kind: restored(restorer, judged, seen, kind)}
+    return made
 
 
 def judge(path: Path, ldm: Path, people: int, workers: int) -> dict[str, Any]:
@@ -266,14 +283,12 @@ def judge(path: Path, ldm: Path, people: int, workers: int) -> dict[str, Any]:
     }
     made["LDM"] = restored(plain, judged, [Seen()] * len(judged), "LDM")
     made |= with_references(restorer, judged)
-    marks = [portrait.landmarks * (SIZE / portrait.image.shape[0]) for portrait in targets]
-    found = similarities(Embedder(EMBEDDER, "cpu"), [p.image for p in targets], made, marks)
+    found = to_targets(targets, made)
     most = found[f"{COUNTS[-1]} references"]
     for none in ("0 references", "null condition", "LDM"):
         found[f"gain of {COUNTS[-1]} references over {none}"] = list(np.subtract(most, found[none]))
-    similarity = {kind: rounded(mean_over_people(values, who)) for kind, values in found.items()}
     return {"level": "severe", "people": people, "pictures": len(targets), "world": JUDGING_WORLD,
-            "similarity [mean, 95 % interval over people]": similarity}  # fmt: skip
+            SIMILARITY: rounded(found, who)}  # fmt: skip
 
 
 def seconds_of(run: Path, batch_size: int) -> float:
@@ -283,10 +298,6 @@ def seconds_of(run: Path, batch_size: int) -> float:
     before = [0, *(step for step, _ in rates)]
     spent = [(step - last) * batch_size / rate for last, (step, rate) in zip(before, rates, strict=False)]
     return float(sum(spent))
-
-
-def rounded(mean: Mean) -> list[float]:
-    return [round(value, 4) for value in (mean.mean, mean.low, mean.high)]
 
 
 def main() -> None:
@@ -308,11 +319,7 @@ def main() -> None:
     model = shop.trained("refldm", "--init", ldm, "--identity", EMBEDDER)
     shipped(model, given.out)
     judged = judge(given.out, ldm, given.judged, given.workers)
-    report = {
-        "sha256": digest_file(given.out), "bytes": given.out.stat().st_size, "judged": judged,
-        "trained": {"people": given.people, **shop.about(["ldm", "refldm"])},
-    }  # fmt: skip
-    write_text(given.out.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
+    tell(given.out, judged, {"people": given.people, **shop.about(["ldm", "refldm"])})
     print(f"Made {given.out}: {json.dumps(judged, indent=1)}")
 
 

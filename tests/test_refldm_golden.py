@@ -346,7 +346,7 @@ def test_bfloat16_stays_near(checkpoints: Path, architecture: Any, kind: Any, st
     latent = narrow.sample(case["x_T"], case["lq_latent"], references, options)
     theirs = case[f"latent_{kind}_S{steps}_cfg{scale}"]
     # guidance multiplies what is lost: 0.022 to 0.031 of it here and with other networks of these sizes
-    assert float((latent - theirs).norm() / theirs.norm()) <= 0.04 * float(scale)
+    assert float((latent - theirs).norm() / theirs.norm()) <= min(0.06, 0.04 * float(scale))
 
 
 def test_ddim_with_fresh_noise(ema: Restorer) -> None:

@@ -10,52 +10,59 @@ import typer
 from ffhqref.cli import app
 from ffhqref.store import Receipt, UserError, recorded_images
 
+Dataset = Annotated[
+    Path | None, typer.Argument(metavar="[OUT]", help="A built dataset: its targets are degraded.")
+]
+Level = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="moderate, severe, train, gfpgan, codeformer, faceme, or a TOML FILE or FILE:NAME of the "
+        "same form as manifests/levels.toml; may be given several times."
+    ),
+]
+Images = Annotated[
+    Path | None, typer.Option(help="The photographs. A dataset that was built here knows them.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Without a dataset: where to write (several levels: a folder each)."),
+]
+Names = Annotated[
+    Path | None,
+    typer.Option("--list", help="Names to degrade: text, one a line, or CSV (gt_image or image)."),
+]
+Format = Annotated[Literal["png", "webp"], typer.Option("--format", help="webp is lossless too, and slower.")]
+Filter = Annotated[
+    Literal["bicubic", "lanczos", "area", "bilinear"],
+    typer.Option("--filter", help="How targets are resized; bicubic is the published loader's."),
+]
+Replay = Annotated[
+    bool,
+    typer.Option("--replay-published", help="The published order of draws (seed 2024, row by row)."),
+]
+FromTable = Annotated[Path | None, typer.Option(help="Make again what this degradations.parquet says.")]
+Sheet = Annotated[
+    Path | None, typer.Option(help="A PNG: clean and each level side by side, parameters beneath.")
+]
+
 
 @app.command(no_args_is_help=True)
 def degrade(
-    dataset: Annotated[
-        Path | None, typer.Argument(metavar="[OUT]", help="A built dataset: its targets are degraded.")
-    ] = None,
-    level: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="moderate, severe, train, gfpgan, codeformer, faceme, or a TOML FILE or FILE:NAME of the "
-            "same form as manifests/levels.toml; may be given several times."
-        ),
-    ] = None,
-    images: Annotated[
-        Path | None, typer.Option(help="The photographs. A dataset that was built here knows them.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Without a dataset: where to write (several levels: a folder each)."),
-    ] = None,
-    list_: Annotated[
-        Path | None,
-        typer.Option("--list", help="Names to degrade: text, one a line, or CSV (gt_image or image)."),
-    ] = None,
+    dataset: Dataset = None,
+    level: Level = None,
+    images: Images = None,
+    out: Out = None,
+    list_: Names = None,
     split: Annotated[Literal["test", "val"], typer.Option(help="Whose targets in a dataset.")] = "test",
     size: Annotated[int, typer.Option(help="Width and height of what is made, px.")] = 512,
     seed: Annotated[int, typer.Option(help="Another seed draws other parameters and noise.")] = 0,
     copies: Annotated[int, typer.Option(help="Low-quality images of each target.")] = 1,
     workers: Annotated[int | None, typer.Option(help="Threads; one a core where left out.")] = None,
-    format_: Annotated[
-        Literal["png", "webp"], typer.Option("--format", help="webp is lossless too, and slower.")
-    ] = "png",
-    filter_: Annotated[
-        Literal["bicubic", "lanczos", "area", "bilinear"],
-        typer.Option("--filter", help="How targets are resized; bicubic is the published loader's."),
-    ] = "bicubic",
-    replay_published: Annotated[
-        bool,
-        typer.Option("--replay-published", help="The published order of draws (seed 2024, row by row)."),
-    ] = False,
-    from_table: Annotated[
-        Path | None, typer.Option(help="Make again what this degradations.parquet says.")
-    ] = None,
-    sheet: Annotated[
-        Path | None, typer.Option(help="A PNG: clean and each level side by side, parameters beneath.")
-    ] = None,
+    format_: Format = "png",
+    filter_: Filter = "bicubic",
+    replay_published: Replay = False,
+    from_table: FromTable = None,
+    sheet: Sheet = None,
 ) -> None:
     """Make low-quality images: blur, downscale, noise, JPEG, upscale.
 

@@ -37,31 +37,34 @@ class Device(StrEnum):
     cpu = "cpu"
 
 
+Configuration = Annotated[
+    str | None, _option("A name of manifests/train/ or a TOML file; the stage's, with the paper's values.")
+]
+FirstStage = Annotated[
+    Path | None, _option("First stage, where --init holds none: vqgan.ckpt or a run's.", "--autoencoder")
+]
+Identity = Annotated[Path | None, _option("Recogniser of the identity loss, an ONNX file.", "--identity")]
+Settings = Annotated[
+    list[str] | None, _option("Another key of the configuration, key=value; may be repeated.", "--set")
+]
+
+
 @app.command()
 def train(
     stage: Annotated[Stage, typer.Argument(help="What to train: each starts from the one before.")],
     data: Annotated[Path, _option("A built dataset (see build-refs).", "--data")],
     images: Annotated[Path, _option("Folder of its photographs.", "--images")],
     out: Annotated[Path, _option("Folder of the run.", "--out")],
-    config: Annotated[
-        str | None,
-        _option("A name of manifests/train/ or a TOML file; the stage's, with the paper's values."),
-    ] = None,
+    config: Configuration = None,
     init: Annotated[Path | None, _option("Checkpoint to start from; ReF-LDM starts from an LDM.")] = None,
-    autoencoder: Annotated[
-        Path | None, _option("First stage, where --init holds none: vqgan.ckpt or a run's.", "--autoencoder")
-    ] = None,
-    identity: Annotated[
-        Path | None, _option("Recogniser of the identity loss, an ONNX file.", "--identity")
-    ] = None,
+    autoencoder: FirstStage = None,
+    identity: Identity = None,
     level: Annotated[str, typer.Option(help="How low-quality pictures are drawn.")] = "train",
     steps: Annotated[int | None, _option("Steps in all.")] = None,
     batch_size: Annotated[int | None, _option("Pictures a step, over all processes.")] = None,
     lr: Annotated[float | None, _option("Learning rate.")] = None,
     precision: Annotated[Precision | None, _option("fp32, bf16 or fp16.")] = None,
-    set: Annotated[
-        list[str] | None, _option("Another key of the configuration, key=value; may be repeated.", "--set")
-    ] = None,
+    set: Settings = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     unverified: Annotated[
         bool, typer.Option("--unverified", help="Train on a dataset that verify does not pass.")

@@ -18,7 +18,7 @@ def processor(monkeypatch: pytest.MonkeyPatch, *, bf16: bool, seconds: tuple[flo
         trials.append(str(dtype))
         return seconds[dtype == torch.bfloat16]
 
-    monkeypatch.setattr(precision, "_has_bf16", lambda: bf16)
+    monkeypatch.setattr(precision, "has_bf16", lambda: bf16)
     monkeypatch.setattr(precision, "_trial", trial)
     return trials
 

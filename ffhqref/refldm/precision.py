@@ -22,14 +22,14 @@ def choose(asked: str, device: str) -> str:
         return asked
     if device != "cpu":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    return "bf16" if _has_bf16() and speedup() >= WORTH else "fp32"
+    return "bf16" if has_bf16() and speedup() >= WORTH else "fp32"
 
 
 def gain(device: str) -> str:
     """A sentence on what `auto` would bring here, or nothing."""
     if device != "cpu":
         return "On a GPU `--precision auto` takes bf16, which is faster."
-    if not _has_bf16():
+    if not has_bf16():
         return ""
     times = speedup()
     if times < WORTH:
@@ -37,7 +37,7 @@ def gain(device: str) -> str:
     return f"`--precision auto` would take bf16: about {times:.1f} times as fast here (a trial of one block)."
 
 
-def _has_bf16() -> bool:
+def has_bf16() -> bool:
     """Whether the processor multiplies bfloat16 itself (AVX-512 BF16 or AMX)."""
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)

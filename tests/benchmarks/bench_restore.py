@@ -161,7 +161,7 @@ def run(steps: int = MEASURED) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder, "weights.safetensors")
         make_weights(weights)
-        ways = WAYS if precision._has_bf16() else WAYS[:2]  # elsewhere bfloat16 is slower than all else
+        ways = WAYS if precision.has_bf16() else WAYS[:2]  # elsewhere bfloat16 is slower than all else
         found = {way: child(way, weights, steps) for way in ways}
         eight = child("fp32", weights, 3, batch=8)
         latents = {way: torch.load(Path(folder, f"{way}-{REFERENCES}-{steps}-1.pt")) for way in ways}

@@ -162,7 +162,8 @@ def test_without_torch_the_demo_says_how_to_restore(
 def test_the_shipped_first_stage_keeps_people_whom_it_never_saw() -> None:
     """Six of a world of their own: pictures come back, and still show who it is."""
     torch = pytest.importorskip("torch")
-    from ffhqref.demo.train_restorer import config_of, normalised, to_targets
+    from ffhqref.demo.judge_restorer import normalised, to_targets
+    from ffhqref.demo.train_restorer import config_of
     from ffhqref.refldm.data import as_picture
     from ffhqref.refldm.restore import fit
     from ffhqref.refldm.stages import first_stage
@@ -195,9 +196,10 @@ def test_the_demo_s_models_can_be_made_again(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     told = json.loads(out.with_suffix(".json").read_text())
     assert told["sha256"] == digest_file(out) and told["bytes"] < 7_500_000
-    assert told["trained"]["steps"] == {"ldm": 2, "refldm": 2}
+    assert told["trained"]["steps"] == {"ldm": 2, "copy": 2, "refldm": 2}
     judged = told["judged"]["similarity [mean, 95 % interval over people]"]
     assert {f"{count} references" for count in (0, 1, 3, 5)} < set(judged)
+    assert read(out.with_name("restored.jpg")).shape[1] > 7 * 128
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0 and json.loads(out.with_suffix(".json").read_text()) == told
 

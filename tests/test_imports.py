@@ -31,7 +31,8 @@ STAGES = {
     "sheet": set(),
 }  # a stage's own helper modules, which only it may import
 ABOVE = {"build"}
-TORCH = {"refldm", "demo.train_embedder", "demo.train_restorer"}  # prefixes of modules that may import torch
+# prefixes of modules that may import torch
+TORCH = {"refldm", "demo.train_embedder", "demo.train_restorer", "demo.judge_restorer"}
 
 
 @cache
@@ -64,7 +65,7 @@ def allowed(name: str) -> set[str] | None:
         return None
     if head == "refldm":
         return {"refldm"}
-    if name == "demo.train_restorer":
+    if name in {"demo.train_restorer", "demo.judge_restorer"}:
         return FOUNDATION | {"demo", "build", "refldm"}
     if head in ABOVE or name in {"demo.run", "demo.train_embedder"}:
         return FOUNDATION | set(STAGES) | {"demo"} | ({"build", "fetch"} if name == "demo.run" else set())

@@ -37,6 +37,9 @@ from tests import tiny_train as tiny  # noqa: E402
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parent.parent
 LATENT = (4, 16, 16)
+STILL: dict[str, Any] = dict(
+    jitter=(0.0, 0.0, 0.0, 0.0), rotate=0.0, shift=0.0, zoom=(1.0, 1.0), perspective=0.0, reference_flip=0.0
+)  # references as they are
 ROUNDING = 1e-3  # relative, of gradients: sums of the same samples in another order
 
 
@@ -252,6 +255,30 @@ def test_conditions_are_dropped_in_this_share(share: float) -> None:
     assert both == pytest.approx(share**2, abs=4 * (share**2 * (1 - share**2) / 2000) ** 0.5 + 1e-6)
 
 
+def test_more_low_quality_pictures_are_dropped_and_nothing_else_changes() -> None:
+    usual, more = (
+        [data.draws(tiny.config(drop=0.1, lq_drop=share), number, (1, 2, 2)) for number in range(2000)]
+        for share in (0.0, 0.5)
+    )
+    lost = [1 - float(torch.stack([one["keep"][0] for one in each]).mean()) for each in (usual, more)]
+    assert lost == pytest.approx([0.1, 0.55], abs=0.045)
+    for a, b in zip(usual, more, strict=True):
+        assert torch.equal(a["noise"], b["noise"]) and a["t"] == b["t"] and a["keep"][1] == b["keep"][1]
+        assert b["keep"][0] <= a["keep"][0]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_target_can_be_among_its_references(work: Path, share: float) -> None:
+    chosen = tiny.config(own=share, flip=0.5, **STILL)
+    samples = Samples(tiny.source(work / "photos"), chosen, LATENT)
+    found = []
+    for number in range(80):
+        one = samples[number]
+        found.append(any(torch.equal(one["target"], piece) for piece in one["references"].split(32, 1)))
+    near = 4 * (share * (1 - share) / 80) ** 0.5
+    assert float(np.mean(found)) == pytest.approx(share, abs=near + 1e-9)
+
+
 def test_a_sample_depends_on_its_number_alone(work: Path) -> None:
     samples = Samples(tiny.source(work / "photos"), tiny.config(), LATENT)
     first = {number: samples[number] for number in (17, 3, 40)}
@@ -312,6 +339,54 @@ def test_references_encoded_apart_keep_their_order(
         apart = [trainee.autoencoder.encode(one) for one in given.pictures("references").split(32, 3)]
     assert len(apart) == 4
     close_arrays(references, torch.cat(apart, 3))
+
+
+def test_references_that_do_not_move_are_encoded_once(
+    work: Path, trainee: stages.DiffusionTrainee, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same latents as those that are encoded anew, mirrored ones on their own."""
+    still = tiny.config(reference_encoding="separate", **STILL)
+    samples = Samples(tiny.source(work / "photos"), still, LATENT)
+    given = data.collate([samples[number] for number in (1, 2, 3)])
+    given.tensors["keep"][:] = 1.0  # type: ignore[index]
+    found = {}
+    for name, changes in {"moved": {"rotate": 1.0}, "still": {}}.items():
+        monkeypatch.setattr(trainee, "config", replace(still, **changes))
+        forget(trainee)
+        found[name] = trainee.encode(given)[2]
+        assert (len(trainee.latents) > 3) is (name == "still")
+    close_arrays(found["still"], found["moved"])
+    seen: list[int] = []
+    encode = trainee.autoencoder.encode
+    monkeypatch.setattr(trainee.autoencoder, "encode", lambda x: (seen.append(len(x)), encode(x))[1])
+    assert torch.equal(trainee.encode(given)[2], found["still"]) and seen == [3], "the low-quality ones alone"
+
+
+def test_dropped_low_quality_pictures_are_not_encoded(work: Path, trainee: stages.DiffusionTrainee) -> None:
+    both = batch(work, [1.0, 1.0])
+    first = trainee.encode(both)[1]
+    both.tensors["keep"][0, 0] = 0.0
+    lq = trainee.encode(both)[1]
+    assert not lq[0].any()
+    close_arrays(lq[1], first[1])
+
+
+def test_the_noise_loss_can_be_weighted_by_snr() -> None:
+    """min(SNR, gamma) / SNR: of x_0's error every t below the limit counts alike."""
+    torch.manual_seed(3)
+    diffusion = losses.Diffusion()
+    t = torch.tensor([0, 200, 500, 700, 999])
+    z, noise, wrong = (torch.randn(5, 4, 8, 8) for _ in range(3))
+    x = diffusion.noised(z, t, noise)
+    eps = noise + 0.1 * wrong
+    error = (diffusion.clean(x, t, eps) - z).square().flatten(1).mean(1)
+    bar = diffusion.tables["alphas_cumprod"][t]
+    for gamma in (0.0625, 5.0):
+        expected = (torch.clamp(bar / (1 - bar), max=gamma) * error).mean()
+        found = losses.diffusion_loss(diffusion, eps, noise, x, t, snr_gamma=gamma)
+        assert float(found.total) == pytest.approx(float(expected), rel=1e-4)
+    plain = losses.diffusion_loss(diffusion, eps, noise, x, t)
+    assert float(plain.total) == pytest.approx(float((eps - noise).square().mean()), rel=1e-6)
 
 
 def forget(trainee: stages.DiffusionTrainee) -> None:
@@ -561,6 +636,9 @@ def test_missing_pictures_are_named(work: Path, tmp_path: Path) -> None:
         ({"loss": "l3"}, "loss is 'l3': give one of l2, l1."),
         ({"jitter": [1]}, "give 4 numbers"),
         ({"drop": 2.0}, "drop must be from 0 to 1."),
+        ({"own": -0.1}, "own must be from 0 to 1."),
+        ({"lq_drop": 1.1}, "lq_drop must be from 0 to 1."),
+        ({"snr_gamma": -5}, "snr_gamma must not be negative."),
         ({"lr": float("nan")}, "lr must be above 0."),
         ({"batch_size": 3, "accumulate": 2}, "a multiple of accumulate."),
         ({"architecture": {"unet": {"width": 3}}}, "may only name"),

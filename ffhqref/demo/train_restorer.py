@@ -18,38 +18,28 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
 from ffhqref.build import build_refs
-from ffhqref.degradation import sampler
-from ffhqref.demo import EMBEDDER, FIRST_STAGE, RESTORER
-from ffhqref.demo.album import Wanted, drawn
-from ffhqref.demo.likeness import SIZE, mean_over_people, similarities
-from ffhqref.demo.people import Portrait, draw_portrait
+from ffhqref.demo import FIRST_STAGE, RESTORER
+from ffhqref.demo.judge_restorer import judge, judge_first_stage, normalised
 from ffhqref.demo.run import demo_recipe, draw_photos
-from ffhqref.faces import Embedder
-from ffhqref.images import Rgb, read, write
+from ffhqref.images import read, write
 from ffhqref.recipe import load_toml, locate, override
-from ffhqref.refldm import checkpoint, data
-from ffhqref.refldm.autoencoder import Autoencoder
+from ffhqref.refldm import checkpoint
 from ffhqref.refldm.config import Config, parse
-from ffhqref.refldm.restore import Options, Restorer, fit
+from ffhqref.refldm.restore import fit
 from ffhqref.refldm.runs import MODEL, RunFolder
 from ffhqref.refldm.stages import first_stage
-from ffhqref.refldm.unet import Seen
 from ffhqref.store import atomic, digest_file, write_text
 
-TRAINING_WORLD, JUDGING_WORLD = 20242, 77004  # seeds; the demo's own default seed is neither
-COUNTS = (0, 1, 3, 5)  # of references, as in the paper's Table 5
-TARGETS = 2  # of a judged person, beside the references
+TRAINING_WORLD = 20242  # seed; neither the judging world nor the demo's own default
 # The published noise suits latents of 64 x 64, whose neighbours tell more of each other than those of
 # 16 x 16; greater latents are to it what a milder schedule would be (Hoogeboom et al., 2023).
-LATENT_STD = 3.0
-SAMPLES = 16  # pictures restored at a time
-SIMILARITY = "similarity [mean, 95 % interval over people]"  # key of the reports
+LATENT_STD = 4.0
+SHEET = "restored.jpg"  # beside the restorer: some of the people that it was judged by
 
 
 def dataset(work: Path, people: int, workers: int) -> tuple[Path, Path]:
@@ -66,9 +56,9 @@ def dataset(work: Path, people: int, workers: int) -> tuple[Path, Path]:
     return built, small
 
 
-def config_of(stage: str) -> Config:
-    """manifests/train/demo-STAGE.toml."""
-    path = locate(f"demo-{stage}", "train")
+def config_of(name: str) -> Config:
+    """manifests/train/demo-NAME.toml."""
+    path = locate(f"demo-{name}", "train")
     return parse(load_toml(path), str(path))
 
 
@@ -82,11 +72,11 @@ class Workshop:
     workers: int
     steps: int | None
 
-    def trained(self, stage: str, *more: str | Path) -> Path:
-        """Train a stage by its command, or go on with it; its last checkpoint."""
-        out = self.root / stage
+    def trained(self, name: str, *more: str | Path) -> Path:
+        """Train demo-NAME by its command, or go on with it; its last checkpoint."""
+        out, stage = self.root / name, config_of(name).stage
         processes = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", self.workers]
-        words = ["-m", "ffhqref", "train", stage, "--config", f"demo-{stage}", "--level", "demo", "--data",
+        words = ["-m", "ffhqref", "train", stage, "--config", f"demo-{name}", "--level", "demo", "--data",
                  self.built, "--images", self.small, "--unverified", "--device", "cpu", "--workers", 0,
                  "--out", out, *more]  # fmt: skip
         words += ["--steps", self.steps] if self.steps else []
@@ -108,11 +98,6 @@ class Workshop:
             "steps": {stage: run.steps()[-1] for stage, run in runs.items()},
             "seconds": {stage: round(value) for stage, value in seconds.items()},
         }  # fmt: skip
-
-
-def normalised(picture: Rgb) -> torch.Tensor:
-    """[1, 3, H, W] in [-1, 1], as training has it."""
-    return data.Batch({"picture": torch.from_numpy(picture)[None]}, []).pictures("picture")
 
 
 @torch.no_grad()
@@ -162,8 +147,10 @@ def first_stage_file(shop: Workshop, afresh: bool) -> Path:
     model = shop.trained("autoencoder")
     with atomic(FIRST_STAGE) as part:
         save_file(narrow(checkpoint.first_stage_state(checkpoint.read(model)[0])), part)
-    autoencoder = first_stage(config_of("autoencoder"), FIRST_STAGE, {})
-    tell(FIRST_STAGE, judge_first_stage(autoencoder, shop.workers), shop.about(["autoencoder"]))
+    config = config_of("autoencoder")
+    size = (config.architecture.height, config.architecture.width)
+    judged = judge_first_stage(first_stage(config, FIRST_STAGE, {}), size, shop.workers)
+    tell(FIRST_STAGE, judged, shop.about(["autoencoder"]))
     return FIRST_STAGE
 
 
@@ -172,123 +159,6 @@ def tell(model: Path, judged: dict[str, Any], trained: dict[str, Any]) -> None:
     about = {"sha256": digest_file(model), "bytes": model.stat().st_size}
     report = {**about, "judged": judged, "trained": trained}
     write_text(model.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
-
-
-@torch.no_grad()
-def judge_first_stage(autoencoder: Autoencoder, workers: int, people: int = 40) -> dict[str, Any]:
-    """What pictures of unseen people lose in it: similarity to the target, mean distance of [-1, 1]."""
-    wanted = [Wanted(JUDGING_WORLD, number, photo) for number in range(people) for photo in range(2)]
-    portraits = list(drawn(_portrait, wanted, workers))
-    size = config_of("autoencoder").architecture
-    made: dict[str, list[Rgb]] = {"at 64 px": [], "through the first stage": []}
-    distances = []
-    for portrait in portraits:
-        small = fit(portrait.image, size.height, size.width)
-        x = normalised(small)
-        back = autoencoder.decode(autoencoder.encode(x))
-        distances.append(float((back - x).abs().mean()))
-        made["at 64 px"].append(small)
-        made["through the first stage"].append(data.as_picture(back[0]))
-    found = to_targets(portraits, made)
-    return {"people": people, "pictures": len(portraits), "world": JUDGING_WORLD,
-            "mean distance, of [-1, 1]": round(float(np.mean(distances)), 4),
-            SIMILARITY: rounded(found, [one.identity for one in wanted])}  # fmt: skip
-
-
-def to_targets(targets: Sequence[Portrait], made: Mapping[str, Sequence[Rgb]]) -> dict[str, list[float]]:
-    """Similarity of each picture to the portrait that it shows, for every kind in `made`."""
-    marks = [portrait.landmarks * (SIZE / portrait.image.shape[0]) for portrait in targets]
-    return similarities(Embedder(EMBEDDER, "cpu"), [p.image for p in targets], made, marks)
-
-
-def rounded(found: Mapping[str, Sequence[float]], who: Sequence[str]) -> dict[str, list[float]]:
-    """Mean and interval over people, for every kind."""
-    means = {kind: mean_over_people(values, who) for kind, values in found.items()}
-    return {kind: [round(value, 4) for value in (m.mean, m.low, m.high)] for kind, m in means.items()}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A person to judge by: portraits to restore, their low-quality pictures, references."""
-
-    person: str
-    targets: list[Portrait]
-    lq: list[Rgb]
-    references: list[Rgb]
-
-
-def _portrait(wanted: Wanted) -> Portrait:
-    return draw_portrait(wanted.seed, wanted.number, wanted.photo)
-
-
-def cases(people: int, size: tuple[int, int], workers: int) -> list[Case]:
-    """Unseen people, severely degraded at 512 px as the dataset's test images are."""
-    each = TARGETS + max(COUNTS)
-    wanted = [Wanted(JUDGING_WORLD, number, photo) for number in range(people) for photo in range(each)]
-    bar = tqdm(drawn(_portrait, wanted, workers), total=len(wanted), desc="draw", unit="photo", disable=None)
-    portraits = list(bar)
-    degrade = sampler("severe")
-    found = []
-    for first in range(0, len(wanted), each):
-        targets = portraits[first : first + TARGETS]
-        lq = [degrade(p.image, w.name) for p, w in zip(targets, wanted[first:], strict=False)]
-        references = [fit(p.image, *size) for p in portraits[first + TARGETS : first + each]]
-        found.append(Case(wanted[first].identity, targets, lq, references))
-    return found
-
-
-def restored(restorer: Restorer, judged: Sequence[Case], seen: Sequence[Seen], what: str) -> list[Rgb]:
-    """Every target of every case, restored with what is `seen` for the case."""
-    jobs = [(fit(lq, *restorer.size), one) for case, one in zip(judged, seen, strict=True) for lq in case.lq]
-    pictures: list[Rgb] = []
-    noise = restorer.noise(2024)
-    for start in tqdm(range(0, len(jobs), SAMPLES), desc=what, unit="batch", disable=None):
-        batch = jobs[start : start + SAMPLES]
-        pictures += restorer.restore(
-            [lq for lq, _ in batch], [seen for _, seen in batch], [noise] * len(batch), Options()
-        )
-    return pictures
-
-
-def with_references(restorer: Restorer, judged: Sequence[Case]) -> dict[str, list[Rgb]]:
-    """Restored by number of references; and what shows that it is the person in them who counts."""
-    made = {}
-    for count in COUNTS:
-        kind = f"{count} references"
-        seen = [restorer.look(case.references[:count]) for case in judged]
-        made[kind] = restored(restorer, judged, seen, kind)
-    others = [*seen[1:], seen[0]]
-    made[f"{kind} of another person"] = restored(restorer, judged, others, "of another person")
-    null = restorer.see(torch.zeros(1, *restorer.latent))
-    made["null condition"] = restored(restorer, judged, [null] * len(judged), "null condition")
-    return made
-
-
-def judge(path: Path, ldm: Path, people: int, workers: int) -> dict[str, Any]:
-    """Similarity to the targets by number of references, with intervals over people.
-
-    Without references two others stand beside: the LDM that `path` was trained from, and the null condition,
-    which is what training shows in place of references.
-    """
-    restorer, plain = Restorer(checkpoint.load(path)), Restorer(checkpoint.load(ldm))
-    judged = cases(people, restorer.size, workers)
-    targets = [portrait for case in judged for portrait in case.targets]
-    who = [case.person for case in judged for _ in case.targets]
-    made: dict[str, list[Rgb]] = {
-        "low quality": [lq for case in judged for lq in case.lq],
-        "target at the restorer's size": [fit(p.image, *restorer.size) for p in targets],
-        "target through the autoencoder": [
-            restorer.decode(restorer.encode(fit(p.image, *restorer.size)[None]))[0] for p in targets
-        ],
-    }
-    made["LDM"] = restored(plain, judged, [Seen()] * len(judged), "LDM")
-    made |= with_references(restorer, judged)
-    found = to_targets(targets, made)
-    most = found[f"{COUNTS[-1]} references"]
-    for none in ("0 references", "null condition", "LDM"):
-        found[f"gain of {COUNTS[-1]} references over {none}"] = list(np.subtract(most, found[none]))
-    return {"level": "severe", "people": people, "pictures": len(targets), "world": JUDGING_WORLD,
-            SIMILARITY: rounded(found, who)}  # fmt: skip
 
 
 def seconds_of(run: Path, batch_size: int) -> float:
@@ -316,10 +186,11 @@ def main() -> None:
     first = first_stage_file(shop, given.afresh)
     stage = standardised(first, small, given.work / "autoencoder.safetensors")
     ldm = shop.trained("ldm", "--autoencoder", stage)
-    model = shop.trained("refldm", "--init", ldm, "--identity", EMBEDDER)
+    copying = shop.trained("copy", "--init", ldm)
+    model = shop.trained("refldm", "--init", copying)
     shipped(model, given.out)
-    judged = judge(given.out, ldm, given.judged, given.workers)
-    tell(given.out, judged, {"people": given.people, **shop.about(["ldm", "refldm"])})
+    judged = judge(given.out, ldm, given.judged, given.workers, given.out.with_name(SHEET))
+    tell(given.out, judged, {"people": given.people, **shop.about(["ldm", "copy", "refldm"])})
     print(f"Made {given.out}: {json.dumps(judged, indent=1)}")
 
 

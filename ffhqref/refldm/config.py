@@ -17,7 +17,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 FREE = {"steps", "save_every", "keep", "log_every", "validate_every", "validation_pictures",
         "validation_steps", "validation_guidance", "accumulate", "latent_memory", "recompute"}  # fmt: skip
 
-SHARES = ("flip", "perspective_share", "reference_flip", "drop", "min_lr", "ema")
+SHARES = ("flip", "perspective_share", "reference_flip", "drop", "lq_drop", "own", "min_lr", "ema")
 COUNTS = (
     "steps", "batch_size", "accumulate", "references", "log_every", "save_every", "keep", "validate_every",
     "discriminator_channels", "discriminator_layers", "validation_steps",
@@ -25,7 +25,7 @@ COUNTS = (
 NOT_NEGATIVE = (
     "warmup", "clip", "weight_decay", "rotate", "shift", "identity_weight", "revive_every", "seed",
     "codebook_weight", "perceptual_weight", "discriminator_weight", "discriminator_start", "latent_memory",
-    "validation_pictures",
+    "validation_pictures", "snr_gamma",
 )  # fmt: skip
 
 
@@ -60,9 +60,12 @@ class Config:
     perspective: float = 0.2  # how far corners move, of half the width
     perspective_share: float = 1.0  # of references; 1 in the published code, 0.5 in the paper
     reference_flip: float = 0.5
+    own: float = 0.0  # share of samples that have the target itself among their references
     drop: float = 0.1  # share of samples that lose a condition, drawn for each
+    lq_drop: float = 0.0  # share that loses the low-quality picture, beside those
 
     loss: Norm = "l2"  # l2 in the published code, l1 in the paper
+    snr_gamma: float = 0.0  # min-SNR weights of the noise loss (Hang et al., 2023), with this gamma; 0: none
     identity_weight: float = 0.1  # 0: no identity loss
     identity_scaling: Scaling = "sqrt_alpha_bar"
     latent_memory: float = 5.0  # GB of main memory, over all processes, for latents of targets
@@ -99,6 +102,12 @@ class Config:
         _need(all(0 <= j < 1 for j in self.jitter) and self.jitter[3] <= 0.5, "jitter must be below 1, its "
               "hue at most 0.5")  # fmt: skip
         _need(self.batch_size % self.accumulate == 0, "batch_size must be a multiple of accumulate")
+
+    @property
+    def still(self) -> bool:
+        """Whether references are seen as they are, or mirrored: so their latents are worth keeping."""
+        moved = (*self.jitter, self.rotate, self.shift, self.perspective * self.perspective_share)
+        return not any(moved) and self.zoom == (1.0, 1.0)
 
     def table(self) -> dict[str, Any]:
         """As plain values, what `parse` reads back."""

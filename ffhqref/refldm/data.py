@@ -215,6 +215,8 @@ class Samples(Dataset[dict[str, Any]]):
         if self.config.shuffle:
             names = [names[i] for i in rng.permutation(len(names))]
         names = repeated(names, self.config.references)
+        if self.config.own and rng.random() < self.config.own:
+            names[0] = row.target
         return np.concatenate(
             [augment.reference(self.source.pictures.read(name), self.config, rng) for name in names], axis=1
         )
@@ -231,6 +233,8 @@ def draws(config: Config, number: int, latent: tuple[int, int, int]) -> dict[str
     kept = keep_masks(1, CONDITIONS, generator, config.drop)
     t = torch.randint(1000, (), generator=generator)
     noise = torch.randn(latent, generator=generator)
+    if config.lq_drop:
+        kept["lq"] = kept["lq"] * keep_masks(1, ["lq"], generator, config.lq_drop)["lq"]
     return {"noise": noise, "t": t, "keep": torch.cat([kept[name] for name in CONDITIONS])}
 
 

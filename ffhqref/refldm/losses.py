@@ -56,6 +56,16 @@ def noise_loss(eps: Tensor, noise: Tensor, norm: Norm = "l2") -> Tensor:
     return (difference.square() if norm == "l2" else difference.abs()).flatten(1).mean(1)
 
 
+def min_snr(bar: Tensor, gamma: float) -> Tensor:
+    """Weights of the noise loss by alpha-bar: min(SNR, gamma) / SNR (Hang et al. 2023, for eps).
+
+    With gamma of 1 over the latents' variance every error of x_0 counts alike, from where the noise is as
+    strong as they are: what conditions tell is learnt first, and fine noise does not drown it.
+    """
+    snr = bar / (1 - bar)
+    return snr.clamp(max=gamma) / snr
+
+
 def face_of(pictures: Tensor, side: Side = 112) -> Tensor:
     """The middle of pictures, brought to `side` by area: what the identity network sees."""
     height, width = pictures.shape[2:]
@@ -114,15 +124,19 @@ def diffusion_loss(
     norm: Norm = "l2",
     identity: Identity | None = None,
     target: Tensor | None = None,
+    snr_gamma: float = 0.0,
 ) -> Losses:
     """Noise loss, plus the identity loss where one is given with its target embeddings [B, D].
 
     `eps` is predicted for the noisy latents x at t [B]. `loss_perceptual` is the identity part after the
-    scaling by time, before its weight, as the published code logs it.
+    scaling by time, before its weight, as the published code logs it. `snr_gamma` above 0 weighs the noise
+    loss by `min_snr`.
     """
     each = noise_loss(eps, noise, norm)
-    total = each.mean()
-    parts = {"loss_simple": total, "loss_vlb": (diffusion.vlb_weights[t] * each).mean()}
+    total = simple = each.mean()
+    if snr_gamma:
+        total = (min_snr(diffusion.tables["alphas_cumprod"][t], snr_gamma) * each).mean()
+    parts = {"loss_simple": simple, "loss_vlb": (diffusion.vlb_weights[t] * each).mean()}
     if identity is not None and target is not None:
         pictures = identity.decode(diffusion.clean(x, t, eps))
         distance = identity_distance(pictures, target, identity.recognise, identity.side)

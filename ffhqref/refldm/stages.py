@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -143,7 +144,7 @@ class DiffusionTrainee:
         if isinstance(recognise, nn.Module):
             recognise.to(accelerator.device)
         self.identity = self._identity(recognise) if recognise and config.identity_weight else None
-        self.latents: dict[tuple[str, bool], Tensor] = {}  # of targets: 131 KB each at 512 px
+        self.latents: dict[tuple[str | bytes, bool], Tensor] = {}  # of targets: 131 KB each at 512 px
         self.room = config.latent_memory * 1e9 / accelerator.num_processes  # bytes
         self.targets: dict[tuple[str, bool], Tensor] = {}  # embeddings: 2 KB a picture, decoded once
 
@@ -164,24 +165,29 @@ class DiffusionTrainee:
         """Latents of target, low-quality picture and wide references; dropped conditions are zeros."""
         keep = batch.tensors["keep"]
         with self.accelerator.autocast():
-            z, lq = self._targets(batch), self.autoencoder.encode(batch.pictures("lq"))
+            z = self._targets(batch)
+            lq, seen = torch.zeros_like(z), keep[:, 0] > 0  # what is dropped need not be encoded
+            if bool(seen.any()):
+                lq[seen] = self.autoencoder.encode(batch.pictures("lq")[seen]).to(lq.dtype)
             references = self._references(batch, keep[:, 1], z) if "references" in batch.tensors else None
-        return z, lq * keep[:, 0, None, None, None], references
+        return z, lq, references
 
     def _targets(self, batch: Batch) -> Tensor:
         """Latents of the targets: a picture's is kept (in main memory) while there is room for it.
 
         One by one, so that the bits do not depend on which of them are known.
         """
-        rows = []
-        for picture, key in zip(batch.pictures("target"), batch.keys, strict=True):
-            z = self.latents.get(key)
-            if z is None:
-                z = self.autoencoder.encode(picture[None])[0]
-                if (len(self.latents) + 1) * z.numel() * z.element_size() <= self.room:
-                    self.latents[key] = z.cpu()
-            rows.append(z.to(picture.device))
-        return torch.stack(rows)
+        pairs = zip(batch.pictures("target"), batch.keys, strict=True)
+        return torch.stack([self._encoded(picture, key) for picture, key in pairs])
+
+    def _encoded(self, picture: Tensor, key: tuple[str | bytes, bool]) -> Tensor:
+        """A picture's latent [8, h, w], kept under its key while there is room."""
+        z = self.latents.get(key)
+        if z is None:
+            z = self.autoencoder.encode(picture[None])[0]
+            if (len(self.latents) + 1) * z.numel() * z.element_size() <= self.room:
+                self.latents[key] = z.cpu()
+        return z.to(picture.device)
 
     def _references(self, batch: Batch, keep: Tensor, z: Tensor) -> Tensor:
         """Row by row, since a wide picture needs much memory; what is dropped need not be encoded."""
@@ -190,7 +196,12 @@ class DiffusionTrainee:
         out = z.new_zeros((*z.shape[:3], count * z.shape[3]))
         for row in keep.nonzero()[:, 0].tolist():
             pieces = wide[row : row + 1]
-            if self.config.reference_encoding == "separate":
+            if self.config.reference_encoding == "separate" and self.config.still:
+                levels = batch.tensors["references"][row].cpu().chunk(count, 1)
+                keys = [hashlib.blake2b(piece.numpy().tobytes()).digest() for piece in levels]
+                each = zip(pieces[0].chunk(count, 2), keys, strict=True)
+                out[row] = torch.cat([self._encoded(piece, (key, False)) for piece, key in each], 2)
+            elif self.config.reference_encoding == "separate":
                 apart = self.autoencoder.encode(torch.cat(pieces.chunk(count, 3)))
                 out[row] = torch.cat(list(apart), 2)
             else:
@@ -214,8 +225,9 @@ class DiffusionTrainee:
         x = self.diffusion.noised(z, t, noise)
         eps = self.model(x, t, lq, references).float()
         return losses.diffusion_loss(
-            self.diffusion, eps, noise, x, t, self.config.loss, self.identity, self._target(batch, z)
-        )
+            self.diffusion, eps, noise, x, t, self.config.loss, self.identity, self._target(batch, z),
+            self.config.snr_gamma,
+        )  # fmt: skip
 
     def part(self, batch: Batch, step: int) -> dict[str, Tensor]:
         found = self.loss(batch)

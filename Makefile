@@ -12,7 +12,7 @@ help:  ## what can be made
 demo: .venv/core  ## set up and run the whole job offline on drawn people
 	$(BIN)/ffhqref demo --out demo-out
 
-demo-restore: .venv/train  ## the demo, then restore its pictures: CHECKPOINT=refldm.ckpt
+demo-restore: .venv/train  ## the demo, then restore its pictures; CHECKPOINT=refldm.ckpt for another restorer
 	@test -n "$(CHECKPOINT)" || test -e ffhqref/demo/restorer.safetensors || \
 	  { echo "Give a restorer: make demo-restore CHECKPOINT=refldm.ckpt"; exit 1; }
 	$(BIN)/ffhqref demo --out demo-out $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")

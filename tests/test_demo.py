@@ -218,6 +218,21 @@ def test_the_shipped_restorer_is_the_one_that_was_judged() -> None:
 
 
 @needs_restorer
+def test_the_readme_tells_what_was_judged() -> None:
+    """The curve over references, every mean with its interval."""
+    similarity = json.loads(RESTORER.with_suffix(".json").read_text())["judged"][
+        "similarity [mean, 95 % interval over people]"
+    ]
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    others = ["low quality", "LDM", "null condition", "5 references of another person"]
+    for kind in [*others, *(f"{count} references" for count in (0, 1, 3, 5))]:
+        mean, low, high = similarity[kind]
+        assert f"| {kind} | {mean:.3f} [{low:.3f}, {high:.3f}] |" in readme
+    gain = similarity["gain of 5 references over 0 references"]
+    assert "{:.3f} [{:.3f}, {:.3f}]".format(*gain) in readme
+
+
+@needs_restorer
 def test_the_shipped_restorer_has_a_name_of_its_own(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     portrait = draw_portrait(4321, 0, 0).image

@@ -30,7 +30,7 @@ def demo(
         typer.Option(
             exists=True,
             dir_okay=False,
-            help="A restorer, such as refldm.ckpt: restores the severe test images.",
+            help="Another restorer than the demo's own for the severe test images, such as refldm.ckpt.",
         ),
     ] = None,
 ) -> None:

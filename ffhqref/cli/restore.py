@@ -45,13 +45,17 @@ def _option(help: str, *names: str, **more: Any) -> Any:
 
 
 def _named(path: Path) -> Path:
-    """`demo` is the small restorer that `make demo-models` trains, where it is there."""
+    """`demo` is the small restorer that comes with the demo (64 px, drawn people)."""
     return RESTORER if path == Path("demo") and RESTORER.is_file() and not path.exists() else path
 
 
 Checkpoint = Annotated[
     Path,
-    _option("refldm.ckpt, or what `convert` wrote.", "--checkpoint", callback=_named),
+    _option(
+        "refldm.ckpt, what `convert` wrote, or demo: a small one for drawn people.",
+        "--checkpoint",
+        callback=_named,
+    ),
 ]
 FirstStage = Annotated[
     Path | None, _option("vqgan.ckpt, where the checkpoint holds no first stage.", "--autoencoder")

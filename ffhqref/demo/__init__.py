@@ -4,4 +4,4 @@ from pathlib import Path
 
 EMBEDDER = Path(__file__).parent / "embedder.onnx"  # how it was made: train_embedder
 FIRST_STAGE = Path(__file__).parent / "first-stage.safetensors"  # how it was made: train_restorer
-RESTORER = Path(__file__).parent / "restorer.safetensors"  # what train_restorer makes; not shipped yet
+RESTORER = Path(__file__).parent / "restorer.safetensors"  # the same; restorer.json says how it was judged

@@ -144,7 +144,7 @@ class DiffusionTrainee:
         if isinstance(recognise, nn.Module):
             recognise.to(accelerator.device)
         self.identity = self._identity(recognise) if recognise and config.identity_weight else None
-        self.latents: dict[tuple[str | bytes, bool], Tensor] = {}  # of targets: 131 KB each at 512 px
+        self.latents: dict[bytes, Tensor] = {}  # of pictures by their digest: 131 KB each at 512 px
         self.room = config.latent_memory * 1e9 / accelerator.num_processes  # bytes
         self.targets: dict[tuple[str, bool], Tensor] = {}  # embeddings: 2 KB a picture, decoded once
 
@@ -177,11 +177,12 @@ class DiffusionTrainee:
 
         One by one, so that the bits do not depend on which of them are known.
         """
-        pairs = zip(batch.pictures("target"), batch.keys, strict=True)
-        return torch.stack([self._encoded(picture, key) for picture, key in pairs])
+        pairs = zip(batch.pictures("target"), batch.tensors["target"], strict=True)
+        return torch.stack([self._encoded(picture, levels) for picture, levels in pairs])
 
-    def _encoded(self, picture: Tensor, key: tuple[str | bytes, bool]) -> Tensor:
-        """A picture's latent [8, h, w], kept under its key while there is room."""
+    def _encoded(self, picture: Tensor, levels: Tensor) -> Tensor:
+        """The latent [8, h, w] of a picture with these levels [H, W, 3] uint8; kept while there is room."""
+        key = hashlib.blake2b(levels.cpu().numpy().tobytes()).digest()
         z = self.latents.get(key)
         if z is None:
             z = self.autoencoder.encode(picture[None])[0]
@@ -197,10 +198,9 @@ class DiffusionTrainee:
         for row in keep.nonzero()[:, 0].tolist():
             pieces = wide[row : row + 1]
             if self.config.reference_encoding == "separate" and self.config.still:
-                levels = batch.tensors["references"][row].cpu().chunk(count, 1)
-                keys = [hashlib.blake2b(piece.numpy().tobytes()).digest() for piece in levels]
-                each = zip(pieces[0].chunk(count, 2), keys, strict=True)
-                out[row] = torch.cat([self._encoded(piece, (key, False)) for piece, key in each], 2)
+                levels = batch.tensors["references"][row].chunk(count, 1)
+                each = zip(pieces[0].chunk(count, 2), levels, strict=True)
+                out[row] = torch.cat([self._encoded(piece, level) for piece, level in each], 2)
             elif self.config.reference_encoding == "separate":
                 apart = self.autoencoder.encode(torch.cat(pieces.chunk(count, 3)))
                 out[row] = torch.cat(list(apart), 2)

@@ -105,8 +105,9 @@ class Config:
 
     @property
     def still(self) -> bool:
-        """Whether references are seen as they are, or mirrored: so their latents are worth keeping."""
-        moved = (*self.jitter, self.rotate, self.shift, self.perspective * self.perspective_share)
+        """Whether references are seen as they are: so their latents are worth keeping."""
+        perspective = self.perspective * self.perspective_share
+        moved = (*self.jitter, self.rotate, self.shift, perspective, self.reference_flip)
         return not any(moved) and self.zoom == (1.0, 1.0)
 
     def table(self) -> dict[str, Any]:

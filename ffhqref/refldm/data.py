@@ -29,6 +29,7 @@ from ffhqref.refldm.losses import keep_masks
 from ffhqref.refldm.restore import Rgb, fit
 
 Degrade = Callable[[Rgb, str, int], Rgb]  # picture, its name, a number -> low-quality picture, same size
+Key = tuple[str, bool]  # of a picture that training sees: its name, whether it is mirrored
 CONDITIONS = ("lq", "references")
 MAX_PIXELS = 120_000_000  # of a photograph, before memory is taken
 TRIES = 20  # samples after one that cannot be read
@@ -198,28 +199,30 @@ class Samples(Dataset[dict[str, Any]]):
         flipped = bool(rng.random() < config.flip)
         target = self.source.pictures.read(row.target)
         made: dict[str, Any] = {"target": target}
+        names: list[str] = []
         if config.stage != "autoencoder" and self.source.degrade is not None:
             made["lq"] = self.source.degrade(target, row.target, number)
         if config.stage == "refldm":
-            made["references"] = self._references(row, rng)
+            names, made["references"] = self._references(row, rng)
         mirrored = {k: np.ascontiguousarray(v[:, ::-1]) if flipped else v for k, v in made.items()}
         drawn = draws(config, number, self.latent) if config.stage != "autoencoder" else {}
         return {
             **{k: torch.from_numpy(v) for k, v in mirrored.items()},
             **drawn,
             "key": (row.target, flipped),
+            "reference_keys": [(name, flipped) for name in (reversed(names) if flipped else names)],
         }
 
-    def _references(self, row: Row, rng: np.random.Generator) -> Rgb:
+    def _references(self, row: Row, rng: np.random.Generator) -> tuple[list[str], Rgb]:
         names = list(row.references)
         if self.config.shuffle:
             names = [names[i] for i in rng.permutation(len(names))]
         names = repeated(names, self.config.references)
         if self.config.own and rng.random() < self.config.own:
             names[0] = row.target
-        return np.concatenate(
-            [augment.reference(self.source.pictures.read(name), self.config, rng) for name in names], axis=1
-        )
+        read = self.source.pictures.read
+        wide = np.concatenate([augment.reference(read(name), self.config, rng) for name in names], axis=1)
+        return names, wide
 
 
 def repeated(names: Sequence[str], count: int) -> list[str]:
@@ -288,13 +291,14 @@ class Batch:
     """Samples put together, on a device."""
 
     tensors: Mapping[str, Tensor]
-    keys: list[tuple[str, bool]]
+    keys: list[Key]
     skipped: list[str] = field(default_factory=list)
+    reference_keys: list[list[Key]] = field(default_factory=list)  # from left to right
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors.items()}
-        return Batch(moved, self.keys, self.skipped)
+        return Batch(moved, self.keys, self.skipped, self.reference_keys)
 
     def pictures(self, name: str) -> Tensor:
         """uint8 [B, H, W, 3] => float32 [B, 3, H, W] in [-1, 1]."""
@@ -306,4 +310,5 @@ def collate(samples: Sequence[dict[str, Any]]) -> Batch:
     tensors = {key: torch.stack([sample[key] for sample in samples])
                for key, value in samples[0].items() if isinstance(value, Tensor)}  # fmt: skip
     skipped = [line for sample in samples for line in sample.get("skipped", [])]
-    return Batch(tensors, [sample.get("key", ("", False)) for sample in samples], skipped)
+    keys = [sample.get("key", ("", False)) for sample in samples]
+    return Batch(tensors, keys, skipped, [sample.get("reference_keys", []) for sample in samples])

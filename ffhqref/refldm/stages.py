@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,7 @@ from ffhqref.refldm import checkpoint, losses
 from ffhqref.refldm.autoencoder import AttnBlock, Autoencoder, ResnetBlock
 from ffhqref.refldm.checkpoint import EMA, FIRST_STAGE, RAW, RestorerError
 from ffhqref.refldm.config import Config
-from ffhqref.refldm.data import Batch, collate
+from ffhqref.refldm.data import Batch, Key, collate
 from ffhqref.refldm.optimise import Ema, linear_warmup, warmup_cosine
 from ffhqref.refldm.restore import Options, Restorer, Rgb
 from ffhqref.refldm.runs import Saved
@@ -144,9 +143,9 @@ class DiffusionTrainee:
         if isinstance(recognise, nn.Module):
             recognise.to(accelerator.device)
         self.identity = self._identity(recognise) if recognise and config.identity_weight else None
-        self.latents: dict[bytes, Tensor] = {}  # of pictures by their digest: 131 KB each at 512 px
+        self.latents: dict[Key, Tensor] = {}  # of targets and still references: 131 KB each at 512 px
         self.room = config.latent_memory * 1e9 / accelerator.num_processes  # bytes
-        self.targets: dict[tuple[str, bool], Tensor] = {}  # embeddings: 2 KB a picture, decoded once
+        self.targets: dict[Key, Tensor] = {}  # embeddings: 2 KB a picture, decoded once
 
     def _identity(self, recognise: Recogniser) -> losses.Identity:
         return losses.Identity(
@@ -177,12 +176,11 @@ class DiffusionTrainee:
 
         One by one, so that the bits do not depend on which of them are known.
         """
-        pairs = zip(batch.pictures("target"), batch.tensors["target"], strict=True)
-        return torch.stack([self._encoded(picture, levels) for picture, levels in pairs])
+        pairs = zip(batch.pictures("target"), batch.keys, strict=True)
+        return torch.stack([self._encoded(picture, key) for picture, key in pairs])
 
-    def _encoded(self, picture: Tensor, levels: Tensor) -> Tensor:
-        """The latent [8, h, w] of a picture with these levels [H, W, 3] uint8; kept while there is room."""
-        key = hashlib.blake2b(levels.cpu().numpy().tobytes()).digest()
+    def _encoded(self, picture: Tensor, key: Key) -> Tensor:
+        """A picture's latent [8, h, w], kept under its key while there is room."""
         z = self.latents.get(key)
         if z is None:
             z = self.autoencoder.encode(picture[None])[0]
@@ -198,9 +196,8 @@ class DiffusionTrainee:
         for row in keep.nonzero()[:, 0].tolist():
             pieces = wide[row : row + 1]
             if self.config.reference_encoding == "separate" and self.config.still:
-                levels = batch.tensors["references"][row].chunk(count, 1)
-                each = zip(pieces[0].chunk(count, 2), levels, strict=True)
-                out[row] = torch.cat([self._encoded(piece, level) for piece, level in each], 2)
+                each = zip(pieces[0].chunk(count, 2), batch.reference_keys[row], strict=True)
+                out[row] = torch.cat([self._encoded(piece, key) for piece, key in each], 2)
             elif self.config.reference_encoding == "separate":
                 apart = self.autoencoder.encode(torch.cat(pieces.chunk(count, 3)))
                 out[row] = torch.cat(list(apart), 2)

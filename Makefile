@@ -13,11 +13,9 @@ demo: .venv/core  ## set up and run the whole job offline on drawn people
 	$(BIN)/ffhqref demo --out demo-out
 
 demo-restore: .venv/train  ## the demo, then restore its pictures; CHECKPOINT=refldm.ckpt for another restorer
-	@test -n "$(CHECKPOINT)" || test -e ffhqref/demo/restorer.safetensors || \
-	  { echo "Give a restorer: make demo-restore CHECKPOINT=refldm.ckpt"; exit 1; }
 	$(BIN)/ffhqref demo --out demo-out $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
 
-demo-models: .venv/train  ## train a small restorer on drawn people (hours) for the demo
+demo-models: .venv/train  ## train a small restorer on drawn people (an hour) for the demo
 	$(BIN)/python -m ffhqref.demo.train_restorer --work demo-models --out ffhqref/demo/restorer.safetensors
 
 test: .venv/dev  ## set up and run the tests

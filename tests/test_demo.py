@@ -32,9 +32,6 @@ from ffhqref.store import UserError, digest_file
 from ffhqref.verify import verify_dataset
 
 PEOPLE, SEED = 12, 3
-needs_restorer = pytest.mark.skipif(
-    not RESTORER.is_file(), reason="the demo's restorer is not trained: make demo-models"
-)
 
 
 @pytest.fixture(scope="module")
@@ -135,22 +132,35 @@ def test_another_restorer_joins_by_its_own_command(demo: tuple[Path, str], tmp_p
     assert "precision" in done.output, "the demo itself came first"
 
 
-@needs_restorer
-def test_references_bring_the_person_back(demo: tuple[Path, str]) -> None:
-    """The shipped restorer on people it never saw: closer to them with references than without."""
-    pytest.importorskip("torch")
-    said = demo[1]
-    likeness = {
+def similarity_in(said: str) -> dict[str, float]:
+    """What the demo prints of its restored pictures."""
+    return {
         kind: float(re.search(rf"{kind} +(-?[0-9.]+) \[", said)[1])  # type: ignore[index]
         for kind in ("severe low quality", "restored without references", "restored with references")
     }
+
+
+def test_references_bring_the_person_back(demo: tuple[Path, str]) -> None:
+    """The shipped restorer on people it never saw: closer to them with references than without."""
+    pytest.importorskip("torch")
+    likeness = similarity_in(demo[1])
     # a person's gain scatters by as much as its mean, and here are few: how much it is, restorer.json tells
     assert likeness["restored with references"] > likeness["restored without references"] + 0.01
     assert likeness["restored with references"] > likeness["severe low quality"]
     assert read(next((demo[0] / "dataset/restored/severe").glob("*.png"))).shape == (64, 64, 3)
 
 
-@needs_restorer
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_demo_as_it_is_shows_what_references_are_for(tmp_path: Path) -> None:
+    """Default people and seed: 63 severe pictures of 11 of them."""
+    pytest.importorskip("torch")
+    done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    likeness = similarity_in(done.output)
+    assert likeness["restored with references"] > likeness["restored without references"] + 0.05
+
+
 def test_without_torch_the_demo_says_how_to_restore(
     demo: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,7 +215,6 @@ def test_the_demo_s_models_can_be_made_again(tmp_path: Path) -> None:
     assert again.returncode == 0 and json.loads(out.with_suffix(".json").read_text()) == told
 
 
-@needs_restorer
 def test_the_shipped_restorer_is_the_one_that_was_judged() -> None:
     told = json.loads(RESTORER.with_suffix(".json").read_text())
     assert told["sha256"] == digest_file(RESTORER) and told["bytes"] == RESTORER.stat().st_size < 7_500_000
@@ -218,7 +227,6 @@ def test_the_shipped_restorer_is_the_one_that_was_judged() -> None:
     assert told["judged"]["world"] != told["trained"]["world"]
 
 
-@needs_restorer
 def test_the_readme_tells_what_was_judged() -> None:
     """The curve over references, every mean with its interval."""
     similarity = json.loads(RESTORER.with_suffix(".json").read_text())["judged"][
@@ -233,7 +241,6 @@ def test_the_readme_tells_what_was_judged() -> None:
     assert "{:.3f} [{:.3f}, {:.3f}]".format(*gain) in readme
 
 
-@needs_restorer
 def test_the_shipped_restorer_has_a_name_of_its_own(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     portrait = draw_portrait(4321, 0, 0).image
@@ -279,7 +286,8 @@ def test_a_demo_killed_at_any_moment_ends_the_same(tmp_path: Path, demo: tuple[P
         time.sleep(seconds)
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()
-    run_demo(out, people=PEOPLE, seed=SEED, workers=1)
+    done = CliRunner().invoke(app, [*command[3:], "--workers", "1"])
+    assert done.exit_code == 0, done.output
     assert contents(out) == contents(demo[0])
 
 

@@ -46,7 +46,7 @@ def _option(help: str, *names: str, **more: Any) -> Any:
 
 def _named(path: Path) -> Path:
     """`demo` is the small restorer that comes with the demo (64 px, drawn people)."""
-    return RESTORER if path == Path("demo") and RESTORER.is_file() and not path.exists() else path
+    return RESTORER if path == Path("demo") and not path.exists() else path
 
 
 Checkpoint = Annotated[

@@ -2,7 +2,7 @@
 
     python -m ffhqref.demo.train_restorer --work demo-models
 
-Takes hours on two cores and needs the extra `train`. Stopped at any moment, it goes on where it was.
+Takes an hour on two cores and needs the extra `train`. Stopped at any moment, it goes on where it was.
 What it is judged on (`restorer.json`) are people of another world than those it learnt from.
 """
 

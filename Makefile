@@ -16,7 +16,7 @@ demo-restore: .venv/train  ## the demo, then restore its pictures; CHECKPOINT=re
 	$(BIN)/ffhqref demo --out demo-out $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
 
 demo-models: .venv/train  ## train a small restorer on drawn people (an hour) for the demo
-	$(BIN)/python -m ffhqref.demo.train_restorer --work demo-models --out ffhqref/demo/restorer.safetensors
+	$(BIN)/python -m ffhqref.demo.making.train_restorer --work demo-models --out ffhqref/demo/restorer.safetensors
 
 test: .venv/dev  ## set up and run the tests
 	$(BIN)/python -m pytest

@@ -11,32 +11,32 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from ffhqref.build import build_refs
-    from ffhqref.calibrate import calibrate_distance
-    from ffhqref.cluster import find_identities
-    from ffhqref.degradation import sampler
-    from ffhqref.degrade import degrade_dataset, degrade_folder
-    from ffhqref.embed import embed_photos
-    from ffhqref.recipe import Recipe, load_recipe
-    from ffhqref.references import write_references
-    from ffhqref.split import split_identities
-    from ffhqref.store import UserError
-    from ffhqref.verify import verify_dataset
+    from ffhqref.core.recipe import Recipe, load_recipe
+    from ffhqref.core.store import UserError
+    from ffhqref.dataset.build import build_refs
+    from ffhqref.dataset.cluster import find_identities
+    from ffhqref.dataset.embed import embed_photos
+    from ffhqref.dataset.references import write_references
+    from ffhqref.dataset.split import split_identities
+    from ffhqref.dataset.verify import verify_dataset
+    from ffhqref.degrade.operators import sampler
+    from ffhqref.degrade.stage import degrade_dataset, degrade_folder
+    from ffhqref.identities.calibrate import calibrate_distance
 
 _PLACES = {
-    "build_refs": "build",
-    "calibrate_distance": "calibrate",
-    "find_identities": "cluster",
-    "degrade_dataset": "degrade",
-    "degrade_folder": "degrade",
-    "embed_photos": "embed",
-    "Recipe": "recipe",
-    "load_recipe": "recipe",
-    "sampler": "degradation",
-    "write_references": "references",
-    "split_identities": "split",
-    "UserError": "store",
-    "verify_dataset": "verify",
+    "build_refs": "dataset.build",
+    "calibrate_distance": "identities.calibrate",
+    "find_identities": "dataset.cluster",
+    "degrade_dataset": "degrade.stage",
+    "degrade_folder": "degrade.stage",
+    "embed_photos": "dataset.embed",
+    "Recipe": "core.recipe",
+    "load_recipe": "core.recipe",
+    "sampler": "degrade.operators",
+    "write_references": "dataset.references",
+    "split_identities": "dataset.split",
+    "UserError": "core.store",
+    "verify_dataset": "dataset.verify",
 }
 
 __all__ = [

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ffhqref.fetch.ledger import LEDGER, Digests, Ledger, known_right
-from ffhqref.fetch.sources import Source, SourceFile, load_source, sources
-from ffhqref.recipe import Weights, known_weights
-from ffhqref.store import below, digest_file
+from ffhqref.core.recipe import Weights, known_weights
+from ffhqref.core.store import below, digest_file
+from ffhqref.download.ledger import LEDGER, Digests, Ledger, known_right
+from ffhqref.download.sources import Source, SourceFile, load_source, sources
 
 Verdict = Literal["ok", "missing", "wrong"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ffhqref import build_refs, load_recipe
-from ffhqref.store import digest_file
+from ffhqref.core.store import digest_file
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 

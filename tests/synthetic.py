@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ffhqref import tables
-from ffhqref.embed import wanted_receipt
-from ffhqref.recipe import Recipe
-from ffhqref.store import write_receipt
+from ffhqref.core import tables
+from ffhqref.core.recipe import Recipe
+from ffhqref.core.store import write_receipt
+from ffhqref.dataset.embed import wanted_receipt
 
 
 def unit(rows: npt.ArrayLike) -> npt.NDArray[np.float32]:

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from servers import Doc, Server
 from typer.testing import CliRunner
 
 from ffhqref import doctor
 from ffhqref.cli import app
-from ffhqref.download import Options, download
-from ffhqref.fetch.network import Manners
-from ffhqref.fetch.sources import Source, SourceFile
-from ffhqref.recipe import Weights
+from ffhqref.core.recipe import Weights
+from ffhqref.download.network import Manners
+from ffhqref.download.sources import Source, SourceFile
+from ffhqref.download.stage import Options, download
+from tests.download.servers import Doc, Server
 
 CPU, GPU = ["CPUExecutionProvider"], ["CUDAExecutionProvider", "CPUExecutionProvider"]
 H200 = ["NVIDIA H200, 143771 MiB"]

@@ -14,25 +14,26 @@ import ffhqref
 
 PACKAGE = Path(ffhqref.__file__).parent
 
-FOUNDATION = {
-    "tables", "store", "images", "recipe", "faces", "align", "grouping", "neighbours", "journal", "panels",
-    "degradation", "stream", "blur",
-}  # fmt: skip
-STAGES = {
-    "embed": set(),
-    "cluster": {"search"},
-    "split": set(),
-    "references": set(),
-    "verify": set(),
-    "calibrate": set(),
-    "degrade": {"draws"},
-    "download": {"fetch"},
-    "doctor": {"fetch"},  # what was downloaded, and whether it is right
-    "sheet": set(),
-}  # a stage's own helper modules, which only it may import
-ABOVE = {"build"}
-# prefixes of modules that may import torch
-TORCH = {"refldm", "demo.train_embedder", "demo.train_restorer", "demo.judge_restorer"}
+CORE = {"core"}
+STAGES = {"dataset", "degrade", "restore", "identities", "faces", "core"}
+LAYERS: dict[str, set[str]] = {  # a room -> the rooms that it may import, itself always
+    "core": set(),
+    "faces": CORE,
+    "identities": CORE,
+    "dataset": {"identities", "faces", "core"},
+    "degrade": {"faces", "core"},
+    "download": {"faces", "core"},
+    "refldm": CORE,
+    "restore": {"faces", "core", "refldm"},
+    "demo": STAGES | {"download"},  # `demo --real`
+    "doctor": {"download", "core"},  # what was downloaded, and whether it is right
+}
+HALL = {"", "__main__", "doctor"}  # modules beside the rooms
+EVERYTHING = {"", "__main__", "cli"}  # may import all
+OWN_LAYERS = {"demo.making": LAYERS["demo"] | {"refldm"}}  # trains what the demo ships
+# modules of `dataset` are stages: they call each other in `build` alone
+DATASET_STAGES = {"embed", "cluster", "split", "references", "verify", "sheet"}
+TORCH = ("refldm.", "restore.", "demo.making.")  # prefixes of modules that may import torch
 
 
 @cache
@@ -58,50 +59,49 @@ def own_imports(tree: ast.Module, top_only: bool = False) -> set[str]:
     return found - {"__version__"}
 
 
-def allowed(name: str) -> set[str] | None:
-    """What a module may import of the package; None: anything."""
-    head = name.split(".")[0]
-    if head in {"cli", "__init__", "__main__", ""}:
-        return None
-    if head == "refldm":
-        return {"refldm"}
-    if name in {"demo.train_restorer", "demo.judge_restorer"}:
-        return FOUNDATION | {"demo", "build", "refldm"}
-    if head in ABOVE or name in {"demo.run", "demo.train_embedder"}:
-        return FOUNDATION | set(STAGES) | {"demo"} | ({"build", "fetch"} if name == "demo.run" else set())
-    if head == "demo":
-        return FOUNDATION | {"demo"}
-    owner = next((stage for stage, helpers in STAGES.items() if head == stage or head in helpers), None)
-    if owner:
-        return FOUNDATION | STAGES[owner] | {owner}
-    return FOUNDATION
+def room(module: str) -> str:
+    return module.split(".")[0]
 
 
 @pytest.mark.parametrize("name", sorted(modules()))
 def test_layers(name: str) -> None:
-    rule = allowed(name)
-    if rule is not None:
-        heads = {module.split(".")[0] for module in own_imports(modules()[name])}
-        assert heads <= rule, f"{name} may not import {heads - rule}"
+    if room(name) in EVERYTHING:
+        return
+    rule = next((rule for place, rule in OWN_LAYERS.items() if name.startswith(place)), LAYERS[room(name)])
+    imported = {room(module) for module in own_imports(modules()[name])}
+    assert imported <= rule | {room(name)}, f"{name} may not import {imported - rule}"
 
 
-def test_every_module_has_a_place() -> None:
-    helpers = {helper for owned in STAGES.values() for helper in owned}
-    known = FOUNDATION | set(STAGES) | helpers | ABOVE | {"cli", "refldm", "demo", "__main__", ""}
-    heads = {name.split(".")[0] for name in modules()} - {"__init__"}
-    assert heads <= known, f"say in this file what layer {heads - known} belong to"
+def test_every_module_is_in_a_room() -> None:
+    rooms = set(LAYERS) | EVERYTHING
+    assert {room(name) for name in modules()} == rooms, "say in this file what a new room may import"
+    assert {name for name in modules() if "." not in name and not (PACKAGE / name).is_dir()} | {""} == HALL
 
 
-def test_foundation_has_no_cycle() -> None:
-    graph = {name: own_imports(modules()[name]) & FOUNDATION for name in FOUNDATION}
+def test_every_room_says_what_it_is() -> None:
+    for folder in {path.parent for path in PACKAGE.rglob("*.py")}:
+        tree = ast.parse((folder / "__init__.py").read_text())
+        assert ast.get_docstring(tree), f"{folder.name}/__init__.py needs a docstring"
+
+
+def test_no_stage_imports_another() -> None:
+    for name in DATASET_STAGES:
+        imported = {module.removeprefix("dataset.") for module in own_imports(modules()[f"dataset.{name}"])}
+        assert not imported & (DATASET_STAGES | {"build"}), name
+
+
+def test_there_is_no_cycle() -> None:
+    graph = {name: own_imports(tree, top_only=True) & set(modules()) for name, tree in modules().items()}
     done: set[str] = set()
     while ready := {name for name, needs in graph.items() if name not in done and needs <= done}:
         done |= ready
-    assert done == FOUNDATION, f"a cycle among {FOUNDATION - done}"
+    assert done == set(graph), f"a cycle among {set(graph) - done}"
 
 
-def test_only_search_uses_faiss_and_only_the_restorer_torch() -> None:
-    users: dict[str, set[str]] = {"faiss": set(), "torch": set(), "insightface": set(), "onnxruntime": set()}
+def test_who_uses_which_library() -> None:
+    users: dict[str, set[str]] = {
+        name: set() for name in ("faiss", "torch", "insightface", "onnxruntime", "requests")
+    }
     for name, tree in modules().items():
         for node in ast.walk(tree):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -109,9 +109,10 @@ def test_only_search_uses_faiss_and_only_the_restorer_torch() -> None:
             for module in names:
                 if module.split(".")[0] in users:
                     users[module.split(".")[0]].add(name)
-    assert users["faiss"] == {"search"}
-    assert users["insightface"] == {"faces"}
-    assert all(any(name.startswith(place) for place in TORCH) for name in users["torch"] - {"cli.restore"})
+    assert {room(name) for name in users["faiss"]} == {"identities"}
+    assert {room(name) for name in users["insightface"] | users["onnxruntime"]} == {"faces"}
+    assert {room(name) for name in users["requests"]} == {"download"}
+    assert all(name.startswith(TORCH) for name in users["torch"])
 
 
 def loaded_by(code: str) -> set[str]:
@@ -155,4 +156,4 @@ def test_the_package_itself_is_light_and_gives_every_stage() -> None:
 
 
 def test_a_dataset_is_built_without_torch() -> None:
-    assert "torch" not in loaded_by("import ffhqref.build, ffhqref.calibrate, ffhqref.cli")
+    assert "torch" not in loaded_by("import ffhqref.dataset.build, ffhqref.identities.calibrate, ffhqref.cli")

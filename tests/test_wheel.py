@@ -30,7 +30,7 @@ def test_an_installed_wheel_finds_its_manifests(tmp_path: Path) -> None:
     subprocess.run([*pip, "install", "--quiet", "--no-deps", "--target", site, wheel], check=True)
     (site / "others.pth").write_text(sysconfig.get_paths()["purelib"])  # what it needs is there already
     code = (
-        "import ffhqref, ffhqref.recipe as r; print(ffhqref.__file__); "
+        "import ffhqref, ffhqref.core.recipe as r; print(ffhqref.__file__); "
         "print(r.load_recipe('photos').grouping, len(r.known_weights()) > 0)"
     )
     run = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)

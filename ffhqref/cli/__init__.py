@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from ffhqref import __version__
-from ffhqref.store import UserError
+from ffhqref.core.store import UserError
 
 
 class Commands(TyperGroup):

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ffhqref.cli import app
-from ffhqref.store import UserError
+from ffhqref.core.store import UserError
 
 if TYPE_CHECKING:
-    from ffhqref.recipe import Recipe
+    from ffhqref.core.recipe import Recipe
 
 WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -86,7 +86,7 @@ def _overrides(options: dict[str, Any]) -> dict[str, Any]:
     """The options of a command that name fields of a recipe."""
     from dataclasses import fields
 
-    from ffhqref.recipe import Recipe
+    from ffhqref.core.recipe import Recipe
 
     names = {field.name for field in fields(Recipe)}
     given = {key: value for key, value in options.items() if key in names and value is not None}
@@ -151,8 +151,8 @@ def build_refs(
         --detector det_500m.onnx --embedder w600k_mbf.onnx
     """
     options = dict(locals())
-    from ffhqref import build
-    from ffhqref.recipe import load_recipe
+    from ffhqref.core.recipe import load_recipe
+    from ffhqref.dataset import build
 
     chosen = load_recipe(
         recipe or "photos", **_overrides({k: v for k, v in options.items() if k != "recipe"})
@@ -236,7 +236,7 @@ def embed(
     ffhqref embed mine --images photos --detector det_500m.onnx --embedder w600k_mbf.onnx
     """
     options = dict(locals())
-    from ffhqref.embed import embed_photos
+    from ffhqref.dataset.embed import embed_photos
 
     chosen = _recipe(out, options)
     receipt = embed_photos(images, out, chosen, device=device.value, workers=workers, batch_size=batch_size)
@@ -262,7 +262,7 @@ def cluster(
     ffhqref cluster mine --distance 0.6
     """
     chosen = _recipe(out, locals())
-    from ffhqref.cluster import find_identities
+    from ffhqref.dataset.cluster import find_identities
 
     notes = find_identities(out, chosen).notes
     _keep(out, chosen)
@@ -296,7 +296,7 @@ def split(
     ffhqref split mine --val-identities 300 --test-identities 150
     """
     chosen = _recipe(out, locals())
-    from ffhqref.split import split_identities
+    from ffhqref.dataset.split import split_identities
 
     notes = split_identities(out, chosen).notes
     _keep(out, chosen)
@@ -324,7 +324,7 @@ def references(
     ffhqref references mine --order nearest --max-references 5
     """
     chosen = _recipe(out, locals())
-    from ffhqref.references import write_references
+    from ffhqref.dataset.references import write_references
 
     notes = write_references(out, chosen).notes
     _keep(out, chosen)
@@ -334,8 +334,8 @@ def references(
 
 def _recipe(out: Path, options: dict[str, Any]) -> Recipe:
     """The recipe of the dataset (or the named one), with this command's options."""
-    from ffhqref.build import recipe_of
-    from ffhqref.recipe import load_recipe, with_known_distance
+    from ffhqref.core.recipe import load_recipe, with_known_distance
+    from ffhqref.dataset.build import recipe_of
 
     given = _overrides({key: value for key, value in options.items() if key != "recipe"})
     if name := options.get("recipe"):
@@ -344,8 +344,8 @@ def _recipe(out: Path, options: dict[str, Any]) -> Recipe:
 
 
 def _keep(out: Path, recipe: Recipe) -> None:
-    from ffhqref.build import write_recipe
-    from ffhqref.store import lock
+    from ffhqref.core.store import lock
+    from ffhqref.dataset.build import write_recipe
 
     with lock(out, "build-refs"):
         write_recipe(out, recipe)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ffhqref.cli import app
-from ffhqref.store import Receipt, UserError, recorded_images
+from ffhqref.core.store import Receipt, UserError, recorded_images
 
 Dataset = Annotated[
     Path | None, typer.Argument(metavar="[OUT]", help="A built dataset: its targets are degraded.")
@@ -73,8 +73,8 @@ def degrade(
     ffhqref degrade mine --level moderate --level severe
     ffhqref degrade --level severe --images photos --out lq --sheet look.png
     """
-    from ffhqref import degrade as stage
-    from ffhqref.recipe import load_level
+    from ffhqref.core.recipe import load_level
+    from ffhqref.degrade import stage as stage
 
     levels = [load_level(text) for text in level or []]
     _check(dataset, [one.name for one in levels], images, out, list_, sheet)

@@ -101,7 +101,7 @@ def sheet(
     ffhqref sheet mine
     ffhqref sheet ffhq-ref --images ffhq --split test --out test.png
     """
-    from ffhqref.sheet import contact_sheet
+    from ffhqref.dataset.sheet import contact_sheet
 
     made = contact_sheet(out, images, file=file, split=split, count=count)
     for name in made.missing[:5]:

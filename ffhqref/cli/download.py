@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ffhqref.cli import app
-from ffhqref.store import UserError
+from ffhqref.core.store import UserError
 
 if TYPE_CHECKING:
-    from ffhqref.download import Outcome
-    from ffhqref.fetch.sources import Source
+    from ffhqref.download.sources import Source
+    from ffhqref.download.stage import Outcome
 
 SHOWN = 20  # rows of a table in the terminal; the file beside the download has all
 
@@ -65,9 +65,9 @@ def download(
     ffhqref download ffhq --out ffhq --mirror /mnt/institute/ffhq
     ffhqref download mine.toml --out mine           your own [[file]] path, urls
     """
-    from ffhqref import download as stage
-    from ffhqref.fetch.network import Manners
-    from ffhqref.fetch.sources import load_source
+    from ffhqref.download import stage as stage
+    from ffhqref.download.network import Manners
+    from ffhqref.download.sources import load_source
 
     if not names:
         return _list_sources()
@@ -110,7 +110,7 @@ def _size(count: float) -> str:
 
 
 def _list_sources() -> None:
-    from ffhqref.fetch.sources import load_source, sources
+    from ffhqref.download.sources import load_source, sources
 
     width = min(100, shutil.get_terminal_size().columns)
     for name in sources():

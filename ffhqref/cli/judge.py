@@ -9,7 +9,7 @@ import typer
 
 from ffhqref.cli import app
 from ffhqref.cli.build import Out, _option
-from ffhqref.store import UserError
+from ffhqref.core.store import UserError
 
 
 @app.command()
@@ -22,8 +22,8 @@ def verify(
     \b
     ffhqref verify mine
     """
-    from ffhqref.build import recipe_of, refusal
-    from ffhqref.verify import verify_dataset
+    from ffhqref.dataset.build import recipe_of, refusal
+    from ffhqref.dataset.verify import verify_dataset
 
     report = verify_dataset(out, recipe_of(out), images=images)
     for warning in report.warnings:
@@ -50,7 +50,7 @@ def calibrate(
     ffhqref embed lfw-embedded --images lfw --detector det_500m.onnx --embedder mine.onnx
     ffhqref calibrate lfw-embedded --labels lfw.csv
     """
-    from ffhqref.calibrate import calibrate_distance
+    from ffhqref.identities.calibrate import calibrate_distance
 
     found = calibrate_distance(out, labels, false_match_rate=false_match_rate)
     typer.echo(

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ffhqref.cli import app
+from ffhqref.core.store import UserError, atomic, digest_file
 from ffhqref.demo import RESTORER
-from ffhqref.store import UserError, atomic, digest_file
 
 if TYPE_CHECKING:
-    from ffhqref.cli.restore_jobs import Jobs
-    from ffhqref.cli.restore_run import Outcome, Work
-    from ffhqref.refldm.checkpoint import Architecture
+    from ffhqref.refldm.model.checkpoint import Architecture
+    from ffhqref.restore.jobs import Jobs
+    from ffhqref.restore.run import Outcome, Work
 
 
 class Schedule(StrEnum):
@@ -128,21 +128,21 @@ def restore(
     _check_align(align, paste_back, detector)
     out = _destination(out, dataset, level)
     _need_torch()
-    from ffhqref.cli import restore_jobs, restore_run
-    from ffhqref.refldm.restore import Options
+    from ffhqref.refldm.restorer import Options
+    from ffhqref.restore import jobs, run
 
-    jobs = restore_jobs.collect(
+    collected = jobs.collect(
         dataset=dataset, level=level, split=split, lq=lq, refs=[*(refs or []), *more], refs_dir=refs_dir,
         references=references, images_dir=images, most=max_references,
     )  # fmt: skip
-    work = restore_run.Work(
+    work = run.Work(
         checkpoint=checkpoint, autoencoder=autoencoder, architecture=_architecture(architecture),
         options=Options(steps=steps, schedule=schedule.value, guidance=guidance,
                         encoding=reference_encoding.value),
         seed=seed, noise=noise.value, precision=precision.value, device=device, compiled=compile,
         batch_size=batch_size, sheet=sheet, detector=detector, paste_back=paste_back, part=shard,
     )  # fmt: skip
-    _run(work, jobs, out)
+    _run(work, collected, out)
 
 
 def _check_align(align: bool, paste_back: bool, detector: Path | None) -> None:
@@ -162,7 +162,7 @@ def _destination(out: Path | None, dataset: Path | None, level: str | None) -> P
 
 
 def _run(work: Work, jobs: Jobs, out: Path) -> None:
-    from ffhqref.refldm.checkpoint import RestorerError
+    from ffhqref.refldm.model.checkpoint import RestorerError
 
     try:
         outcome = work.run(jobs.jobs, jobs.failed, out)
@@ -195,8 +195,8 @@ def _need_torch() -> None:
 def _architecture(path: Path | None) -> Architecture | None:
     if path is None:
         return None
-    from ffhqref.recipe import load_toml
-    from ffhqref.refldm.checkpoint import RestorerError, parse_architecture
+    from ffhqref.core.recipe import load_toml
+    from ffhqref.refldm.model.checkpoint import RestorerError, parse_architecture
 
     try:
         return parse_architecture(load_toml(path), str(path))
@@ -241,8 +241,8 @@ def convert(
         raise UserError(f"{out} must end in .safetensors or .ckpt.")
     shape = _architecture(architecture)
     _need_torch()
-    from ffhqref.refldm.checkpoint import RestorerError
-    from ffhqref.refldm.checkpoint import convert as write
+    from ffhqref.refldm.model.checkpoint import RestorerError
+    from ffhqref.refldm.model.checkpoint import convert as write
 
     try:
         if out.suffix == ".ckpt":
@@ -260,7 +260,7 @@ def convert(
 
 
 def _publish(checkpoint: Path, out: Path, autoencoder: Path | None, shape: Architecture | None) -> None:
-    from ffhqref.refldm.publish import publish
+    from ffhqref.refldm.model.publish import publish
 
     with atomic(out) as part:
         written = publish(checkpoint, part, autoencoder, shape)

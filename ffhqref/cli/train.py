@@ -13,11 +13,11 @@ import typer
 
 from ffhqref.cli import app
 from ffhqref.cli.restore import _option
-from ffhqref.store import UserError, lock
+from ffhqref.core.store import UserError, lock
 
 if TYPE_CHECKING:
-    from ffhqref.refldm.config import Config
-    from ffhqref.refldm.train import Given, Result
+    from ffhqref.refldm.training.config import Config
+    from ffhqref.refldm.training.train import Given, Result
 
 
 class Stage(StrEnum):
@@ -86,7 +86,7 @@ def train(
         --identity r50.onnx
     """
     _need_torch()
-    from ffhqref.refldm.checkpoint import RestorerError
+    from ffhqref.refldm.model.checkpoint import RestorerError
 
     _check_dataset(data, images, unverified)
     chosen = {"steps": steps, "batch_size": batch_size, "lr": lr, "precision": precision and precision.value}
@@ -109,9 +109,9 @@ def _train(
     config: Config, given: Given, data: Path, images: Path, out: Path, level: str, resume: bool,
     device: str, workers: int,
 ) -> Result:  # fmt: skip
-    from ffhqref.degradation import sampler
-    from ffhqref.refldm import train as training
-    from ffhqref.refldm.data import open_dataset
+    from ffhqref.degrade.operators import sampler
+    from ffhqref.refldm.training import train as training
+    from ffhqref.refldm.training.data import open_dataset
 
     degrade = None if config.stage == "autoencoder" else sampler(level, config.seed)
     source = open_dataset(data, images, config, degrade)
@@ -147,8 +147,8 @@ def _check_dataset(data: Path, images: Path, unverified: bool) -> None:
     """UserError where the dataset is not proven sound, unless the user insists."""
     if unverified:
         return
-    from ffhqref.build import recipe_of
-    from ffhqref.verify import verify_dataset
+    from ffhqref.dataset.build import recipe_of
+    from ffhqref.dataset.verify import verify_dataset
 
     try:
         faults = verify_dataset(data, recipe_of(data), images=images).violations
@@ -182,9 +182,9 @@ def parse_settings(texts: list[str]) -> dict[str, Any]:
 
 def configure(stage: str, name: str | None, options: dict[str, Any], run: Path | bool) -> Config:
     """The named configuration (of a resumed run: its own) with the options in place of its values."""
-    from ffhqref.recipe import load_toml, locate
-    from ffhqref.refldm.config import parse
-    from ffhqref.refldm.runs import RunFolder
+    from ffhqref.core.recipe import load_toml, locate
+    from ffhqref.refldm.training.config import parse
+    from ffhqref.refldm.training.runs import RunFolder
 
     if run and name is None:
         where = f"{run}/config.json"
@@ -207,8 +207,8 @@ def _merged(table: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _given(config: Config, init: Path | None, autoencoder: Path | None, identity: Path | None) -> Given:
-    from ffhqref.refldm import onnx_torch
-    from ffhqref.refldm.train import Given
+    from ffhqref.refldm.training import onnx_torch
+    from ffhqref.refldm.training.train import Given
 
     recognise = onnx_torch.load(identity) if identity else None
     return Given(init=init, autoencoder=autoencoder, recognise=recognise, perceptual=_perceptual(config))
@@ -224,6 +224,6 @@ def _perceptual(config: Config) -> Any:
         raise UserError(
             "perceptual_weight needs LPIPS: pip install pyiqa, or go without it by --set perceptual_weight=0."
         ) from None
-    from ffhqref.refldm.losses import UnitRange
+    from ffhqref.refldm.training.losses import UnitRange
 
     return UnitRange(pyiqa.create_metric("lpips-vgg", as_loss=True))

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ffhqref import tables
-from ffhqref.align import read_landmarks
+from ffhqref.core import tables
+from ffhqref.core.images import Rgb, find, png_name, read, resize
 from ffhqref.demo import EMBEDDER
-from ffhqref.faces import Embedder, align
-from ffhqref.images import Rgb, find, png_name, read, resize
+from ffhqref.faces.align import read_landmarks
+from ffhqref.faces.networks import Embedder, align
 
 SIZE = 512  # px of the pictures in which landmarks are given
 DRAWS = 10_000  # of the bootstrap

@@ -10,19 +10,19 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ffhqref import tables
-from ffhqref.build import Built, build_refs
-from ffhqref.degrade import Options, degrade_dataset
+from ffhqref.core import tables
+from ffhqref.core.images import scan
+from ffhqref.core.recipe import Recipe, load_level, load_recipe
+from ffhqref.core.store import Receipt, UserError, finished, lock, need_space, write_receipt, write_text
+from ffhqref.dataset.build import Built, build_refs
+from ffhqref.dataset.sheet import contact_sheet
+from ffhqref.degrade.stage import Options, degrade_dataset
 from ffhqref.demo import EMBEDDER
 from ffhqref.demo.album import REVISION, Label, album, photographs
-from ffhqref.download import Options as DownloadOptions
-from ffhqref.download import accept_terms, download
-from ffhqref.fetch.sources import load_source
-from ffhqref.grouping import Agreement, agreement
-from ffhqref.images import scan
-from ffhqref.recipe import Recipe, load_level, load_recipe
-from ffhqref.sheet import contact_sheet
-from ffhqref.store import Receipt, UserError, finished, lock, need_space, write_receipt, write_text
+from ffhqref.download.sources import load_source
+from ffhqref.download.stage import Options as DownloadOptions
+from ffhqref.download.stage import accept_terms, download
+from ffhqref.identities.grouping import Agreement, agreement
 
 PHOTO_BYTES = 420_000  # of a drawn PNG, about
 PEOPLE = (5, 9999)

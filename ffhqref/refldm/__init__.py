@@ -1,4 +1,5 @@
 """The restorer: a latent diffusion model of faces that attends to reference pictures (CacheKV).
 
-It knows nothing of building datasets, and nothing else of the package imports it but the command line.
+In: low-quality pictures and references as arrays, and a checkpoint. Out: restored arrays. Of the package it
+imports `core` alone. Read `model/` (the networks), `restorer` (DDIM sampling with them), `training/`.
 """

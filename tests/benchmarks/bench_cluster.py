@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ffhqref.grouping import Labels, Vectors, components
-from ffhqref.search import pairs_below
+from ffhqref.identities.grouping import Labels, Vectors, components
+from ffhqref.identities.search import pairs_below
 from tests.benchmarks.common import Peak, alternate, child, row, seconds
 from tests.benchmarks.synthetic import ffhq_like
 

@@ -19,8 +19,9 @@ import numpy as np
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
-from ffhqref import degradation, degrade, images
-from ffhqref.recipe import Level, load_level
+from ffhqref.core import images
+from ffhqref.core.recipe import Level, load_level
+from ffhqref.degrade import operators, stage
 
 COUNT = 160  # pictures of each kind of kernel
 FILES = 24  # pictures end to end
@@ -94,10 +95,10 @@ def seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_c
 
 def check_same(image: images.Rgb, level: Level) -> None:
     """The baseline is no straw man: it makes the very bytes that ours makes."""
-    random.seed(degradation.PUBLISHED_SEED)
-    np.random.seed(degradation.PUBLISHED_SEED)
-    for _, step in zip(range(20), degradation.replay(level, *image.shape[:2]), strict=False):
-        ours = degradation.apply(image, step.degradation, step.noise())
+    random.seed(operators.PUBLISHED_SEED)
+    np.random.seed(operators.PUBLISHED_SEED)
+    for _, step in zip(range(20), operators.replay(level, *image.shape[:2]), strict=False):
+        ours = operators.apply(image, step.degradation, step.noise())
         np.testing.assert_array_equal(published(image, level), ours)
 
 
@@ -105,9 +106,9 @@ def rate(who: str, kind: str) -> float:
     """Pictures per second of one core's time, in this process alone."""
     level, image = load_level("train"), face(512)
     if who == "ours":
-        sampled = (degradation.sample(level, 0, str(number)) for number in range(10 * COUNT))
+        sampled = (operators.sample(level, 0, str(number)) for number in range(10 * COUNT))
         drawn = [one for one in sampled if one.kernel == kind][:COUNT]
-        works: list[Callable[[], object]] = [partial(degradation.apply, image, one) for one in drawn]
+        works: list[Callable[[], object]] = [partial(operators.apply, image, one) for one in drawn]
     else:
         np.random.seed(0)
         works = [partial(published, image, level, kind)] * COUNT
@@ -143,7 +144,7 @@ def end_to_end(level: Level, folder: Path) -> tuple[float, float]:
             cv2.imwrite(str(folder / "clean.png"), clean[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 3])
 
     def ours(out: str) -> None:
-        degrade.degrade_folder(level, folder / "photos", folder / out, options=degrade.Options(workers=1))
+        stage.degrade_folder(level, folder / "photos", folder / out, options=stage.Options(workers=1))
 
     alone()  # warms the files
     cpu = time.process_time  # other work on the machine changes it less than the clock on the wall
@@ -157,11 +158,11 @@ def by_workers(level: Level, folder: Path) -> tuple[float, float]:
     """Pictures a second with a worker on every core, and with one."""
     rates = []
     for workers in (len(os.sched_getaffinity(0)), 1):
-        options = degrade.Options(workers=workers, seed=workers)
+        options = stage.Options(workers=workers, seed=workers)
         out = folder / f"workers-{workers}"
         rates.append(
             FILES
-            / seconds(lambda o=out, p=options: degrade.degrade_folder(level, folder / "photos", o, options=p))
+            / seconds(lambda o=out, p=options: stage.degrade_folder(level, folder / "photos", o, options=p))
         )
     return rates[0], rates[1]
 

@@ -14,9 +14,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ffhqref.embed import embed_photos
-from ffhqref.recipe import Recipe, load_recipe
-from ffhqref.tables import IMAGE, LANDMARK_COLUMNS, load_embeddings
+from ffhqref.core.recipe import Recipe, load_recipe
+from ffhqref.core.tables import IMAGE, LANDMARK_COLUMNS, load_embeddings
+from ffhqref.dataset.embed import embed_photos
 from tests.benchmarks.common import FACES, alternate, needed, row, seconds
 
 SIDE = "512"  # px: the pictures of this width and height are used

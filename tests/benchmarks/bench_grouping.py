@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 
-from ffhqref.cluster import group_by_average, reach
-from ffhqref.embed import embed_photos
-from ffhqref.grouping import Agreement, Edges, Labels, Vectors, agreement
-from ffhqref.recipe import load_recipe
-from ffhqref.search import pairs_below
-from ffhqref.tables import load_embeddings
+from ffhqref.core.recipe import load_recipe
+from ffhqref.core.tables import load_embeddings
+from ffhqref.dataset.cluster import group_by_average, reach
+from ffhqref.dataset.embed import embed_photos
+from ffhqref.identities.grouping import Agreement, Edges, Labels, Vectors, agreement
+from ffhqref.identities.search import pairs_below
 from tests.benchmarks.common import FACES, Peak, child, needed, row, seconds
 from tests.benchmarks.synthetic import planted
 

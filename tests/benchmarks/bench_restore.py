@@ -32,9 +32,9 @@ def make_weights(path: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from ffhqref.refldm.autoencoder import Autoencoder
-    from ffhqref.refldm.checkpoint import EMA, FIRST_STAGE
-    from ffhqref.refldm.unet import UNet
+    from ffhqref.refldm.model.autoencoder import Autoencoder
+    from ffhqref.refldm.model.checkpoint import EMA, FIRST_STAGE
+    from ffhqref.refldm.model.unet import UNet
 
     torch.manual_seed(0)
     unet, stage = UNet(), Autoencoder()
@@ -83,9 +83,9 @@ def _plain(way: str, weights: Path, drawn: list[Any], steps: int, batch: int) ->
     import torch
     from plain_refldm import Plain, decode, encode
 
-    from ffhqref.refldm import checkpoint, schedule
-    from ffhqref.refldm.autoencoder import Autoencoder
-    from ffhqref.refldm.unet import UNet
+    from ffhqref.refldm.model import checkpoint, schedule
+    from ffhqref.refldm.model.autoencoder import Autoencoder
+    from ffhqref.refldm.model.unet import UNet
 
     unet, stage = UNet(), Autoencoder()
     tensors, _ = checkpoint.read(weights)
@@ -121,8 +121,8 @@ def _sample(guided: Any, x: Any, bar: Any, steps: int, seconds: Any, schedule: A
 def _ours(way: str, weights: Path, drawn: list[Any], steps: int, batch: int) -> tuple[dict[str, float], Any]:
     import torch
 
-    from ffhqref.refldm import checkpoint, schedule
-    from ffhqref.refldm.restore import Options, Restorer
+    from ffhqref.refldm.model import checkpoint, schedule
+    from ffhqref.refldm.restorer import Options, Restorer
 
     dtype = torch.bfloat16 if way == "bf16" else torch.float32
     restorer = Restorer(checkpoint.load(weights), dtype=dtype)
@@ -155,7 +155,7 @@ def run(steps: int = MEASURED) -> list[dict[str, Any]]:
     try:
         import torch
 
-        from ffhqref.refldm import precision
+        from ffhqref.refldm.model import precision
     except ImportError:
         raise Skip("torch (the extra `train`) is not installed") from None
     with tempfile.TemporaryDirectory() as folder:

@@ -42,7 +42,7 @@ def batch(number: int) -> Any:
     import numpy as np
     import torch
 
-    from ffhqref.refldm.data import Batch
+    from ffhqref.refldm.training.data import Batch
 
     drawn = np.random.default_rng(1).integers(0, 256, (2 + REFERENCES, 16, 16, 3), np.uint8)
     pictures = [cv2.resize(one, (512, 512), interpolation=cv2.INTER_CUBIC) for one in drawn]
@@ -59,8 +59,8 @@ def batch(number: int) -> Any:
 def networks() -> tuple[Any, Any]:
     import torch
 
-    from ffhqref.refldm.autoencoder import Autoencoder
-    from ffhqref.refldm.unet import UNet
+    from ffhqref.refldm.model.autoencoder import Autoencoder
+    from ffhqref.refldm.model.unet import UNet
 
     torch.manual_seed(0)
     unet, stage = UNet(), Autoencoder()
@@ -75,9 +75,9 @@ def ours(steps: int) -> tuple[list[float], float]:
     import torch
     from accelerate import Accelerator
 
-    from ffhqref.refldm.checkpoint import keep_memory
-    from ffhqref.refldm.config import Config
-    from ffhqref.refldm.stages import DiffusionTrainee
+    from ffhqref.refldm.model.checkpoint import keep_memory
+    from ffhqref.refldm.training.config import Config
+    from ffhqref.refldm.training.stages import DiffusionTrainee
 
     keep_memory()
     unet, stage = networks()
@@ -117,8 +117,8 @@ def plain(steps: int) -> tuple[list[float], float]:
     import torch
     import torch.nn.functional as F
 
-    from ffhqref.refldm import losses
-    from ffhqref.refldm.stages import Recogniser
+    from ffhqref.refldm.training import losses
+    from ffhqref.refldm.training.stages import Recogniser
     from tests.benchmarks.plain_refldm import State, encode, eps, middle, resnet, swish, up
 
     unet, stage = networks()

@@ -3,7 +3,7 @@
 One reference after another through the whole denoiser, twice (zeros and latents); explicit softmax
 matrices; keys and values joined anew at every step and layer; NCHW; raw, EMA and swapped weights held.
 It walks the modules of `ffhqref.refldm` for their parameters and uses none of their forward passes, in
-whatever precision the parameters have: in float64 it is the oracle of tests/imitated_golden.py.
+whatever precision the parameters have: in float64 it is the oracle of tests/refldm/imitated_golden.py.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ffhqref.refldm import schedule
-from ffhqref.refldm.autoencoder import AttnBlock, Autoencoder, ResnetBlock
-from ffhqref.refldm.layers import Upsample
-from ffhqref.refldm.unet import AttentionBlock, Downsample, ResBlock, UNet
+from ffhqref.refldm.model import schedule
+from ffhqref.refldm.model.autoencoder import AttnBlock, Autoencoder, ResnetBlock
+from ffhqref.refldm.model.layers import Upsample
+from ffhqref.refldm.model.unet import AttentionBlock, Downsample, ResBlock, UNet
 
 
 def up(layer: Upsample, x: Tensor) -> Tensor:

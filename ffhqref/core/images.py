@@ -1,0 +1,237 @@
+"""Pictures as arrays, and the names of pictures as paths. Arrays are uint8, RGB, height x width x 3."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import threading
+import unicodedata
+import warnings
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from stat import S_ISREG
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ffhqref.core.store import UserError, below, write_bytes
+
+Rgb = npt.NDArray[np.uint8]  # height x width x 3
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
+MAX_PIXELS = 120_000_000  # 360 MB decoded; a larger picture is refused before memory is taken
+MAX_FILE_BYTES = 512 << 20
+FFHQ_NESTED = re.compile(r"(^|/)(\d{2})000/(\2\d{3}\.\w+)$")
+_FILTERS = threading.Lock()  # warning filters belong to the process: two threads at once would mix them up
+
+
+class BadImage(Exception):
+    """One picture that cannot be used: `status` is for tables, the text is the reason for people."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A picture file found below a root.
+
+    `name` is what every table calls it: the path below the root in POSIX form, with FFHQ's own
+    sub-folders of a thousand left out. `bad` says why its name cannot be used, or is empty.
+    """
+
+    name: str
+    path: Path
+    size: int
+    mtime_ns: int
+    bad: str = ""
+
+
+def scan(root: Path, without: Path | None = None) -> list[Photo]:
+    """Every PNG, JPEG and WebP file below `root`, ordered by name.
+
+    Hidden files and folders, and the folder `without`, are passed over. Links to folders are not
+    followed (so a loop cannot trap it); links to files are. Photos whose names cannot serve as names in
+    a list carry the reason in `bad`. UserError where there is no such folder or no picture in it.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root} is no folder: give the folder that holds the photographs.")
+    root, passed_over = root.resolve(), without.resolve() if without else None
+    photos = []
+    for folder, subfolders, files in os.walk(root, onerror=_raise):
+        subfolders[:] = [s for s in subfolders if not s.startswith(".") and Path(folder, s) != passed_over]
+        below_root = "" if folder == str(root) else os.path.relpath(folder, root) + "/"
+        for file in files:
+            if file.startswith(".") or os.path.splitext(file)[1].lower() not in SUFFIXES:
+                continue
+            path = Path(folder, file)
+            try:
+                about = os.stat(path)
+            except OSError:  # a link to nothing or to itself, or gone since
+                continue
+            if S_ISREG(about.st_mode):
+                name = _name(below_root + file)
+                photos.append(Photo(name, path, about.st_size, about.st_mtime_ns, _name_fault(name)))
+    if not photos:
+        raise UserError(f"{root} holds no PNG, JPEG or WebP picture: give the folder with the photographs.")
+    return sorted(_mark_meeting_names(photos, root), key=lambda photo: (photo.name, str(photo.path)))
+
+
+def _raise(error: OSError) -> None:
+    raise UserError(f"Cannot read the folder {error.filename} ({error.strerror}): make it readable.")
+
+
+def _name(relative: str) -> str:
+    """FFHQ's 03000/03123.png is 03123.png; bytes that are not UTF-8 are written as escapes."""
+    return _escaped(FFHQ_NESTED.sub(r"\1\3", relative))
+
+
+def _escaped(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _name_fault(name: str) -> str:
+    if name.isascii() and name.isprintable() and "\\" not in name:
+        return ""
+    if any(c == "\ufeff" or unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in name):
+        return "its name holds a line break or another control character"
+    if "\\" in name:
+        return "its name holds a backslash or bytes that are not UTF-8"
+    return ""
+
+
+def meeting_key(name: str) -> str:
+    """Two names with one key would be one file where case or Unicode form do not count, as `.png`."""
+    return unicodedata.normalize("NFC", png_name(name)).casefold()
+
+
+def _mark_meeting_names(photos: list[Photo], root: Path) -> list[Photo]:
+    """Photos whose names meet are bad; of two with one name each goes by its whole path below `root`."""
+    meeting: dict[str, list[Photo]] = defaultdict(list)
+    for photo in sorted(photos, key=lambda photo: str(photo.path)):
+        meeting[meeting_key(photo.name)].append(photo)
+
+    def marked(photo: Photo) -> Photo:
+        met = meeting[meeting_key(photo.name)]
+        if photo.bad or len(met) == 1:
+            return photo
+        others = [other for other in met if other is not photo]
+        own, other = (_escaped(p.path.relative_to(root).as_posix()) for p in (photo, others[0]))
+        name = own if any(p.name == photo.name for p in others) else photo.name
+        bad = f"its name meets that of {other} where case or suffix do not count"
+        return replace(photo, name=name, bad=bad)
+
+    return [marked(photo) for photo in photos]
+
+
+def png_name(name: str) -> str:
+    """The name of a low-quality or restored picture: the target's, with `.png`."""
+    return os.path.splitext(name)[0] + ".png"
+
+
+def find(root: Path, name: str) -> Path:
+    """The file of `name` below `root`: as it stands, or in FFHQ's sub-folder of a thousand."""
+    path = below(root, name)
+    if not path.is_file() and re.fullmatch(r"\d{5}", path.stem):
+        nested = path.parent / f"{path.stem[:2]}000" / path.name
+        return nested if nested.is_file() else path
+    return path
+
+
+def read(path: Path, max_pixels: int = MAX_PIXELS) -> Rgb:
+    """Decode a picture file; BadImage where it is not a whole PNG, JPEG or WebP within bounds.
+
+    EXIF orientation is applied; grey, palette, CMYK, 16-bit and transparent pictures become 8-bit RGB;
+    of an animation the first frame is taken.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise BadImage("too_large", f"larger than {MAX_FILE_BYTES >> 20} MiB")
+        return decode(path.read_bytes(), max_pixels)
+    except OSError as error:
+        raise BadImage("unreadable", f"cannot be read ({error.strerror})") from None
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Rgb:
+    """Decode PNG, JPEG or WebP bytes; see `read`."""
+    _check_header(data, max_pixels)
+    if not _ends_whole(data):
+        _check_whole(data)
+    try:
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        bgr = None
+    if bgr is None:
+        raise BadImage("unreadable", "not a whole picture")
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _open(data: bytes) -> Image.Image:
+    """Pillow's lazy picture: the header is parsed, no pixel decoded."""
+    with _FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own warning on large pictures; ours is an error below
+        return Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
+
+
+def _check_header(data: bytes, max_pixels: int) -> None:
+    try:
+        with _open(data) as picture:
+            width, height = picture.size
+    except Image.DecompressionBombError:
+        raise BadImage("too_large", f"more than {max_pixels / 1e6:.0f} million pixels") from None
+    except Exception:  # hostile bytes: Pillow's parsers raise many kinds
+        raise BadImage("unreadable", "not a PNG, JPEG or WebP picture") from None
+    if width * height > max_pixels:
+        size = f"{width}x{height}"
+        raise BadImage("too_large", f"{size} is more than {max_pixels / 1e6:.0f} million pixels")
+
+
+def _ends_whole(data: bytes) -> bool:
+    """Whether the end of the file shows that nothing was cut off. OpenCV fills a cut JPEG with grey."""
+    if data[:4] == b"RIFF":
+        return len(data) >= int.from_bytes(data[4:8], "little") + 8
+    if data[:2] == b"\xff\xd8":  # the end marker must come after the last start of a scan
+        return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+    return data[-8:-4] == b"IEND"
+
+
+def _check_whole(data: bytes) -> None:
+    """The slow, sure way for odd ends (bytes after the picture are legal): decode with Pillow."""
+    try:
+        with _open(data) as picture:
+            picture.load()
+    except Exception as error:
+        raise BadImage("unreadable", f"cut off or damaged ({error})") from None
+
+
+def resize(image: Rgb, width: int, height: int) -> Rgb:
+    """Resize with area averaging when shrinking and bicubic interpolation when enlarging."""
+    if image.shape[:2] == (height, width):
+        return image
+    shrinking = width * height < image.shape[0] * image.shape[1]
+    method = cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
+
+
+def encode(image: Rgb, suffix: str = ".png", quality: int | None = None) -> bytes:
+    """The picture as PNG (or JPEG/WebP of a quality from 1 to 100; WebP above 100 is lossless)."""
+    flags: dict[str, list[Any]] = {
+        ".png": [cv2.IMWRITE_PNG_COMPRESSION, 3],
+        ".jpg": [cv2.IMWRITE_JPEG_QUALITY, quality or 95],
+        ".webp": [cv2.IMWRITE_WEBP_QUALITY, quality or 101],
+    }
+    good, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), flags[suffix])
+    if not good:
+        raise ValueError(f"OpenCV cannot encode {suffix}")
+    return data.tobytes()
+
+
+def write(path: Path, image: Rgb) -> None:
+    """Write a picture atomically, in the format of the path's suffix."""
+    write_bytes(path, encode(image, path.suffix.lower()))

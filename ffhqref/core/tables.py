@@ -1,0 +1,309 @@
+"""The schema of every table, in one place; nothing else spells a column's name.
+
+Parquet tables are checked against their schema when written and when read. The reference mappings are
+CSV in the published files' own form.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ffhqref.core.store import UserError, atomic, below, read_receipt, read_text, write_text
+
+IMAGE, STATUS, REASON = "image", "status", "reason"
+WIDTH, HEIGHT, PIXELS = "width", "height", "pixels"
+DET_SCORE, FACES, LANDMARKS, EMBEDDING = "det_score", "faces", "landmarks", "embedding"
+LEFT, RIGHT, DISTANCE = "left", "right", "distance"
+IDENTITY, COMPONENT, SPLIT = "identity", "component", "split"
+KEPT, KIND, COHESION, MEMBERS, OTHER = "kept", "kind", "cohesion", "members", "other"
+LEVEL, COPY, KERNEL, SIGMA_X, SIGMA_Y, THETA = "level", "copy", "kernel", "sigma_x", "sigma_y", "theta"
+SCALE, NOISE, QUALITY, SEED, DRAW = "scale", "noise", "quality", "seed", "draw"
+GT_IMAGE, LQ_IMAGE, REF_IMAGE = "gt_image", "lq_image", "ref_image"  # the published CSV's columns
+
+URL, BYTES, MD5, PIXEL_MD5, CATEGORY = "url", "bytes", "md5", "pixel_md5", "category"
+LANDMARK_COLUMNS = tuple(
+    f"{point}_{axis}"
+    for point in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")  # as the picture shows them
+    for axis in "xy"
+)  # px
+
+SPLITS = ("train", "val", "test")
+
+TEXT: pa.DataType = pa.string()
+COUNT: pa.DataType = pa.int32()
+SCORE: pa.DataType = pa.float32()
+REAL: pa.DataType = pa.float64()
+VECTOR: pa.DataType = pa.list_(pa.float32())
+
+EMBEDDINGS = pa.schema(
+    {
+        IMAGE: TEXT,
+        STATUS: TEXT,  # ok, bad_name, unreadable, too_large, too_small, no_face, excluded
+        REASON: TEXT,  # for people; empty where ok
+        WIDTH: COUNT,  # px of the decoded picture; 0 where it could not be decoded
+        HEIGHT: COUNT,
+        PIXELS: TEXT,  # SHA-256 of the decoded RGB bytes and their shape
+        FACES: COUNT,  # faces found, with those that were passed over
+        DET_SCORE: SCORE,  # 0..1 of the detector; 1 where landmarks were given
+        LANDMARKS: VECTOR,  # x, y of both eyes, nose, mouth corners, px in the decoded picture
+        EMBEDDING: VECTOR,  # unit length
+    }
+)
+PAIRS = pa.schema({LEFT: TEXT, RIGHT: TEXT, DISTANCE: REAL})  # left < right
+IDENTITIES = pa.schema({IMAGE: TEXT, IDENTITY: TEXT, COMPONENT: TEXT})
+SUSPECTS = pa.schema(
+    {
+        KIND: TEXT,  # weak_link, loose_identity, close_identities: see `cluster.suspects`
+        IDENTITY: TEXT,
+        OTHER: TEXT,  # the other identity, or empty
+        LEFT: TEXT,  # the pair of photos to look at
+        RIGHT: TEXT,
+        DISTANCE: REAL,
+        COHESION: REAL,  # mean similarity inside the identity, or between the two
+        MEMBERS: COUNT,
+    }
+)
+DUPLICATES = pa.schema({IMAGE: TEXT, KEPT: TEXT, KIND: TEXT, DISTANCE: REAL})  # kind: exact or near
+DEGRADATIONS = pa.schema(
+    {
+        IMAGE: TEXT,
+        LQ_IMAGE: TEXT,  # the file that was made, a path below the output folder
+        STATUS: TEXT,  # ok, missing, unreadable, too_large
+        REASON: TEXT,  # for people; empty where ok
+        LEVEL: TEXT,
+        COPY: COUNT,  # 0 where an image has one low-quality version
+        KERNEL: TEXT,  # iso or aniso
+        SIGMA_X: REAL,  # px in the target
+        SIGMA_Y: REAL,
+        THETA: REAL,  # radians
+        SCALE: REAL,  # times smaller
+        NOISE: REAL,  # standard deviation, of 255
+        QUALITY: COUNT,  # of the JPEG, 1..100
+        SEED: pa.int64(),  # of the noise
+        DRAW: COUNT,  # place in the published order of draws; -1 where drawn by the image's name
+        WIDTH: COUNT,  # px of the low-quality file
+        HEIGHT: COUNT,
+    }
+)
+SPLIT_TABLE = pa.schema({IMAGE: TEXT, IDENTITY: TEXT, SPLIT: TEXT})
+
+LISTING = pa.schema({IMAGE: TEXT, URL: TEXT, BYTES: pa.int64(), MD5: TEXT, PIXEL_MD5: TEXT})
+ATTRIBUTION = pa.schema(  # of FFHQ's images; all but the last as the metadata gives them
+    {
+        IMAGE: TEXT,  # the path below the download folder
+        "author": TEXT,
+        "photo_title": TEXT,
+        "photo_url": TEXT,
+        "country": TEXT,
+        "license": TEXT,
+        "license_url": TEXT,
+        "date_uploaded": TEXT,
+        "date_crawled": TEXT,
+        CATEGORY: TEXT,  # training or validation
+    }
+)
+
+
+def write(path: Path, schema: pa.Schema, table: pa.Table) -> None:
+    """Write a Parquet table atomically after checking that it has exactly this schema."""
+    if not table.schema.equals(schema, check_metadata=False):
+        raise ValueError(f"{path.name}: {table.schema} is not the schema {schema}")
+    with atomic(path) as part:
+        pq.write_table(table, part, compression="zstd")
+
+
+def from_columns(schema: pa.Schema, columns: Mapping[str, Sequence[object]]) -> pa.Table:
+    """A table of this schema from columns by name."""
+    return pa.table({field.name: pa.array(columns[field.name], field.type) for field in schema}, schema)
+
+
+def write_columns(path: Path, schema: pa.Schema, columns: Mapping[str, Sequence[object]]) -> None:
+    """`write` of a table given as columns by name."""
+    write(path, schema, from_columns(schema, columns))
+
+
+def write_rows(path: Path, schema: pa.Schema, rows: Sequence[Sequence[object]]) -> None:
+    """`write` of a table given as rows in the schema's order."""
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
+    write_columns(path, schema, dict(zip(schema.names, columns, strict=True)))
+
+
+def read(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a Parquet table; UserError where it is missing, damaged or of another schema."""
+    try:
+        found = pq.read_schema(path)
+        if not found.equals(schema, check_metadata=False):
+            raise UserError(f"{path} has other columns than this version writes: make it again.")
+        return pq.read_table(path, columns=list(columns) if columns else None)
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"Cannot read the table {path} ({reason}): run the stage that writes it.") from None
+
+
+def iterate_pairs(
+    path: Path, names: Sequence[str]
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
+    """pairs.parquet a piece at a time as (left, right, distances), rows as indices into `names`.
+
+    UserError where it is missing, damaged, or names a photo that is not in `names`.
+    """
+    words = pa.array(names, pa.string())
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(1 << 18):
+                left, right = (pc.index_in(batch.column(side), value_set=words) for side in (LEFT, RIGHT))
+                if left.null_count or right.null_count:
+                    raise UserError(
+                        f"{path} names photos that are not embedded: run `ffhqref cluster` again."
+                    )
+                yield (
+                    np.asarray(left, np.int64),
+                    np.asarray(right, np.int64),
+                    np.asarray(batch.column(DISTANCE), np.float64),
+                )
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise UserError(f"Cannot read the table {path} ({error}): run `ffhqref cluster`.") from None
+
+
+def reference_csv(rows: Iterable[tuple[str, Sequence[str]]], with_lq: bool) -> str:
+    """The published mapping's text: `gt_image[,lq_image],ref_image`, ref_image a Python list literal.
+
+    Its dialect is that of pandas' `to_csv(index=False)`: minimal quoting, newline line ends.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([GT_IMAGE, LQ_IMAGE, REF_IMAGE] if with_lq else [GT_IMAGE, REF_IMAGE])
+    for target, references in rows:
+        lq = [Path(target).with_suffix(".png").as_posix()] if with_lq else []
+        writer.writerow([target, *lq, str(list(references))])
+    return text.getvalue()
+
+
+def write_rates(
+    path: Path, distances: Iterable[float], true: Iterable[float], false: Iterable[float]
+) -> None:
+    """calibration.csv: true and false match rate at each distance."""
+    lines = [f"{DISTANCE},true_match_rate,false_match_rate"]
+    lines += [f"{d:.3f},{t:.9g},{f:.9g}" for d, t, f in zip(distances, true, false, strict=True)]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A user's CSV with at least these columns, every field as text; UserError where it is not one."""
+    try:
+        frame = pd.read_csv(io.StringIO(read_text(path, "a CSV")), dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
+        raise UserError(f"{path} is not a CSV ({str(error).splitlines()[0]}).") from None
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        wanted = ", ".join(columns)
+        raise UserError(f"{path} has no column {', '.join(missing)}: the header must name {wanted}.")
+    return frame
+
+
+def read_references(path: Path) -> dict[str, list[str]]:
+    """A reference mapping, published or ours: target -> names of references, best first."""
+    frame = read_csv(path, [GT_IMAGE, REF_IMAGE])
+    mapping: dict[str, list[str]] = {}
+    for line, (target, literal) in enumerate(zip(frame[GT_IMAGE], frame[REF_IMAGE], strict=True), 2):
+        try:
+            names = ast.literal_eval(literal)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            names = None
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{path}, line {line}: ref_image must be a list of names such as ['a.png'].")
+        if target in mapping:
+            raise UserError(f"{path}, line {line}: {target} stands twice; a target has one line.")
+        mapping[target] = names
+    return mapping
+
+
+def read_list(path: Path) -> list[str]:
+    """A text file of image names, one a line; empty lines are passed over.
+
+    Only what follows a name is stripped: a name may begin with a space, and ends in its suffix.
+    """
+    lines = read_text(path, "a text file with one image name a line").split("\n")
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+def write_list(path: Path, names: Iterable[str]) -> None:
+    """Write image names, one a line."""
+    write_text(path, "".join(f"{name}\n" for name in names))
+
+
+def path_of(out: Path, name: str) -> Path:
+    """Where the table `name` lies in the dataset `out`."""
+    return out / "tables" / f"{name}.parquet"
+
+
+def texts(table: pa.Table, column: str) -> list[str]:
+    """A text column as a list."""
+    return [str(value) for value in table[column].to_pylist()]
+
+
+def embeddings_folder(out: Path) -> Path:
+    """Where the shards lie in the dataset `out`."""
+    return out / "tables" / "embeddings"
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The photos that are ok, ordered by name: `vectors[i]` (unit float32, n x D) is of `names[i]`."""
+
+    names: list[str]
+    vectors: npt.NDArray[np.float32]
+    area: list[int]  # px of the picture
+    pixels: list[str]  # digest of the decoded picture
+
+
+def load_embeddings(out: Path) -> Embeddings:
+    """The embeddings of a dataset's photos that are ok, ordered by name."""
+    table = _read_all(out, [IMAGE, STATUS, WIDTH, HEIGHT, PIXELS, EMBEDDING])
+    table = table.filter(pc.field(STATUS) == "ok").sort_by(IMAGE).combine_chunks()
+    if len(table) == 0:
+        raise UserError(f"{out}: no photo has a face to use; `ffhqref embed` says why for each.")
+    flat = np.asarray(pc.list_flatten(table[EMBEDDING]), np.float32)
+    area = np.asarray(table[WIDTH]).astype(np.int64) * np.asarray(table[HEIGHT])
+    return Embeddings(
+        texts(table, IMAGE),
+        flat.reshape(len(table), -1),
+        area.tolist(),
+        texts(table, PIXELS),
+    )
+
+
+def load_statuses(out: Path) -> dict[str, tuple[str, str]]:
+    """Every photo's status and reason, ordered by name."""
+    table = _read_all(out, [IMAGE, STATUS, REASON]).sort_by(IMAGE)
+    columns = [texts(table, name) for name in (IMAGE, STATUS, REASON)]
+    return {image: (status, reason) for image, status, reason in zip(*columns, strict=True)}
+
+
+def count_statuses(shards: Iterable[Path]) -> dict[str, int]:
+    """How many photos of these embedding shards have each status."""
+    counts: Counter[str] = Counter()
+    for path in shards:
+        counts.update(texts(read(path, EMBEDDINGS, [STATUS]), STATUS))
+    return dict(sorted(counts.items()))
+
+
+def _read_all(out: Path, columns: Sequence[str]) -> pa.Table:
+    """The shards that the embed receipt names: others may be left from an earlier, larger run."""
+    receipt = read_receipt(out, "embed")
+    if receipt is None:
+        raise UserError(f"{out} has no finished embeddings: run `ffhqref embed` first.")
+    return pa.concat_tables([read(below(out, name), EMBEDDINGS, columns) for name in receipt.outputs])

@@ -1,0 +1,6 @@
+"""Photographs -> a reference dataset, stage by stage; each stage reads and writes files below one folder.
+
+In: a folder of photographs and a recipe. Out: the published FFHQ-Ref tree with tables and receipts. Read the
+stages in the order in which `build` calls them: `embed`, `cluster`, `split`, `references`, `verify`.
+`neighbours` says which pair is a valid reference; `sheet` lays out targets beside their references.
+"""

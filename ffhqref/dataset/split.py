@@ -1,0 +1,244 @@
+"""Identities -> splits.parquet and id_based_ffhq_split/*.txt: whole components are drawn, never photos."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from ffhqref.core import tables
+from ffhqref.core.recipe import Recipe
+from ffhqref.core.store import (
+    Receipt,
+    UserError,
+    digest_file,
+    digest_given,
+    fingerprint,
+    finished,
+    lock,
+    seed_for,
+    write_receipt,
+)
+from ffhqref.dataset import neighbours
+from ffhqref.dataset.neighbours import Neighbours, least_distance
+
+REVISION = 1
+LISTS = "id_based_ffhq_split"
+AGE_GROUPS = (3, 10, 20, 30, 40, 50, 60, 70)  # years at which FairFace's nine groups begin anew
+
+
+@dataclass(frozen=True)
+class Component:
+    """Photos that no split may part, and whether they can be drawn."""
+
+    name: str
+    photos: tuple[int, ...]
+    identities: int
+    for_val: bool
+    for_test: bool
+
+
+def list_path(out: Path, split: str) -> Path:
+    """Where the list of a split's photos lies."""
+    return out / LISTS / f"{split}_image.txt"
+
+
+def find_components(graph: Neighbours, recipe: Recipe) -> list[Component]:
+    """All components, ordered by name, and which can be drawn for val and for test.
+
+    Test: each photo that may be a target has a count of references inside the window that the recipe
+    allows (with `--targets`: at least one has). Val: each has a reference.
+    """
+    low, high = recipe.test_references
+    in_test = graph.counts(least_distance(recipe, "test"))
+    good_test = (in_test >= low) & ((in_test <= high) if high else True)
+    good_val = graph.counts(least_distance(recipe, "val")) >= 1
+    members: dict[str, list[int]] = defaultdict(list)
+    for photo, name in enumerate(graph.component):
+        members[name].append(photo)
+
+    def suits(photos: Sequence[int], good: np.ndarray[Any, Any]) -> bool:
+        verdicts = [bool(good[photo]) for photo in photos if graph.may_be_target[photo]]
+        return any(verdicts) if graph.limited else bool(verdicts) and all(verdicts)
+
+    return [
+        Component(
+            name,
+            tuple(photos),
+            len({graph.identity[photo] for photo in photos}),
+            suits(photos, good_val),
+            suits(photos, good_test),
+        )
+        for name, photos in sorted(members.items())
+    ]
+
+
+def draw(
+    parts: Sequence[Component], recipe: Recipe, strata: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Component name -> split. Test is drawn first, then val; the rest is train.
+
+    The order is a hash of (seed, component), so it depends on no file order; with `strata` (component
+    -> group of labels) the group with the fewest photos so far comes next. UserError where a
+    whole-number quota cannot be met.
+    """
+    splits = {part.name: "train" for part in parts}
+    drawable = sum(part.identities for part in parts if part.for_val or part.for_test)
+    for split, quota, fraction in (
+        ("test", recipe.test_identities, recipe.test),
+        ("val", recipe.val_identities, recipe.val),
+    ):
+        free = [
+            p for p in parts if splits[p.name] == "train" and (p.for_test if split == "test" else p.for_val)
+        ]
+        wanted = quota if quota is not None else round((fraction or 0) * drawable)
+        if quota is None and fraction and drawable >= len(tables.SPLITS):  # one for each split
+            wanted = max(wanted, 1)
+        order = sorted(free, key=lambda part: seed_for(recipe.seed, part.name, "split"))
+        left = wanted
+        for part in _balanced(order, strata) if strata else order:
+            if part.identities <= left:
+                splits[part.name] = split
+                left -= part.identities
+        if quota is not None and left:
+            raise UserError(
+                f"Only {quota - left} identities can be drawn for {split}, {quota} were asked for: give "
+                f"--{split}-identities {quota - left} or less"
+                + (", or other --test-references." if split == "test" else ".")
+            )
+    return splits
+
+
+def _balanced(order: Sequence[Component], strata: Mapping[str, str]) -> list[Component]:
+    """The components so that the group with the fewest photos so far comes next, each in its own order."""
+    queues: dict[str, list[Component]] = defaultdict(list)
+    for part in reversed(order):
+        queues[strata[part.name]].append(part)
+    drawn: Counter[str] = Counter()
+    result = []
+    while queues:
+        group = min(queues, key=lambda group: (drawn[group], group))
+        part = queues[group].pop()
+        if not queues[group]:
+            del queues[group]
+        drawn[group] += len(part.photos)
+        result.append(part)
+    return result
+
+
+def strata_of(
+    parts: Sequence[Component], names: Sequence[str], labels: Path, columns: Sequence[str]
+) -> dict[str, str]:
+    """Component -> its photos' commonest labels (ages in FairFace's nine groups), from a CSV by image."""
+    frame = tables.read_csv(labels, [tables.IMAGE, *columns])
+    rows = [tuple(_label(str(value)) for value in row) for row in frame[list(columns)].to_numpy()]
+    by_name: dict[str, tuple[str, ...]] = dict(zip(frame[tables.IMAGE], rows, strict=True))
+
+    def label(photo: int) -> tuple[str, ...]:
+        name = names[photo]
+        return by_name.get(name) or by_name.get(PurePosixPath(name).stem) or ("unknown",) * len(columns)
+
+    found = {}
+    for part in parts:
+        common = Counter(label(photo) for photo in part.photos)
+        found[part.name] = "/".join(min(common.items(), key=lambda item: (-item[1], item[0]))[0])
+    if all(group == "/".join(["unknown"] * len(columns)) for group in found.values()):
+        raise UserError(f"{labels} has no row for any photograph: its image column must hold their names.")
+    return found
+
+
+def _label(value: str) -> str:
+    """A number is an age and becomes its FairFace group; anything else stays."""
+    try:
+        years = float(value)
+    except ValueError:
+        return value or "unknown"
+    return f"age group {sum(years >= start for start in AGE_GROUPS)}"
+
+
+def read_lists(folder: Path, names: Sequence[str]) -> tuple[dict[str, str], dict[str, int]]:
+    """Published lists replayed: photo -> split, and counts of what did not fit.
+
+    The folder holds {train,val,test}_image.txt, itself or in id_based_ffhq_split/. Photos in no list
+    go to train. UserError where a list is missing or a name stands in two.
+    """
+    base = _lists_folder(folder)
+    there = set(names)
+    splits: dict[str, str] = {}
+    absent = 0
+    for split in tables.SPLITS:
+        for name in tables.read_list(base / f"{split}_image.txt"):
+            if splits.get(name, split) != split:
+                raise UserError(f"{base}: {name} stands in the lists of both {splits[name]} and {split}.")
+            splits[name] = split
+            absent += name not in there
+    unlisted = [name for name in names if name not in splits]
+    chosen = {name: splits.get(name, "train") for name in names}
+    return chosen, {"listed_but_absent": absent, "in_no_list": len(unlisted)}
+
+
+def split_identities(out: Path, recipe: Recipe) -> Receipt:
+    """Write splits.parquet and the three lists of a dataset whose identities are known.
+
+    `recipe.splits` replays published lists instead of drawing; `recipe.labels` and `recipe.balance`
+    balance val and test. The receipt's notes count photos and identities a split.
+    """
+    if recipe.balance and not recipe.labels:
+        raise UserError("The recipe balances over labels: give --labels a CSV with an image column.")
+    quotas = ("seed", "val", "test", "val_identities", "test_identities", "test_references", "min_distance")
+    parameters = {name: getattr(recipe, name) for name in (*quotas, "dedupe", "balance")}
+    parameters |= {name: list(parameters[name]) for name in ("test_references", "balance")}
+    inputs = {"cluster": fingerprint(out, "cluster"), "splits": _lists_digest(recipe.splits)}
+    inputs |= {key: digest_given(getattr(recipe, key)) for key in ("targets", "labels")}
+    wanted = Receipt(stage="split", revision=REVISION, parameters=parameters, inputs=inputs)
+    with lock(out, "split"):
+        if done := finished(out, wanted):
+            return done
+        graph = neighbours.load(out, recipe)
+        notes: dict[str, Any] = {}
+        if recipe.splits:
+            chosen, notes = read_lists(Path(recipe.splits), graph.names)
+        else:
+            parts = find_components(graph, recipe)
+            groups = None
+            if recipe.labels and recipe.balance:
+                groups = strata_of(parts, graph.names, Path(recipe.labels), recipe.balance)
+            drawn = draw(parts, recipe, groups)
+            chosen = {name: drawn[part] for name, part in zip(graph.names, graph.component, strict=True)}
+        return _write(out, graph, chosen, wanted, notes)
+
+
+def _write(
+    out: Path, graph: Neighbours, chosen: Mapping[str, str], wanted: Receipt, notes: Mapping[str, Any]
+) -> Receipt:
+    ordered = [chosen[name] for name in graph.names]
+    columns = dict(zip(tables.SPLIT_TABLE.names, [graph.names, graph.identity, ordered], strict=True))
+    tables.write_columns(tables.path_of(out, "splits"), tables.SPLIT_TABLE, columns)
+    for name in tables.SPLITS:
+        tables.write_list(list_path(out, name), [image for image in graph.names if chosen[image] == name])
+    people: dict[str, set[str]] = {name: set() for name in tables.SPLITS}
+    for identity, name in zip(graph.identity, ordered, strict=True):
+        people[name].add(identity)
+    counts = {
+        name: {"photos": ordered.count(name), "identities": len(people[name])} for name in tables.SPLITS
+    }
+    outputs = [tables.path_of(out, "splits"), *(list_path(out, name) for name in tables.SPLITS)]
+    return write_receipt(out, wanted, outputs, {**notes, **counts, "replayed": bool(wanted.inputs["splits"])})
+
+
+def _lists_folder(folder: Path) -> Path:
+    return folder / LISTS if (folder / LISTS).is_dir() else folder
+
+
+def _lists_digest(folder: str | None) -> str:
+    if folder is None:
+        return ""
+    paths = [_lists_folder(Path(folder)) / f"{name}_image.txt" for name in tables.SPLITS]
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"There is no {path}: --splits takes a folder with {{train,val,test}}_image.txt.")
+    return "+".join(digest_file(path) for path in paths)

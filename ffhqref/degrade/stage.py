@@ -1,0 +1,318 @@
+"""Low-quality images: targets and a level -> degraded pictures, tables/degradations.parquet.
+
+The pure core is `ffhqref.degrade.operators`, whose names are here too; this module reads, degrades in threads
+and writes files.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from ffhqref.core import images, journal, sheets, tables
+from ffhqref.core.images import BadImage, Rgb
+from ffhqref.core.journal import Made
+from ffhqref.core.recipe import Level
+from ffhqref.core.sheets import Panel
+from ffhqref.core.store import (
+    Receipt,
+    UserError,
+    below,
+    digest,
+    lock,
+    need_space,
+    read_receipt,
+    receipt_path,
+    recorded_images,
+    write_bytes,
+    write_receipt,
+)
+from ffhqref.degrade.draws import Drawn, Filter, Options, Target, draws, named, read_names, scanned
+from ffhqref.degrade.operators import (
+    Degradation,
+    Sampler,
+    add_noise,
+    apply,
+    blur,
+    blur_downscale,
+    downscale,
+    gaussian_kernel,
+    jpeg,
+    replay,
+    sample,
+    sampler,
+    upscale,
+)
+
+__all__ = [
+    "Degradation", "Options", "Sampler", "add_noise", "apply", "blur", "blur_downscale", "degrade_dataset",
+    "degrade_folder", "downscale", "gaussian_kernel", "jpeg", "read_names", "replay", "sample", "sampler",
+    "sheet", "upscale",
+]  # fmt: skip
+
+REVISION = 1
+TABLE = "tables/degradations.parquet"  # below the output folder
+Split = Literal["test", "val"]
+PILLOW = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "bilinear": Image.Resampling.BILINEAR,
+}
+
+
+def degrade_folder(
+    level: Level,
+    photos: Path,
+    out: Path,
+    *,
+    names: Sequence[str] | None = None,
+    options: Options | None = None,
+) -> Receipt:
+    """Degrade pictures below `photos` (all, or those named, in this order) into the folder `out`.
+
+    An image's low-quality version has its path with the format's suffix. Runs into one folder add up; a
+    file made again with another level or seed replaces the old one. The receipt's notes count images by
+    status. UserError where no picture can be used.
+    """
+    if out.resolve() == photos.resolve() or (names is None and photos.resolve() in out.resolve().parents):
+        raise UserError(f"{out} lies in the folder of the photographs: give --out a folder outside {photos}.")
+    targets = scanned(photos) if names is None else named(photos, names)
+    return Run(level, out, "", "degrade", options or Options()).make(targets)
+
+
+def degrade_dataset(
+    level: Level,
+    out: Path,
+    *,
+    photos: Path | None = None,
+    split: Split = "test",
+    options: Options | None = None,
+) -> Receipt:
+    """Degrade the test (or val) targets of a built dataset into test_images/<level>_degrad/.
+
+    `photos` may be left out where `embed` recorded the folder. Files of targets that the mapping no
+    longer has are removed, if they are still as they were made.
+    """
+    options = options or Options()
+    if options.copies > 1 or options.format != "png":
+        raise UserError("A dataset has one PNG a target: use --out for --copies or --format webp.")
+    mapping = out / "reference_mapping" / f"{split}_references.csv"
+    if not mapping.is_file():
+        raise UserError(f"There is no {mapping}: give a built dataset, or --out for a plain folder.")
+    targets = named(photos or recorded_images(out), list(tables.read_references(mapping)))
+    if not targets:
+        raise UserError(f"{mapping} names no target: build the dataset with a larger {split} split.")
+    run = Run(level, out, dataset_folder(level, split), f"degrade-{level.name}-{split}", options)
+    return run.make(targets)
+
+
+def dataset_folder(level: Level, split: Split = "test") -> str:
+    """Where a level's images lie in a built dataset, with a slash at the end."""
+    return f"{split}_images/{level.name}_degrad/"
+
+
+# ---- one picture ---------------------------------------------------------------------------------
+
+
+def fit(image: Rgb, size: int, method: Filter = "bicubic") -> Rgb:
+    """Resize to size x size; a picture that is not square is squeezed, as the published loader does."""
+    if image.shape[:2] == (size, size):
+        return image
+    if method == "area":
+        return images.resize(image, size, size)
+    return np.asarray(Image.fromarray(image).resize((size, size), PILLOW[method]))
+
+
+@dataclass(frozen=True)
+class Item:
+    """One low-quality image to be made."""
+
+    drawn: Drawn
+    file: str
+    key: str
+
+    def make(self, out: Path, options: Options) -> Made:
+        """Read, degrade and write: the work of a thread."""
+        target = self.drawn.target
+        if target.bad:
+            return Made(self.key, "", *target.bad)
+        try:
+            image = images.read(target.path)
+        except BadImage as error:
+            return Made(self.key, "", error.status, str(error))
+        clean = fit(image, options.size, options.filter)
+        low = apply(clean, self.drawn.degradation, self.drawn.noise())
+        data = images.encode(low, f".{options.format}")
+        write_bytes(below(out, self.file), data)
+        return Made(self.key, digest(data), note="" if image.shape[0] == image.shape[1] else "squeezed")
+
+
+def sheet(
+    path: Path, level_folders: Mapping[str, tuple[Path, str]], photos: Path, options: Options, rows: int = 6
+) -> None:
+    """Write a PNG of clean pictures beside their low-quality versions, the parameters beneath.
+
+    `level_folders` maps a level to its output folder and the folder of its images below that. The rows
+    are spread evenly over the images that every level has.
+    """
+    made: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for level, (out, prefix) in level_folders.items():
+        table = tables.read(out / TABLE, tables.DEGRADATIONS).to_pylist()
+        mine = [row for row in table if row[tables.LEVEL] == level and row[tables.STATUS] == "ok"]
+        made[level] = {r[tables.IMAGE]: r for r in mine if r[tables.LQ_IMAGE].startswith(prefix)}
+    common = sorted(set.intersection(*(set(rows) for rows in made.values())))
+    if not common:
+        raise UserError("The sheet would be empty: no image has a low-quality version at every level.")
+    cells = []
+    for name in (common[round(at)] for at in np.linspace(0, len(common) - 1, min(rows, len(common)))):
+        clean = fit(images.read(images.find(photos, name)), options.size, options.filter)
+        line = [Panel(clean, (name, f"{options.size} x {options.size} px"))]
+        for level, (out, _) in level_folders.items():
+            row = made[level][name]
+            line.append(Panel(images.read(below(out, row[tables.LQ_IMAGE])), caption(row)))
+        cells.append(line)
+    images.write(path, sheets.draw(["clean", *level_folders], cells))
+
+
+def caption(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The drawn parameters of a table's row in two short lines."""
+    blurred = f"blur {row[tables.SIGMA_X]:.1f} px"
+    if row[tables.KERNEL] == "aniso":
+        degrees = math.degrees(row[tables.THETA]) % 180  # a Gaussian turned by half a circle is the same
+        blurred = f"blur {row[tables.SIGMA_X]:.1f} x {row[tables.SIGMA_Y]:.1f} px at {degrees:.0f} degrees"
+    return (
+        blurred,
+        f"1/{row[tables.SCALE]:.1f} size, noise {row[tables.NOISE]:.1f}, JPEG {row[tables.QUALITY]}",
+    )
+
+
+# ---- a run over many -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """One level into one folder: `prefix` is where the files lie below `out`."""
+
+    level: Level
+    out: Path
+    prefix: str
+    stage: str
+    options: Options
+
+    @property
+    def journal(self) -> Path:
+        return self.out / "receipts" / f"{self.stage}.jsonl"
+
+    @property
+    def table(self) -> Path:
+        return self.out / TABLE
+
+    def make(self, targets: Sequence[Target]) -> Receipt:
+        """Make what is missing or not as it should be, then the table, the journal and the receipt."""
+        with lock(self.out, f"degrade --level {self.level.name}"):
+            items = [self._item(drawn) for drawn in draws(self.level, targets, self.options)]
+            known = journal.read(self.journal)
+            missing = [item for item in items if not journal.stands(self.out, item, known.get(item.file))]
+            wanted = self._wanted(items)
+            done = read_receipt(self.out, self.stage)
+            if not missing and done and done.same_work(wanted) and self._table_stands(items, known):
+                return done
+            self._forget(missing)
+            need_space(self.out, len(missing) * self.options.size**2, "Writing the low-quality images")
+            made = known | journal.make_all(
+                missing, lambda item: item.make(self.out, self.options), self.journal,
+                workers=self.options.workers, what=f"degrade {self.level.name}",
+            )  # fmt: skip
+            return self._finish(items, known, made, wanted)
+
+    def _item(self, drawn: Drawn) -> Item:
+        options = self.options
+        folder = f"copy-{drawn.copy}/" if options.copies > 1 or drawn.copy else ""
+        file = self.prefix + folder + images.png_name(drawn.target.name).removesuffix("png") + options.format
+        parts = [REVISION, drawn.target.stamp, drawn.target.bad, asdict(drawn.degradation), drawn.draw]
+        parts += [options.size, options.filter, asdict(self.level) if drawn.replayed else None]
+        return Item(drawn, file, digest(json.dumps(parts).encode()))
+
+    def _wanted(self, items: Sequence[Item]) -> Receipt:
+        parameters = {key: value for key, value in asdict(self.options).items() if key != "workers"}
+        parameters |= {"level": asdict(self.level), "table": self.options.table is not None}
+        keys = digest(json.dumps([[item.file, item.key] for item in items]).encode())
+        return Receipt(stage=self.stage, revision=REVISION, parameters=parameters, inputs={"images": keys})
+
+    def _table_stands(self, items: Sequence[Item], known: Mapping[str, Made]) -> bool:
+        return self.table.is_file() and bool(self._merged(items, known).equals(self._rows()))
+
+    def _rows(self) -> pa.Table:
+        """The rows that are there, of any level and split."""
+        if not self.table.is_file():
+            return tables.DEGRADATIONS.empty_table()
+        try:
+            return tables.read(self.table, tables.DEGRADATIONS)
+        except UserError:
+            raise UserError(
+                f"{self.table} is damaged or of another version: remove it and run `ffhqref degrade` again "
+                "for each level; images that stand are kept."
+            ) from None
+
+    def _rows_without(self, files: set[str]) -> pa.Table:
+        rows = self._rows()
+        keep = [file not in files for file in rows[tables.LQ_IMAGE].to_pylist()]
+        return rows.filter(pa.array(keep, pa.bool_()))
+
+    def _forget(self, missing: Sequence[Item]) -> None:
+        """Take rows of files that will be made anew out of the table, so that none is ever wrong."""
+        receipt_path(self.out, self.stage).unlink(missing_ok=True)
+        if missing and self.table.is_file():
+            tables.write(self.table, tables.DEGRADATIONS, self._rows_without({item.file for item in missing}))
+
+    def _finish(
+        self, items: Sequence[Item], known: Mapping[str, Made], made: Mapping[str, Made], wanted: Receipt
+    ) -> Receipt:
+        results = [made[item.file] for item in items]
+        statuses = Counter(result.status for result in results)
+        if not statuses["ok"]:
+            first = f"{items[0].drawn.target.name}: {results[0].reason}" if items else "none was named"
+            raise UserError(f"No image could be degraded ({first}): give --images the folder of the targets.")
+        kept = {item.file for item in items} if self.prefix else made.keys()
+        tables.write(self.table, tables.DEGRADATIONS, self._merged(items, made))
+        self._remove_stale(items, known, made)
+        journal.write(self.journal, {file: made[file] for file in kept})
+        notes = {"statuses": dict(sorted(statuses.items())), "images": len(items)}
+        squeezed = sum(result.note == "squeezed" for result in results)
+        return write_receipt(self.out, wanted, [self.journal], notes | {"squeezed": squeezed})
+
+    def _remove_stale(
+        self, items: Sequence[Item], known: Mapping[str, Made], made: Mapping[str, Made]
+    ) -> None:
+        """Remove our own files of targets that became unusable or, in a dataset, are no longer targets."""
+        wanted = {item.file for item in items}
+        for file, before in known.items():
+            gone = made[file].status != "ok" if file in wanted else bool(self.prefix)
+            if gone and journal.unchanged(self.out, file, before):
+                below(self.out, file).unlink()
+
+    def _merged(self, items: Sequence[Item], made: Mapping[str, Made]) -> pa.Table:
+        """The table with these items' rows in place of those of the same files (dataset: same folder)."""
+        rows = self._rows_without({item.file for item in items}).to_pylist()
+        if self.prefix:
+            rows = [row for row in rows if not row[tables.LQ_IMAGE].startswith(self.prefix)]
+        rows += [self._row(item, made[item.file]) for item in items]
+        rows.sort(key=lambda row: (row[tables.IMAGE], row[tables.LEVEL], row[tables.LQ_IMAGE]))
+        return pa.Table.from_pylist(rows, tables.DEGRADATIONS)
+
+    def _row(self, item: Item, made: Made) -> dict[str, Any]:
+        drawn, size = item.drawn, self.options.size
+        return {
+            tables.IMAGE: drawn.target.name, tables.LQ_IMAGE: item.file, tables.STATUS: made.status,
+            tables.REASON: made.reason, tables.LEVEL: self.level.name, tables.COPY: drawn.copy,
+            tables.DRAW: drawn.draw, tables.WIDTH: size, tables.HEIGHT: size, **asdict(drawn.degradation),
+        }  # fmt: skip

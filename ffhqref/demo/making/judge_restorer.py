@@ -1,0 +1,170 @@
+"""How the demo's first stage and restorer are judged: on people of another world than they learnt from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ffhqref.core import sheets
+from ffhqref.core.images import Rgb, write
+from ffhqref.degrade.operators import sampler
+from ffhqref.demo import EMBEDDER
+from ffhqref.demo.album import Wanted, drawn
+from ffhqref.demo.likeness import SIZE, mean_over_people, similarities
+from ffhqref.demo.portrait.people import Portrait, draw_portrait
+from ffhqref.faces.networks import Embedder
+from ffhqref.refldm.model import checkpoint
+from ffhqref.refldm.model.autoencoder import Autoencoder
+from ffhqref.refldm.model.unet import Seen
+from ffhqref.refldm.restorer import Options, Restorer, fit
+from ffhqref.refldm.training import data
+
+JUDGING_WORLD = 77004  # seed; neither the training world nor the demo's own default
+COUNTS = (0, 1, 3, 5)  # of references, as in the paper's Table 5
+TARGETS = 2  # of a judged person, beside the references
+SAMPLES = 16  # pictures restored at a time
+SHOWN, SIDE = 5, 128  # people on the sheet, px of a picture there
+SIMILARITY = "similarity [mean, 95 % interval over people]"  # key of the reports
+
+
+def normalised(picture: Rgb) -> torch.Tensor:
+    """[1, 3, H, W] in [-1, 1], as training has it."""
+    return data.Batch({"picture": torch.from_numpy(picture)[None]}, []).pictures("picture")
+
+
+@torch.no_grad()
+def judge_first_stage(
+    autoencoder: Autoencoder, size: tuple[int, int], workers: int, people: int = 40
+) -> dict[str, Any]:
+    """What pictures of unseen people lose in it: similarity to the target, mean distance of [-1, 1]."""
+    wanted = [Wanted(JUDGING_WORLD, number, photo) for number in range(people) for photo in range(2)]
+    portraits = list(drawn(_portrait, wanted, workers))
+    made: dict[str, list[Rgb]] = {"at 64 px": [], "through the first stage": []}
+    distances = []
+    for portrait in portraits:
+        small = fit(portrait.image, *size)
+        x = normalised(small)
+        back = autoencoder.decode(autoencoder.encode(x))
+        distances.append(float((back - x).abs().mean()))
+        made["at 64 px"].append(small)
+        made["through the first stage"].append(data.as_picture(back[0]))
+    found = to_targets(portraits, made)
+    return {"people": people, "pictures": len(portraits), "world": JUDGING_WORLD,
+            "mean distance, of [-1, 1]": round(float(np.mean(distances)), 4),
+            SIMILARITY: rounded(found, [one.identity for one in wanted])}  # fmt: skip
+
+
+def to_targets(targets: Sequence[Portrait], made: Mapping[str, Sequence[Rgb]]) -> dict[str, list[float]]:
+    """Similarity of each picture to the portrait that it shows, for every kind in `made`."""
+    marks = [portrait.landmarks * (SIZE / portrait.image.shape[0]) for portrait in targets]
+    return similarities(Embedder(EMBEDDER, "cpu"), [p.image for p in targets], made, marks)
+
+
+def rounded(found: Mapping[str, Sequence[float]], who: Sequence[str]) -> dict[str, list[float]]:
+    """Mean and interval over people, for every kind."""
+    means = {kind: mean_over_people(values, who) for kind, values in found.items()}
+    return {kind: [round(value, 4) for value in (m.mean, m.low, m.high)] for kind, m in means.items()}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A person to judge by: portraits to restore, their low-quality pictures, references."""
+
+    person: str
+    targets: list[Portrait]
+    lq: list[Rgb]
+    references: list[Rgb]
+
+
+def _portrait(wanted: Wanted) -> Portrait:
+    return draw_portrait(wanted.seed, wanted.number, wanted.photo)
+
+
+def cases(people: int, size: tuple[int, int], workers: int) -> list[Case]:
+    """Unseen people, severely degraded at 512 px as the dataset's test images are."""
+    each = TARGETS + max(COUNTS)
+    wanted = [Wanted(JUDGING_WORLD, number, photo) for number in range(people) for photo in range(each)]
+    bar = tqdm(drawn(_portrait, wanted, workers), total=len(wanted), desc="draw", unit="photo", disable=None)
+    portraits = list(bar)
+    degrade = sampler("severe")
+    found = []
+    for first in range(0, len(wanted), each):
+        targets = portraits[first : first + TARGETS]
+        lq = [degrade(p.image, w.name) for p, w in zip(targets, wanted[first:], strict=False)]
+        references = [fit(p.image, *size) for p in portraits[first + TARGETS : first + each]]
+        found.append(Case(wanted[first].identity, targets, lq, references))
+    return found
+
+
+def restored(restorer: Restorer, judged: Sequence[Case], seen: Sequence[Seen], what: str) -> list[Rgb]:
+    """Every target of every case, restored with what is `seen` for the case."""
+    jobs = [(fit(lq, *restorer.size), one) for case, one in zip(judged, seen, strict=True) for lq in case.lq]
+    pictures: list[Rgb] = []
+    noise = restorer.noise(2024)
+    for start in tqdm(range(0, len(jobs), SAMPLES), desc=what, unit="batch", disable=None):
+        batch = jobs[start : start + SAMPLES]
+        pictures += restorer.restore(
+            [lq for lq, _ in batch], [seen for _, seen in batch], [noise] * len(batch), Options()
+        )
+    return pictures
+
+
+def with_references(restorer: Restorer, judged: Sequence[Case]) -> dict[str, list[Rgb]]:
+    """Restored by number of references; and what shows that it is the person in them who counts."""
+    made = {}
+    for count in COUNTS:
+        kind = f"{count} references"
+        seen = [restorer.look(case.references[:count]) for case in judged]
+        made[kind] = restored(restorer, judged, seen, kind)
+    others = [*seen[1:], seen[0]]
+    made[f"{kind} of another person"] = restored(restorer, judged, others, "of another person")
+    null = restorer.see(torch.zeros(1, *restorer.latent))
+    made["null condition"] = restored(restorer, judged, [null] * len(judged), "null condition")
+    return made
+
+
+def judge(path: Path, ldm: Path, people: int, workers: int, sheet: Path) -> dict[str, Any]:
+    """Similarity to the targets by number of references, with intervals over people.
+
+    Without references two others stand beside: the LDM that `path` was trained from, and the null condition,
+    which is what training shows in place of references. The first people are shown on `sheet`.
+    """
+    restorer, plain = Restorer(checkpoint.load(path)), Restorer(checkpoint.load(ldm))
+    judged = cases(people, restorer.size, workers)
+    targets = [portrait for case in judged for portrait in case.targets]
+    who = [case.person for case in judged for _ in case.targets]
+    made: dict[str, list[Rgb]] = {
+        "low quality": [lq for case in judged for lq in case.lq],
+        "target at the restorer's size": [fit(p.image, *restorer.size) for p in targets],
+        "target through the autoencoder": [
+            restorer.decode(restorer.encode(fit(p.image, *restorer.size)[None]))[0] for p in targets
+        ],
+    }
+    made["LDM"] = restored(plain, judged, [Seen()] * len(judged), "LDM")
+    made |= with_references(restorer, judged)
+    write(sheet, show(judged, made, restorer.size))
+    found = to_targets(targets, made)
+    most = found[f"{COUNTS[-1]} references"]
+    for none in ("0 references", "null condition", "LDM"):
+        found[f"gain of {COUNTS[-1]} references over {none}"] = list(np.subtract(most, found[none]))
+    return {"level": "severe", "people": people, "pictures": len(targets), "world": JUDGING_WORLD,
+            SIMILARITY: rounded(found, who)}  # fmt: skip
+
+
+def show(judged: Sequence[Case], made: Mapping[str, Sequence[Rgb]], size: tuple[int, int]) -> Rgb:
+    """A row a person: low quality, restored without and with references, the target, references."""
+    most = f"{COUNTS[-1]} references"
+    rows = []
+    for at, case in enumerate(judged[:SHOWN]):
+        first = at * TARGETS  # the case's pictures follow each other
+        shown = [fit(case.lq[0], *size), made["0 references"][first], made[most][first],
+                 fit(case.targets[0].image, *size), *case.references[:3]]  # fmt: skip
+        rows.append([sheets.Panel(picture) for picture in shown])
+    titles = ["low quality", "alone", most, "target", "references"]
+    return sheets.draw(titles, rows, SIDE)

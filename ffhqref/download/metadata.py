@@ -1,0 +1,121 @@
+"""FFHQ's metadata JSON (268 MB, an entry an image) -> the files it lists, and who made and licensed each.
+
+The JSON is decoded an entry at a time from a window of a few MB, so memory does not grow with the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from ffhqref.core import tables
+from ffhqref.core.store import UserError, atomic
+from ffhqref.core.stream import entries
+from ffhqref.download.sources import OWN_NAME, SourceFile
+
+BATCH = 2048  # rows written together
+ATTRIBUTION = "attribution.parquet"
+
+
+def _rows(path: Path, part: str, total: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """A listing row and an attribution row for each entry; UserError where it is not FFHQ's metadata."""
+    where = "it starts"
+    try:
+        with path.open(encoding="utf-8") as opened:
+            bar = tqdm(entries(opened), desc=path.name, unit=" entries", total=total or None, disable=None)
+            for key, entry in bar:
+                where = f"entry {key[:20]!r}"
+                yield _listed(entry[part]), _attributed(entry)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{path} is not FFHQ's metadata ({where}: {str(error)[:80]}): delete it and download again."
+        ) from None
+
+
+def _listed(file: dict[str, Any]) -> dict[str, Any]:
+    name = file["file_path"]
+    row = {
+        tables.IMAGE: name,
+        tables.URL: file["file_url"],
+        tables.BYTES: file["file_size"],
+        tables.MD5: file["file_md5"],
+        tables.PIXEL_MD5: file["pixel_md5"],
+    }
+    _file(row)  # checks every field
+    return row
+
+
+def _attributed(entry: dict[str, Any]) -> dict[str, Any]:
+    about = entry["metadata"]
+    row = {key: str(about.get(key) or "") for key in tables.ATTRIBUTION.names if key != tables.IMAGE}
+    return {tables.IMAGE: entry["image"]["file_path"], **row, tables.CATEGORY: str(entry["category"])}
+
+
+def list_files(
+    out: Path,
+    metadata: Path,
+    digest: str,
+    part: str,
+    excluded: Callable[[str], bool],
+    keep: bool = True,
+    total: int = 0,
+) -> list[SourceFile]:
+    """The files under `part` (image, thumbnail, in_the_wild) of every entry, in the metadata's order.
+
+    With `keep` the listing stays as Parquet under the metadata's digest, so that it is parsed once, and
+    so does `attribution.parquet`: who made each image and under which licence, without those `excluded`.
+    `total` is how many entries are expected, for the bar.
+    """
+    kept = out / OWN_NAME / f"{part}-{digest[:32]}.parquet"
+    if keep and (not kept.is_file() or not (out / ATTRIBUTION).is_file()):
+        _write_tables(metadata, part, kept, out / ATTRIBUTION, total)
+    if keep:
+        _leave_out(out / ATTRIBUTION, excluded)
+    if not kept.is_file():
+        return [_file(row) for row, _ in _rows(metadata, part, total)]
+    return [_file(row) for row in tables.read(kept, tables.LISTING).to_pylist()]
+
+
+def _file(row: dict[str, Any]) -> SourceFile:
+    return SourceFile(
+        path=row[tables.IMAGE],
+        urls=(row[tables.URL],),
+        bytes=row[tables.BYTES],
+        md5=row[tables.MD5],
+        pixel_md5=row[tables.PIXEL_MD5],
+    )
+
+
+def _leave_out(attribution: Path, excluded: Callable[[str], bool]) -> None:
+    """Take the rows of excluded images out of the table."""
+    table = tables.read(attribution, tables.ATTRIBUTION)
+    stay = [not excluded(str(name)) for name in table.column(tables.IMAGE).to_pylist()]
+    if not all(stay):
+        tables.write(attribution, tables.ATTRIBUTION, table.filter(pa.array(stay)))
+
+
+def _write_tables(metadata: Path, part: str, listing: Path, attribution: Path, total: int) -> None:
+    """Both tables in one pass, in batches; neither appears before both are whole."""
+    with atomic(attribution) as first, atomic(listing) as second:
+        with (
+            pq.ParquetWriter(first, tables.ATTRIBUTION, compression="zstd") as people,
+            pq.ParquetWriter(second, tables.LISTING, compression="zstd") as files,
+        ):
+            batch: list[tuple[dict[str, Any], dict[str, Any]]] = []
+            for rows in _rows(metadata, part, total):
+                batch.append(rows)
+                if len(batch) == BATCH:
+                    _flush(files, people, batch)
+            _flush(files, people, batch)
+
+
+def _flush(files: Any, people: Any, batch: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    if batch:
+        files.write_table(pa.Table.from_pylist([row for row, _ in batch], tables.LISTING))
+        people.write_table(pa.Table.from_pylist([row for _, row in batch], tables.ATTRIBUTION))
+        batch.clear()

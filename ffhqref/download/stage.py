@@ -1,0 +1,316 @@
+"""Manifest -> files on disk: the only stage that uses the network.
+
+One command that can be killed at any moment and run again: what is there and right costs a stat, a file
+that had begun goes on where it stopped, and nothing stands under its final name before it is verified.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ffhqref.core.store import UserError, below, digest, lock, need_space, read_text, write_text
+from ffhqref.download.archives import BadArchive
+from ffhqref.download.ledger import Digests, Ledger, known_right, verified
+from ffhqref.download.network import Manners, Network, Refused, Stopped, Trouble
+from ffhqref.download.parts import Mirror, Part, sweep_orphans
+from ffhqref.download.selection import Selection, Task
+from ffhqref.download.sources import OWN_NAME, Source, SourceFile
+from ffhqref.download.transfer import Transfer
+from ffhqref.download.unpack import Unpacker
+
+MISSING = "missing.csv"
+TERMS = f"{OWN_NAME}/terms"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line says beside the sources."""
+
+    only: tuple[str, ...] = ()
+    exclude: Path | None = None
+    mirrors: tuple[str, ...] = ()
+    jobs: int = 8
+    verify: bool = False
+    manners: Manners = field(default_factory=Manners)
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What a run did. `missing` are (path, reason), ordered by path."""
+
+    wanted: int = 0  # files, those of archives too where they are known
+    there: int = 0  # were there and right
+    bytes_there: int = 0
+    bytes_wanted: int = 0  # of the files to fetch, as far as known
+    unknown_sizes: int = 0
+    fetched: int = 0  # or, of archives, unpacked
+    missing: list[tuple[str, str]] = field(default_factory=list)
+    excluded_on_disk: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def download(sources: Sequence[Source], out: Path, options: Options) -> Outcome:
+    """Fetch the sources' files below `out`. Files that cannot be had are in the outcome, not raised."""
+    mirrors = [Mirror(base) for base in options.mirrors]
+    network = Network(options.manners)
+    with lock(out, "download"):
+        sweep_orphans(out)
+        ledger = Ledger(out)
+        try:
+            run = _Run(out, options, Transfer(out, network, ledger, mirrors))
+            for source in sources:
+                run.add_listing(source)
+            run.plan(_selected(sources, out, options, run.listed))
+            run.work()
+            run.write_missing()
+            return run.outcome
+        finally:
+            ledger.close()
+
+
+def preview(sources: Sequence[Source], out: Path, options: Options) -> Outcome:
+    """What `download` would do, from what is on disk; nothing is fetched or written."""
+    ledger = Ledger(out)
+    run = _Run(out, options, Transfer(out, Network(options.manners), ledger, []))
+    for source in sources:
+        run.add_listing(source, fetch=False)
+    run.plan(_selected(sources, out, options, run.listed), check_space=False)
+    return run.outcome
+
+
+def accept_terms(source: Source, out: Path, ask: Callable[[str], bool]) -> None:
+    """Return once the source's terms are accepted, for this folder now or before; UserError else.
+
+    `ask` shows them and says whether they are.
+    """
+    kept = out / TERMS / f"{digest(source.terms.encode())[:32]}.txt"
+    if not source.terms or kept.is_file():
+        return
+    if not ask(source.terms):
+        raise UserError(
+            f"{source.name} was not downloaded: read its terms and give --accept-terms to accept them."
+        )
+    write_text(kept, f"{source.name}\n\n{source.terms}\n")
+
+
+def _selected(
+    sources: Sequence[Source], out: Path, options: Options, listed: dict[str, list[SourceFile]]
+) -> Iterator[Task | str]:
+    """The tasks of all sources in order, and the paths that are excluded; UserError where none is left."""
+    excluded = options.exclude and read_text(options.exclude, "a list of names, one a line")
+    seen: dict[str, SourceFile] = {}
+    chosen = 0
+    for source in sources:
+        selection = Selection.make(options.only, source, (excluded or "").splitlines())
+        always = {file.path for file in source.files} if source.listing else set()
+        for file in [*source.files, *listed.get(source.name, ())]:
+            if selection.excludes(file.path):
+                yield file.path
+                continue
+            if not (file.unpack or file.path in always or selection.wants(file.path)):
+                continue
+            chosen += file.path not in always
+            if seen.setdefault(file.path, file) != file:
+                raise UserError(f"Two sources have a file {file.path}: give them folders of their own.")
+            if seen[file.path] is file:
+                yield Task(file, selection)
+        if source.listing and source.name not in listed:
+            chosen += 1
+    if not chosen:
+        raise UserError(f"--only {' '.join(options.only)} selects no file: see --dry-run without it.")
+
+
+class _Run:
+    """One run: the tasks that are left, the threads that do them, the bar they move."""
+
+    def __init__(self, out: Path, options: Options, transfer: Transfer) -> None:
+        self.out = out
+        self.options = options
+        self.transfer = transfer
+        self.ledger = transfer.ledger
+        self.network = transfer.network
+        self.outcome = Outcome()
+        self.listed: dict[str, list[SourceFile]] = {}
+        self.tasks: list[Task] = []
+        self.unpacker = Unpacker(out, transfer, options.verify, self._on_disk, self._tell)
+        self._lock = threading.Lock()
+        self._fatal: list[BaseException] = []
+        self._bar: Any = None
+
+    def add_listing(self, source: Source, fetch: bool = True) -> None:
+        """Have the source's listing, where it has one, and the files that it names."""
+        if not source.listing:
+            return
+        file = source.files[0]
+        if fetch and not self._right(file):
+            self.tasks = [Task(file, Selection.make((), source, ()))]
+            need_space(self.out, file.bytes or 0, file.path)
+            self.work()
+            self.tasks = []
+        entry = self.ledger.get(file.path)
+        if entry and self._right(file):
+            from ffhqref.download import metadata
+
+            names = Selection.make((), source, self._excluded_names())
+            digest_of = entry.sha256 or entry.md5
+            self.listed[source.name] = metadata.list_files(
+                self.out,
+                below(self.out, file.path),
+                digest_of,
+                source.listing,
+                names.excludes,
+                keep=fetch,
+                total=source.listed_files,
+            )
+        else:
+            self.outcome.notes.append(
+                f"{source.name}: {source.listed_files:,} files of {source.about_bytes / 1e9:.1f} GB are "
+                f"listed in {file.path}, which is not there yet"
+            )
+            if not fetch:
+                self.outcome.bytes_wanted += source.about_bytes
+                self.outcome.wanted += source.listed_files
+
+    def _excluded_names(self) -> list[str]:
+        if not self.options.exclude:
+            return []
+        return read_text(self.options.exclude, "a list of names, one a line").splitlines()
+
+    def plan(self, selected: Iterator[Task | str], check_space: bool = True) -> None:
+        """Leave out what is there and right by its stat; UserError where the disk is too small."""
+        needed = 0
+        for task in selected:
+            if isinstance(task, str):
+                self.outcome.excluded_on_disk += below(self.out, task).is_file()
+                continue
+            self.outcome.wanted += 1
+            size = task.file.bytes
+            if not self.options.verify and self._done(task):
+                self.outcome.there += 1
+                self.outcome.bytes_there += size or 0
+                continue
+            self.tasks.append(task)
+            self.outcome.unknown_sizes += size is None
+            self.outcome.bytes_wanted += size or 0
+            if not below(self.out, task.file.path).exists():
+                needed += max(0, (size or 0) - Part(self.out, task.file.path).size())
+        if check_space and needed:
+            need_space(self.out, needed, f"Downloading {len(self.tasks):,} files")
+
+    def _right(self, file: SourceFile) -> bool:
+        entry = self.ledger.get(file.path)
+        return entry is not None and known_right(file, entry) and self.ledger.unchanged(entry)
+
+    def _done(self, task: Task) -> bool:
+        if not task.file.unpack:
+            return self._right(task.file)
+        return self.unpacker.done(task)
+
+    def work(self) -> None:
+        """Do the tasks in threads, with a bar in bytes; the first fatal error is raised at the end."""
+        tasks = iter(self.tasks)
+        count = max(1, min(self.options.jobs, len(self.tasks)))
+        total = sum(task.file.bytes or 0 for task in self.tasks)
+        self._bar = tqdm(
+            total=total, unit="B", unit_scale=True, desc="download", disable=None, smoothing=0.05
+        )
+        threads = [threading.Thread(target=self._worker, args=(tasks,), daemon=True) for _ in range(count)]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(0.2)
+        except BaseException:
+            self.network.stop.set()
+            for thread in threads:
+                thread.join(5)
+            raise
+        finally:
+            self._bar.close()
+        if self._fatal:
+            raise self._fatal[0]
+
+    def _worker(self, tasks: Iterator[Task]) -> None:
+        while not self.network.stop.is_set():
+            with self._lock:
+                task = next(tasks, None)
+            if task is None:
+                return
+            try:
+                self._do(task)
+            except Stopped:
+                return
+            except (Refused, Trouble, BadArchive) as error:
+                self._miss(task.file.path, str(error))
+            except OSError as error:
+                self._miss(task.file.path, f"{error.filename or 'the disk'}: {error.strerror or error}")
+            except BaseException as error:
+                self._fatal.append(error)
+                self.network.stop.set()
+                return
+
+    def _miss(self, path: str, reason: str) -> None:
+        with self._lock:
+            self.outcome.missing.append((path, reason))
+            if self._bar is not None:  # the bar of this run's threads
+                self._bar.set_postfix_str(f"{len(self.outcome.missing)} missing", refresh=False)
+
+    def _tell(self, count: int) -> None:
+        with self._lock:
+            self._bar.total = max(self._bar.total or 0, self._bar.n + count)
+            self._bar.update(count)
+
+    def _do(self, task: Task) -> None:
+        there = not task.file.unpack and self._on_disk(task.file)
+        if task.file.unpack:
+            self.unpacker.do(task)
+        elif not there:
+            self.transfer.fetch(task.file, self._tell)
+        with self._lock:
+            self.outcome.there += there
+            self.outcome.fetched += not there
+
+    def _on_disk(self, file: SourceFile) -> bool:
+        """Whether the file stands under its name and is right, by its bytes; then the ledger knows it."""
+        path = below(self.out, file.path)
+        if not path.is_file():
+            return False
+        if file.bytes is not None and path.stat().st_size != file.bytes and not file.pixel_md5:
+            return False
+        told = [0]
+
+        def tell(count: int) -> None:
+            told[0] += count
+            self._tell(count)
+            self.network.took(0)
+
+        digests = Digests(file)
+        digests.read(path, tell)
+        entry, reason = verified(file, path, digests.entry(file, path, "disk"), self.ledger.get(file.path))
+        if reason:
+            self._tell(-told[0])
+            return False
+        self.ledger.add(entry)
+        return True
+
+    def write_missing(self) -> None:
+        """Leave the list of what is missing and why, or none where nothing is."""
+        self.outcome.missing.sort()
+        path = self.out / MISSING
+        if not self.outcome.missing:
+            path.unlink(missing_ok=True)
+            return
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["path", "reason"])
+        writer.writerows(self.outcome.missing)
+        write_text(path, text.getvalue())

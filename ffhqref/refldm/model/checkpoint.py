@@ -1,0 +1,355 @@
+"""Published checkpoints and our own safetensors -> networks. Files are data: nothing in them is run."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import sys
+import threading
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch import serialization as torch_files
+
+from ffhqref.refldm.model.autoencoder import Autoencoder, AutoencoderSize
+from ffhqref.refldm.model.layers import fold
+from ffhqref.refldm.model.unet import UNet, UNetSize
+
+RAW, EMA, FIRST_STAGE = "model.diffusion_model.", "model_ema.", "first_stage_model."
+FIRST_STAGE_GROUPS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
+METADATA = "ffhqref"  # key of a safetensors header under which the architecture stands as JSON
+MAX_PICKLE_BYTES = 64 << 20  # the published one has less than 1 MB: tensors lie beside the pickle
+HARMLESS = {"collections", "pathlib", "argparse", "datetime", "enum", "functools", "typing", "uuid"}
+HARMLESS_BUILTINS = {"dict", "list", "tuple", "frozenset", "int", "float", "str", "bool", "object", "slice"}
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
+
+Weights = Literal["ema", "raw"]
+_loading = threading.Lock()  # torch keeps the names that may stand in a file for the whole process
+
+
+class RestorerError(Exception):
+    """What the user can mend about a checkpoint, a picture or an option, as one sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """What a checkpoint's tensors alone do not say; the defaults are the published network."""
+
+    height: int = 512  # px of the pictures it was trained on
+    width: int = 512
+    autoencoder: AutoencoderSize = field(default_factory=AutoencoderSize)
+    unet: UNetSize = field(default_factory=UNetSize)
+
+
+def parse_architecture(table: Mapping[str, Any], where: str) -> Architecture:
+    """An architecture from TOML or JSON; RestorerError where a key or a value does not fit."""
+    values = dict(table)
+    stages = {
+        "autoencoder": _sizes(AutoencoderSize, values.pop("autoencoder", {}), where),
+        "unet": _sizes(UNetSize, values.pop("unet", {}), where),
+    }
+    architecture: Architecture = _sizes(Architecture, values, where, **stages)
+    stride = 2 ** (len(architecture.autoencoder.multipliers) + len(architecture.unet.multipliers) - 2)
+    if architecture.height % stride or architecture.width % stride:
+        raise RestorerError(f"{where}: height and width must be multiples of {stride}.")
+    return architecture
+
+
+def _sizes(kind: type[Any], table: Any, where: str, **more: Any) -> Any:
+    """A dataclass of sizes; every number is from 1 to 65536, every list has at most 8 of them."""
+    known = {item.name: item for item in fields(kind) if item.name not in more}
+    if not isinstance(table, dict) or not set(table) <= set(known):
+        raise RestorerError(f"{where}: the architecture may only name {', '.join(known)}.")
+    values = {}
+    for key, value in table.items():
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        listed = key in ("multipliers", "attention")
+        good = all(type(n) is int and 1 <= n <= 65536 for n in numbers) and len(numbers) <= 8
+        if not good or listed != isinstance(value, (list, tuple)) or (listed and not numbers):
+            raise RestorerError(f"{where}: {key} is {value!r}: give {'a list of' if listed else 'a'} whole "
+                                "number(s) from 1 to 65536.")  # fmt: skip
+        values[key] = tuple(numbers) if listed else value
+    return kind(**values, **more)
+
+
+class Networks:
+    """A checkpoint's networks, ready for inference (see `layers.fold`).
+
+    The denoiser may be given as a function that reads its weights: it is called when the denoiser is first
+    asked for, so that wide references which are encoded before have its memory for themselves.
+    """
+
+    def __init__(
+        self,
+        unet: UNet | Callable[[], UNet],
+        autoencoder: Autoencoder,
+        architecture: Architecture,
+        weights: Weights,  # which of the checkpoint's two UNets this is
+    ) -> None:
+        self.autoencoder, self.architecture, self.weights = autoencoder, architecture, weights
+        self._unet, self._reading = unet, threading.Lock()
+
+    @property
+    def unet(self) -> UNet:
+        """The denoiser; RestorerError where its weights are not finite."""
+        with self._reading:
+            if not isinstance(self._unet, UNet):
+                self._unet = self._unet()
+            return self._unet
+
+
+def load(
+    checkpoint: Path,
+    autoencoder: Path | None = None,
+    architecture: Architecture | None = None,
+    weights: Weights = "ema",
+) -> Networks:
+    """Read both networks, in float32. A first stage in `checkpoint` goes before that of `autoencoder`.
+
+    A checkpoint without EMA weights gives its raw ones. RestorerError where a file is no checkpoint, or
+    holds missing, misshapen or not finite tensors (the denoiser's values are looked at when it is read).
+    """
+    tensors, found = read(checkpoint)
+    architecture = architecture or found or Architecture()
+    unet, first_stage = _empty_networks(architecture, checkpoint)
+    unet_tensors, used = unet_state(tensors, unet, weights)
+    if not unet_tensors:
+        raise RestorerError(
+            f"{checkpoint} holds no denoiser (no key {RAW}... or {EMA}...): give a ReF-LDM checkpoint, "
+            "and the first stage as --autoencoder."
+        )
+    stage_tensors = first_stage_state(read(autoencoder)[0]) if autoencoder else {}
+    stage_tensors |= {k[len(FIRST_STAGE) :]: v for k, v in tensors.items() if k.startswith(FIRST_STAGE)}
+    if not stage_tensors:
+        raise RestorerError(f"{checkpoint} holds no first stage ({FIRST_STAGE}...): add --autoencoder FILE.")
+    prefix = f"{EMA}diffusion_model" if used == "ema" else RAW
+    stage_path, stage_prefix = autoencoder or checkpoint, "" if autoencoder else FIRST_STAGE
+    _check(unet, unet_tensors, checkpoint, prefix)
+    _check(first_stage, stage_tensors, stage_path, stage_prefix)
+    _fill(first_stage, stage_tensors, stage_path, stage_prefix)
+
+    def read_unet() -> UNet:
+        _fill(unet, unet_tensors, checkpoint, prefix)
+        unet_tensors.clear()
+        return unet
+
+    return Networks(read_unet, first_stage, architecture, used)
+
+
+def _trim() -> None:
+    """Give the memory that loading freed back to the system (glibc only): small pieces would keep it."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def keep_memory() -> None:
+    """Let freed memory serve again, in place of going back to the system (glibc only).
+
+    On a processor the pictures of a training step, or of a batch, are large enough to be mapped anew each
+    time, and the page faults of that cost as much as the sums.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def _empty_networks(architecture: Architecture, path: Path) -> tuple[UNet, Autoencoder]:
+    """Both networks without memory, so that shapes can be compared before any is taken."""
+    try:
+        with torch.device("meta"):
+            return UNet(architecture.unet), Autoencoder(architecture.autoencoder)
+    except ValueError as error:  # e.g. channels that group normalisation cannot divide by 32
+        raise RestorerError(f"{path}: no network has this architecture ({error}).") from None
+
+
+def unet_state(
+    tensors: Mapping[str, Tensor], unet: UNet, weights: Weights
+) -> tuple[dict[str, Tensor], Weights]:
+    """The UNet's tensors by its own names, and which weights they are.
+
+    An EMA name is the parameter's inside the published wrapper without its dots, which cannot be read
+    backwards: so the known names are mapped forwards.
+    """
+    ema = {name: EMA + f"diffusion_model.{name}".replace(".", "") for name in unet.state_dict()}
+    if weights == "ema" and any(key in tensors for key in ema.values()):
+        return {name: tensors[key] for name, key in ema.items() if key in tensors}, "ema"
+    return {key[len(RAW) :]: value for key, value in tensors.items() if key.startswith(RAW)}, "raw"
+
+
+def first_stage_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The first stage's tensors, of a file of its own or of a whole checkpoint; `loss.*` left out."""
+    inside = {k.removeprefix(FIRST_STAGE): v for k, v in tensors.items()}
+    return {name: tensor for name, tensor in inside.items() if name.startswith(FIRST_STAGE_GROUPS)}
+
+
+def _check(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, prefix: str) -> None:
+    """RestorerError where a tensor of an empty network is missing or has another shape."""
+    for name, wanted in network.state_dict().items():
+        tensor = tensors.get(name)
+        if tensor is None:
+            raise RestorerError(
+                f"{path} lacks {prefix}{name}: it is not whole, or the checkpoint of another network."
+            )
+        if tensor.shape != wanted.shape:
+            raise RestorerError(
+                f"{path}: {prefix}{name} has the shape {list(tensor.shape)}, but {list(wanted.shape)} is "
+                "wanted: it is the checkpoint of another network (see --architecture)."
+            )
+
+
+def _fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, prefix: str) -> None:
+    """Give an empty network its weights for inference: float32, channels-last, copied once."""
+    state = {}
+    for name, wanted in network.state_dict().items():
+        tensor = tensors[name]
+        # the least and the greatest value are NaN where any is: no copy is needed to look for one
+        if not tensor.is_floating_point() or not all(map(torch.isfinite, torch.aminmax(tensor))):
+            raise RestorerError(
+                f"{path}: {prefix}{name} holds values that are not finite numbers: the file is damaged or "
+                "its training failed; get it again or take another checkpoint."
+            )
+        layout = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
+        state[name] = torch.empty_like(wanted, device="cpu", memory_format=layout).copy_(tensor)
+    network.load_state_dict(state, assign=True)
+    fold(network)
+    _trim()
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], Architecture | None]:
+    """Every tensor of a file by its name, mapped from the disk, and the architecture where it says one."""
+    if not path.is_file():
+        raise RestorerError(f"There is no checkpoint {path}: give the path of refldm.ckpt or a .safetensors.")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    return _read_ckpt(path), None
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Architecture | None]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RestorerError(
+            f"{path} is no whole safetensors file ({text_line(error)}): make it again."
+        ) from None
+    if METADATA not in metadata:
+        return tensors, None
+    try:
+        table = json.loads(metadata[METADATA])["architecture"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise RestorerError(f"{path}: its header names no architecture: make it again.") from None
+    return tensors, parse_architecture(table, str(path))
+
+
+def _read_ckpt(path: Path) -> dict[str, Tensor]:
+    """The tensors of a PyTorch file: a bare mapping, or one under "state_dict" as Lightning writes it."""
+    try:
+        with _loading, torch_files.safe_globals(_stand_ins(path)):
+            zipped = zipfile.is_zipfile(path)
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except RestorerError:
+        raise
+    except MemoryError:
+        raise RestorerError(
+            f"{path} asks for more memory than there is: it is no usable checkpoint."
+        ) from None
+    except Exception as error:  # hostile or cut bytes: the reader raises many kinds
+        raise RestorerError(
+            f"{path} is cut off, damaged or no checkpoint ({text_line(error)}): get it again."
+        ) from None
+    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, dict):
+        raise RestorerError(f"{path} holds no mapping of names to tensors: it is no checkpoint.")
+    return {k: v.detach() for k, v in loaded.items() if isinstance(k, str) and type(v) in _TENSORS}
+
+
+_TENSORS = (Tensor, nn.Parameter)
+
+
+def text_line(error: BaseException) -> str:
+    """What an error says, as far as it fits into a sentence."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+class _Skipped:
+    """Stands in for a class that is not ours to run: takes anything, keeps nothing."""
+
+    def __init__(self, *args: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class _SkippedDict:
+    """The same for classes that are filled like dicts, which the reader allows of few types only."""
+
+    def __new__(cls, *args: object) -> Any:
+        return OrderedDict()
+
+
+def _stand_ins(path: Path) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+    """For each foreign class that the pickle names, a stand-in that does nothing.
+
+    What could run code (functions of the standard library but for a few harmless ones) refuses the file:
+    nobody's training writes those.
+    """
+    if not zipfile.is_zipfile(path):
+        return []
+    with zipfile.ZipFile(path) as archive:
+        pickles = [entry for entry in archive.infolist() if entry.filename.endswith("data.pkl")]
+    if any(entry.file_size > MAX_PICKLE_BYTES for entry in pickles):
+        raise RestorerError(f"{path} holds a pickle of more than {MAX_PICKLE_BYTES >> 20} MiB: refused.")
+    foreign = torch_files.get_unsafe_globals_in_checkpoint(path)
+    for name in foreign:
+        module, _, rest = name.partition(".")
+        good = module in HARMLESS or module not in sys.stdlib_module_names
+        if not good and not (module == "builtins" and rest in HARMLESS_BUILTINS):
+            raise RestorerError(
+                f"{path} names {name}, which could run code; nothing was run. Do not use this file: get the "
+                "checkpoint from its publisher."
+            )
+    return [(_SkippedDict if "dict" in name.lower() else _Skipped, name) for name in foreign]
+
+
+def convert(
+    checkpoint: Path,
+    out: Path,
+    autoencoder: Path | None = None,
+    architecture: Architecture | None = None,
+    notes: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Write what inference needs, EMA weights and first stage, under the published names to `out`.
+
+    The safetensors header keeps the architecture and `notes`. Returns what was written: tensors, bytes,
+    weights. RestorerError as `load`.
+    """
+    tensors, found = read(checkpoint)
+    networks = load(checkpoint, autoencoder, architecture)
+    named, weights = unet_state(tensors, networks.unet, "ema")  # whole and finite, or an error
+    prefix = EMA if weights == "ema" else RAW
+    kept = {}
+    for name, tensor in named.items():
+        key = f"diffusion_model.{name}".replace(".", "") if weights == "ema" else name
+        kept[prefix + key] = tensor.contiguous()
+    stage = first_stage_state(read(autoencoder)[0]) if autoencoder else {}
+    stage |= first_stage_state({k: v for k, v in tensors.items() if k.startswith(FIRST_STAGE)})
+    kept |= {FIRST_STAGE + name: tensor.contiguous() for name, tensor in stage.items()}
+    header = {"architecture": asdict(networks.architecture), **(notes or {})}
+    # one key: the order of several would be chance, and so the file's bytes
+    save_file(kept, out, {METADATA: json.dumps(header, sort_keys=True)})
+    size = sum(tensor.numel() * tensor.element_size() for tensor in kept.values())
+    return {"tensors": len(kept), "bytes": size, "weights": weights}

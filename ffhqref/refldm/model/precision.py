@@ -1,0 +1,71 @@
+"""Which arithmetic a machine runs fastest."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from ffhqref.refldm.model.checkpoint import RestorerError
+from ffhqref.refldm.model.layers import fold
+from ffhqref.refldm.model.unet import AttentionBlock, ResBlock, Seen
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+WORTH = 1.15  # times as fast: below that `auto` keeps fp32
+
+
+def choose(asked: str, device: str) -> str:
+    """The precision for --precision; RestorerError where the device has none such."""
+    if asked != "auto":
+        if asked == "fp16" and device == "cpu":
+            raise RestorerError("--precision fp16 is for GPUs: on a CPU give bf16, auto or fp32.")
+        return asked
+    if device != "cpu":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return "bf16" if has_bf16() and speedup() >= WORTH else "fp32"
+
+
+def gain(device: str) -> str:
+    """A sentence on what `auto` would bring here, or nothing."""
+    if device != "cpu":
+        return "On a GPU `--precision auto` takes bf16, which is faster."
+    if not has_bf16():
+        return ""
+    times = speedup()
+    if times < WORTH:
+        return ""
+    return f"`--precision auto` would take bf16: about {times:.1f} times as fast here (a trial of one block)."
+
+
+def has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 itself (AVX-512 BF16 or AMX)."""
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return bool(supported() or tiles())
+
+
+def speedup() -> float:
+    """How many times as fast one block of the published width, with four references, is in bf16."""
+    return _trial(torch.float32) / _trial(torch.bfloat16)
+
+
+@torch.no_grad()
+def _trial(dtype: torch.dtype) -> float:
+    """Seconds of such a block, the least of three runs after a first one."""
+    generator = torch.Generator().manual_seed(0)
+    res, attention = ResBlock(320, 640, 320), AttentionBlock(320, 32, 0)
+    for module in (res, attention):
+        fold(module)
+        module.to(dtype)
+    x = torch.randn((2, 320, 32, 32), generator=generator).to(dtype)
+    x = x.contiguous(memory_format=torch.channels_last)
+    kv = torch.randn((1, 10, 4096, 32), generator=generator).to(dtype)
+    cache = [Seen(layers=((kv[:, :, :1024], kv[:, :, :1024]),)), Seen(layers=((kv, kv),))]
+    emb = torch.zeros(2, 640, dtype=dtype)
+    runs = []
+    for _ in range(4):
+        start = time.perf_counter()
+        h = res(x, emb)
+        attention(h, attention.project(h), cache)
+        runs.append(time.perf_counter() - start)
+    return min(runs[1:])

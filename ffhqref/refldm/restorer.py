@@ -1,0 +1,273 @@
+"""Low-quality pictures + references -> restored pictures. Pictures are uint8, RGB, height x width x 3."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ffhqref.refldm.model import schedule
+from ffhqref.refldm.model.checkpoint import Networks, RestorerError, keep_memory, text_line
+from ffhqref.refldm.model.unet import Seen, UNet
+
+Rgb = npt.NDArray[np.uint8]
+Encoding = Literal["wide", "separate"]
+Watch = Callable[[Tensor, Tensor], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to sample; the defaults are those of the published single-picture script."""
+
+    steps: int = 50
+    schedule: schedule.Schedule = "uniform_trailing"
+    guidance: float = 1.5  # towards the references; 1 leaves the null condition out
+    encoding: Encoding = "wide"
+
+
+def check_options(options: Options, device: str) -> None:
+    """RestorerError where the options cannot work, before anything is loaded."""
+    try:
+        schedule.timesteps(options.schedule, options.steps)
+    except ValueError as error:
+        raise RestorerError(f"--steps {options.steps}: {error}.") from None
+    kind = device.partition(":")[0]
+    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
+        raise RestorerError(f"--device {device}: there is no such device here; give cpu.")
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers come from."""
+    return {"torch": torch.__version__, "numpy": np.__version__}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The denoiser on its device, and what follows from its weights alone."""
+
+    unet: UNet
+    denoise: Callable[..., Any]  # `unet`, compiled where that was asked for
+    own: list[int]  # tokens of each attention layer
+
+
+class Restorer:
+    """Both networks on one device. It holds no state of a picture: threads may share it.
+
+    `dtype` is that of weights and sums inside the networks; latents between them are float32. Networks
+    are taken over: a narrower `dtype` changes them in place.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        compiled: bool = False,
+    ) -> None:
+        self.device, self.dtype, self.compiled = torch.device(device), dtype, compiled
+        self.autoencoder = networks.autoencoder.to(self.device, dtype)
+        self.size = (networks.architecture.height, networks.architecture.width)
+        factor = self.autoencoder.factor
+        self.latent = (networks.architecture.unet.out_channels, *(side // factor for side in self.size))
+        self.alpha_bar = schedule.tables(schedule.betas())["alphas_cumprod"]
+        self._networks, self._preparing = networks, threading.Lock()
+        self._prepared: Prepared | None = None
+        self._null: Seen | None = None
+
+    @property
+    def prepared(self) -> Prepared:
+        """The denoiser, from its first use on: what is encoded before has its memory."""
+        with self._preparing:
+            if self._prepared is None:
+                self._prepared = self._prepare()
+            return self._prepared
+
+    @torch.no_grad()
+    def _prepare(self) -> Prepared:
+        unet = self._networks.unet.to(self.device)
+        if self.dtype != torch.float32:
+            # zeros make normalisation divide by next to nothing: there narrow sums lose the most
+            self._null = self._nothing_seen(unet).to(self.dtype)
+            unet.to(self.dtype)
+        call = torch.compile(unet) if self.compiled else unet
+        return Prepared(unet, call, unet.own_tokens(*self.latent[1:]))
+
+    def _nothing_seen(self, unet: UNet) -> Seen:
+        """What the null condition sees: one reference whose latent is zero."""
+        return unet.see(torch.zeros(1, *self.latent, device=self.device), self.latent[2])
+
+    @torch.no_grad()
+    def null(self) -> Seen:
+        """The cache of the null condition. Once per model, and only where guidance asks for it."""
+        prepared = self.prepared
+        if self._null is None:
+            self._null = self._nothing_seen(prepared.unet)
+        return self._null
+
+    def noise(self, seed: int) -> Tensor:
+        """x_T [1, 8, h, w] of a seed, drawn on the CPU: the same on every device."""
+        return torch.randn((1, *self.latent), generator=torch.Generator().manual_seed(seed))
+
+    @torch.no_grad()
+    def encode(self, pictures: npt.NDArray[np.uint8]) -> Tensor:
+        """[B, H, W, 3] uint8 -> latents [B, 8, H / 8, W / 8] float32."""
+        values = torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2)
+        return self.autoencoder.encode(values.float() / 127.5 - 1)
+
+    def encode_references(self, pictures: Sequence[Rgb], encoding: Encoding = "wide") -> Tensor:
+        """References -> their latents side by side [1, 8, h, n * w].
+
+        `wide` encodes them as one wide picture, as published: the encoder then sees across the seams, and
+        their order counts a little. `separate` encodes each alone: less memory, another function.
+        """
+        if encoding == "wide":
+            return self.encode(np.concatenate(pictures, axis=1)[None])
+        return torch.cat([self.encode(picture[None]) for picture in pictures], 3)
+
+    @torch.no_grad()
+    def see(self, latents: Tensor) -> Seen:
+        """The cache of the references of one person, from their latents [1, 8, h, n * w]."""
+        return self.prepared.unet.see(latents.to(self.device), self.latent[2])
+
+    def look(self, pictures: Sequence[Rgb], encoding: Encoding = "wide") -> Seen:
+        """The cache of references; of none, an empty one. It serves for all pictures of the person."""
+        with explained():
+            return self.see(self.encode_references(pictures, encoding)) if pictures else Seen()
+
+    def denoiser(
+        self, lq: Tensor, references: Sequence[Seen], options: Options
+    ) -> Callable[[Tensor, int], Tensor]:
+        """denoise(x, t): the guided noise of rows with these low-quality latents and references.
+
+        Only rows with references have a null half; all halves are one batch. For one thread at a time.
+        """
+        guided = [i for i, seen in enumerate(references) if seen.layers and options.guidance != 1.0]
+        rows = guided + list(range(len(references)))  # the null halves first
+        halves = [self._null_like(references[i]) for i in guided] + list(references)
+        if len(references) > 1 and self.device.type == "cpu":
+            keep_memory()
+        prepared = self.prepared
+        cache = [seen.roomy(prepared.own) for seen in _groups(halves)]
+        if self.compiled:
+            _any_count(cache)
+        both = lq.to(self.device)[rows]
+
+        def denoise(x: Tensor, t: int) -> Tensor:
+            times = torch.full((len(rows),), t, device=self.device)
+            eps: Tensor = prepared.denoise(x[rows], times, both, cache).float()
+            null, eps = eps[: len(guided)], eps[len(guided) :]
+            eps[guided] = null + options.guidance * (eps[guided] - null)
+            return eps
+
+        return denoise
+
+    @torch.no_grad()
+    def sample(
+        self,
+        x: Tensor,
+        lq: Tensor,
+        references: Sequence[Seen],
+        options: Options,
+        eta: float = 0.0,
+        noise: Callable[[int], Tensor] | None = None,
+        watch: Watch | None = None,
+    ) -> Tensor:
+        """Latents [B, 8, h, w] from x_T, low-quality latents and each row's references."""
+        chosen = schedule.timesteps(options.schedule, options.steps)
+        denoise = self.denoiser(lq, references, options)
+        return schedule.sample(denoise, x.to(self.device), chosen, self.alpha_bar, eta, noise, watch)
+
+    def _null_like(self, seen: Seen) -> Seen:
+        """The null condition with as many references as `seen` has."""
+        count = round(seen.layers[0][0].shape[2] / self.prepared.own[0])
+        return Seen(layers=self.null().layers, copies=count)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> list[Rgb]:
+        """Latents -> pictures; one at a time, which bounds the memory. Values are cut off, not rounded."""
+        return [_to_picture(self.autoencoder.decode(latent[None])[0]) for latent in latents]
+
+    def restore(
+        self,
+        pictures: Sequence[Rgb],
+        references: Sequence[Seen],
+        noises: Sequence[Tensor],
+        options: Options,
+        watch: Watch | None = None,
+    ) -> list[Rgb]:
+        """Restore a batch: pictures of the network's size, each with its references and its x_T."""
+        with explained():
+            lq = torch.cat([self.encode(picture[None]) for picture in pictures])
+            latents = self.sample(torch.cat(list(noises)), lq, references, options, watch=watch)
+            if not bool(torch.isfinite(latents).all()):
+                raise RestorerError(
+                    "The restoration left the range of finite numbers: use --precision fp32, or another "
+                    "checkpoint."
+                )
+            return self.decode(latents)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """RestorerError, a sentence, where the memory did not suffice or torch could not compile."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        raise RestorerError(sentence) from error
+
+
+def _sentence(error: RuntimeError | MemoryError) -> str | None:
+    text = str(error).lower()
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return (
+            "Out of memory: lower --batch-size or --max-references, or use --reference-encoding separate "
+            "or --precision bf16."
+        )
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return (
+            "--compile needs a C++ compiler such as g++, and Triton on a GPU, but torch could not compile "
+            f"({text_line(error)}): install them or leave --compile out."
+        )
+    return None
+
+
+def _any_count(cache: Sequence[Seen]) -> None:
+    """Have the compiler keep the number of tokens seen open: one program for any number of references."""
+    for seen in cache:
+        marked = [(bias, 3) for bias in seen.bias] + [(kv, 2) for layer in seen.layers for kv in layer]
+        for tensor, tokens in marked:
+            torch._dynamo.maybe_mark_dynamic(tensor, tokens)
+
+
+def _groups(seen: Sequence[Seen]) -> list[Seen]:
+    """Successive rows that see the same are one group."""
+    groups = []
+    for _, same in groupby(seen, key=lambda one: (id(one.layers) if one.layers else 0, one.copies)):
+        rows = list(same)
+        groups.append(Seen(rows=len(rows), layers=rows[0].layers, copies=rows[0].copies))
+    return groups
+
+
+def _to_picture(values: Tensor) -> Rgb:
+    """[3, H, W] in about [-1, 1] -> uint8, cut off as published."""
+    levels = ((values.float() + 1) / 2).clamp(0, 1) * 255
+    return levels.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+
+
+def fit(picture: Rgb, height: int, width: int) -> Rgb:
+    """The picture at the network's size, resized as published: Pillow's bicubic filter."""
+    if picture.shape[:2] == (height, width):
+        return picture
+    return np.array(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))

@@ -1,0 +1,314 @@
+"""Reference CSV + folder of photographs -> samples. Each is a function of (seed, its number) alone.
+
+Sample `number` counts every picture that training has seen, over all steps and processes: so neither
+workers, nor processes, nor a resumed run change what comes.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ffhqref.refldm.model.checkpoint import RestorerError
+from ffhqref.refldm.restorer import Rgb, fit
+from ffhqref.refldm.training import augment
+from ffhqref.refldm.training.config import Config
+from ffhqref.refldm.training.losses import keep_masks
+
+Degrade = Callable[[Rgb, str, int], Rgb]  # picture, its name, a number -> low-quality picture, same size
+Key = tuple[str, bool]  # of a picture that training sees: its name, whether it is mirrored
+CONDITIONS = ("lq", "references")
+MAX_PIXELS = 120_000_000  # of a photograph, before memory is taken
+TRIES = 20  # samples after one that cannot be read
+
+
+@dataclass(frozen=True)
+class Row:
+    """A target and the names of its references, best first."""
+
+    target: str
+    references: tuple[str, ...] = ()
+
+
+def draw_seed(seed: int, number: int | str, purpose: str) -> int:
+    """A number below 2^63 that depends on these three alone."""
+    key = f"{seed}\0{number}\0{purpose}".encode()
+    return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") >> 1
+
+
+def read_mapping(path: Path) -> list[Row]:
+    """The rows of a reference CSV in the published form; RestorerError names the line that is not."""
+    text = _text(path, "`ffhqref build-refs` writes it")
+    rows = []
+    reader = csv.DictReader(text.splitlines())
+    if not {"gt_image", "ref_image"} <= set(reader.fieldnames or ()):
+        raise RestorerError(f"{path} has no columns gt_image and ref_image: give a built dataset.")
+    for row in reader:
+        try:
+            names = ast.literal_eval(row["ref_image"] or "")
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+            names = None
+        if not row["gt_image"] or not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+            raise RestorerError(f"{path}: line {reader.line_num} is not `target,list of references`.")
+        rows.append(Row(row["gt_image"], tuple(names)))
+    return rows
+
+
+def read_list(path: Path) -> list[Row]:
+    """The targets of a list of names, a line each."""
+    names = _text(path, "`ffhqref build-refs` writes it").splitlines()
+    return [Row(name.strip()) for name in names if name.strip()]
+
+
+def _text(path: Path, hint: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        raise RestorerError(f"Cannot read {path}: {hint}.") from None
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Photographs below a folder, as pictures of one size."""
+
+    root: Path
+    height: int
+    width: int
+
+    def find(self, name: str) -> Path:
+        """The file of a name: as it stands, or in FFHQ's sub-folder of a thousand."""
+        relative = PurePosixPath(name)
+        if not name or relative.is_absolute() or ".." in relative.parts or "\0" in name:
+            raise RestorerError(f"{name!r} is no path below {self.root}: mend the dataset's lists.")
+        path = self.root / relative
+        if re.fullmatch(r"\d{5}", path.stem) and not path.is_file():
+            return path.parent / f"{path.stem[:2]}000" / path.name
+        return path
+
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """The names that are no file."""
+        return [name for name in names if not self.find(name).is_file()]
+
+    def read(self, name: str) -> Rgb:
+        """uint8 RGB of this size; OSError or ValueError where the file is no picture."""
+        with Image.open(self.find(name), formats=("PNG", "JPEG", "WEBP")) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise ValueError("more pixels than a photograph has")
+            return np.array(fit(np.asarray(picture.convert("RGB")), self.height, self.width))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What a run is trained on: targets, where their files lie, and how they are degraded."""
+
+    train: Sequence[Row]
+    validation: Sequence[Row]
+    pictures: Pictures
+    degrade: Degrade | None = None  # not needed by the autoencoder
+
+    def check(self) -> None:
+        """RestorerError that names the pictures which are not there, or says that there are none."""
+        if not self.train:
+            raise RestorerError("The dataset has no training target: build it from more photographs.")
+        rows = [*self.train, *self.validation]
+        names = sorted({name for row in rows for name in (row.target, *row.references)})
+        missing = self.pictures.missing(names)
+        if missing:
+            shown = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
+            raise RestorerError(
+                f"{len(missing):,} of {len(names):,} pictures are missing below {self.pictures.root} "
+                f"({shown}): give --images the folder that the dataset was built from."
+            )
+
+    def digest(self) -> str:
+        """Of lists and level: two runs with one digest train on the same samples."""
+        level = repr(getattr(self.degrade, "level", None))
+        text = level + repr(
+            [(row.target, row.references) for rows in (self.train, self.validation) for row in rows]
+        )
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def open_dataset(data: Path, images: Path, config: Config, degrade: Degrade | None = None) -> Source:
+    """The lists of a built dataset that a stage trains on; pictures have the architecture's size.
+
+    The autoencoder and the LDM train on every photograph of the train split, ReF-LDM on those that have
+    references; validation is on targets of val.
+    """
+    mapping = data / "reference_mapping"
+    if config.stage == "refldm":
+        train = read_mapping(mapping / "train_references.csv")
+        empty = [row.target for row in train if not row.references]
+        if empty:
+            raise RestorerError(f"{mapping / 'train_references.csv'}: {empty[0]} has no reference.")
+    else:
+        train = read_list(data / "id_based_ffhq_split" / "train_image.txt")
+    validation = read_mapping(mapping / "val_references.csv")[: config.validation_pictures]
+    size = config.architecture
+    pictures = Pictures(images, size.height, size.width)
+    source = Source(train=train, validation=validation, pictures=pictures, degrade=degrade)
+    source.check()
+    return source
+
+
+@lru_cache(maxsize=2)
+def _order(count: int, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.random.Generator(np.random.PCG64(draw_seed(seed, epoch, "order"))).permutation(count)
+
+
+@dataclass
+class Samples(Dataset[dict[str, Any]]):
+    """Samples by number, without end: a map-style dataset whose keys are sample numbers."""
+
+    source: Source
+    config: Config
+    latent: tuple[int, int, int]  # of the noise
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        """Sample `number`; where its pictures cannot be read, the next one's, and why in `skipped`."""
+        skipped: list[str] = []
+        count = len(self.source.train)
+        for after in range(TRIES):
+            epoch, place = divmod(number + after, count)
+            row = self.source.train[_order(count, self.config.seed, epoch)[place]]
+            try:
+                return {**self.sample(row, number), "skipped": skipped}
+            except (OSError, ValueError, Image.DecompressionBombError) as error:
+                skipped.append(f"{row.target}: {error}")
+        raise RestorerError(
+            f"{TRIES} samples in a row cannot be read, such as {skipped[-1]}: mend the pictures."
+        )
+
+    def sample(self, row: Row, number: int) -> dict[str, Any]:
+        """Pictures uint8 [H, W, 3], wide references [H, n * W, 3], noise, timestep, kept conditions."""
+        config = self.config
+        rng = np.random.Generator(np.random.PCG64(draw_seed(config.seed, number, "sample")))
+        flipped = bool(rng.random() < config.flip)
+        target = self.source.pictures.read(row.target)
+        made: dict[str, Any] = {"target": target}
+        names: list[str] = []
+        if config.stage != "autoencoder" and self.source.degrade is not None:
+            made["lq"] = self.source.degrade(target, row.target, number)
+        if config.stage == "refldm":
+            names, made["references"] = self._references(row, rng)
+        mirrored = {k: np.ascontiguousarray(v[:, ::-1]) if flipped else v for k, v in made.items()}
+        drawn = draws(config, number, self.latent) if config.stage != "autoencoder" else {}
+        return {
+            **{k: torch.from_numpy(v) for k, v in mirrored.items()},
+            **drawn,
+            "key": (row.target, flipped),
+            "reference_keys": [(name, flipped) for name in (reversed(names) if flipped else names)],
+        }
+
+    def _references(self, row: Row, rng: np.random.Generator) -> tuple[list[str], Rgb]:
+        names = list(row.references)
+        if self.config.shuffle:
+            names = [names[i] for i in rng.permutation(len(names))]
+        names = repeated(names, self.config.references)
+        if self.config.own and rng.random() < self.config.own:
+            names[0] = row.target
+        read = self.source.pictures.read
+        wide = np.concatenate([augment.reference(read(name), self.config, rng) for name in names], axis=1)
+        return names, wide
+
+
+def repeated(names: Sequence[str], count: int) -> list[str]:
+    """Exactly `count` names: repeated from the start where there are fewer."""
+    return [names[i % len(names)] for i in range(count)]
+
+
+def draws(config: Config, number: int, latent: tuple[int, int, int]) -> dict[str, Tensor]:
+    """Noise [8, h, w], timestep [] int64 and kept conditions [2] of a sample."""
+    generator = torch.Generator().manual_seed(draw_seed(config.seed, number, "diffusion"))
+    kept = keep_masks(1, CONDITIONS, generator, config.drop)
+    t = torch.randint(1000, (), generator=generator)
+    noise = torch.randn(latent, generator=generator)
+    if config.lq_drop:
+        kept["lq"] = kept["lq"] * keep_masks(1, ["lq"], generator, config.lq_drop)["lq"]
+    return {"noise": noise, "t": t, "keep": torch.cat([kept[name] for name in CONDITIONS])}
+
+
+def fixed(source: Source, config: Config, latent: tuple[int, int, int]) -> list[dict[str, Any]]:
+    """The validation pictures: never mirrored or augmented, references in the file's order."""
+    plain = []
+    for row in source.validation:
+        target = source.pictures.read(row.target)
+        item: dict[str, Any] = {"target": torch.from_numpy(target)}
+        if source.degrade is not None:
+            item["lq"] = torch.from_numpy(source.degrade(target, row.target, 0))
+        if config.stage == "refldm":
+            names = repeated(row.references, config.references)
+            item["references"] = torch.from_numpy(
+                np.concatenate([source.pictures.read(name) for name in names], 1)
+            )
+        generator = torch.Generator().manual_seed(draw_seed(config.seed, row.target, "validation"))
+        plain.append({**item, "noise": torch.randn(latent, generator=generator), "name": row.target})
+    return plain
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Batches of sample numbers of one process, from a step on: a sampler without end."""
+
+    batch_size: int  # of a step
+    accumulate: int
+    processes: int
+    rank: int
+    start: int = 0  # step
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Parts of steps: those of all processes and parts together are the step's numbers, each once."""
+        part = self.batch_size // (self.processes * self.accumulate)
+        step = self.start
+        while True:
+            for micro in range(self.accumulate):
+                first = step * self.batch_size + (micro * self.processes + self.rank) * part
+                yield list(range(first, first + part))
+            step += 1
+
+
+def as_picture(values: Tensor) -> Rgb:
+    """[3, H, W] in about [-1, 1] -> uint8 [H, W, 3], cut off as in restoration."""
+    levels = ((values.float() + 1) / 2).clamp(0, 1) * 255
+    return levels.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+
+
+@dataclass
+class Batch:
+    """Samples put together, on a device."""
+
+    tensors: Mapping[str, Tensor]
+    keys: list[Key]
+    skipped: list[str] = field(default_factory=list)
+    reference_keys: list[list[Key]] = field(default_factory=list)  # from left to right
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors.items()}
+        return Batch(moved, self.keys, self.skipped, self.reference_keys)
+
+    def pictures(self, name: str) -> Tensor:
+        """uint8 [B, H, W, 3] => float32 [B, 3, H, W] in [-1, 1]."""
+        return self.tensors[name].permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def collate(samples: Sequence[dict[str, Any]]) -> Batch:
+    """Samples -> a batch."""
+    tensors = {key: torch.stack([sample[key] for sample in samples])
+               for key, value in samples[0].items() if isinstance(value, Tensor)}  # fmt: skip
+    skipped = [line for sample in samples for line in sample.get("skipped", [])]
+    keys = [sample.get("key", ("", False)) for sample in samples]
+    return Batch(tensors, keys, skipped, [sample.get("reference_keys", []) for sample in samples])

@@ -1,0 +1,134 @@
+"""Which low-quality picture is restored with which references, from what the command was given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from ffhqref.core import images, tables
+from ffhqref.core.store import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One picture to restore; `name` is the target's, with `.png`, below the folder of results."""
+
+    name: str
+    lq: Path
+    references: tuple[Path, ...] = ()
+    truth: Path | None = None
+
+
+@dataclass
+class Jobs:
+    """What can be done, and why the rest cannot: name -> reason."""
+
+    jobs: list[Job] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def collect(
+    *,
+    dataset: Path | None,
+    level: str | None,
+    split: str,
+    lq: Path | None,
+    refs: Sequence[Path],
+    refs_dir: Path | None,
+    references: Path | None,
+    images_dir: Path | None,
+    most: int,
+) -> Jobs:
+    """The jobs of one of the three forms of input, by name. UserError where they do not go together."""
+    if dataset is not None:
+        if level is None or lq or refs or refs_dir or references or images_dir is None:
+            raise UserError(
+                f"With the dataset {dataset} give --level (such as severe) and --images, the folder of its "
+                "photographs, and none of --lq, --refs, --refs-dir, --references."
+            )
+        lq = dataset / f"{split}_images" / f"{level}_degrad"
+        references = dataset / "reference_mapping" / f"{split}_references.csv"
+    if lq is None:
+        raise UserError("Give --lq, a picture or a folder of them, or a built dataset and --level.")
+    if sum([bool(refs), refs_dir is not None, references is not None]) > 1:
+        raise UserError("Give one of --refs, --refs-dir and --references, not several.")
+    if references is not None:
+        if images_dir is None:
+            raise UserError("--references needs --images, the folder in which its pictures lie.")
+        return _by_mapping(_found(lq), tables.read_references(references), references, images_dir, most)
+    if refs_dir is not None:
+        return _by_folder(_found(lq), refs_dir, most)
+    for path in refs:
+        if not path.is_file():
+            raise UserError(f"There is no reference {path}: give pictures of the person.")
+    shared = tuple(refs[:most])
+    truth = _truths(images_dir)
+    found = _found(lq).items()
+    return Jobs([Job(name=n, lq=path, references=shared, truth=truth(n)) for n, path in found])
+
+
+def _found(lq: Path) -> dict[str, Path]:
+    """Name of the result -> low-quality picture, of a file or a folder."""
+    if lq.is_file():
+        return {images.png_name(lq.name): lq}
+    if not lq.exists():
+        raise UserError(f"There is no low-quality picture or folder {lq}: give --lq what is to be restored.")
+    return {images.png_name(photo.name): photo.path for photo in images.scan(lq) if not photo.bad}
+
+
+def _truths(images_dir: Path | None):  # type: ignore[no-untyped-def]
+    if images_dir is None:
+        return lambda name: None
+    known = {images.png_name(photo.name): photo.path for photo in images.scan(images_dir)}
+    return known.get
+
+
+def _by_mapping(
+    found: Mapping[str, Path], mapping: Mapping[str, Sequence[str]], csv: Path, root: Path, most: int
+) -> Jobs:
+    """A line of the CSV for each picture; both those without a line and those without a picture fail."""
+    jobs = Jobs(failed={name: f"has no line in {csv}" for name in found})
+    for target, names in mapping.items():
+        name = images.png_name(target)
+        jobs.failed.pop(name, None)
+        if name not in found:
+            jobs.failed[name] = "has no low-quality picture"
+            continue
+        paths = tuple(images.find(root, reference) for reference in names[:most])
+        missing = [path for path in paths if not path.is_file()]
+        if missing or not paths:
+            jobs.failed[name] = f"its reference {missing[0]} is not there" if missing else "has no references"
+            continue
+        truth = images.find(root, target)
+        jobs.jobs.append(
+            Job(name=name, lq=found[name], references=paths, truth=truth if truth.is_file() else None)
+        )
+    return jobs
+
+
+def _by_folder(found: Mapping[str, Path], root: Path, most: int) -> Jobs:
+    """`root`/NAME/ holds the references of NAME.png, in the order of their names."""
+    if not root.is_dir():
+        raise UserError(f"There is no folder {root}: --refs-dir holds a folder of references for each name.")
+    jobs = Jobs()
+    for name, path in found.items():
+        folder = root / PurePosixPath(name).with_suffix("")
+        try:
+            paths = tuple(photo.path for photo in images.scan(folder) if not photo.bad)[:most]
+        except UserError:
+            jobs.failed[name] = f"has no references in {folder}"
+            continue
+        jobs.jobs.append(Job(name=name, lq=path, references=paths))
+    return jobs
+
+
+def shard(jobs: Sequence[Job], which: str | None) -> list[Job]:
+    """Every n-th job from the i-th on, for `which` = i/n; they are the same on every machine."""
+    ordered = sorted(jobs, key=lambda job: job.name)
+    if which is None:
+        return ordered
+    first, slash, count = which.partition("/")
+    if not (slash and first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
+        raise UserError(f"--shard {which}: give i/n with i from 1 to n, such as 2/4.")
+    return ordered[int(first) - 1 :: int(count)]

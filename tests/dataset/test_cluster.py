@@ -1,0 +1,165 @@
+"""Pairs against a brute-force answer; identities, copies and suspects on planted cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ffhqref.core import tables
+from ffhqref.core.store import UserError
+from ffhqref.dataset import cluster
+from ffhqref.identities import search
+from ffhqref.identities.grouping import components
+from tests.synthetic import at_distances, people, recipe, unit, write_embedded
+
+
+def brute(vectors: np.ndarray, distance: float) -> list[tuple[int, int]]:
+    wide = vectors.astype(np.float64)
+    return [
+        (i, j)
+        for i in range(len(wide))
+        for j in range(i + 1, len(wide))
+        if 1 - (wide[i] * wide[j]).sum() < distance
+    ]
+
+
+@pytest.mark.parametrize("distance", [0.1, 0.4, 0.9])
+def test_pairs_are_the_brute_force_ones(distance: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, _ = people([3, 1, 7, 2, 2, 5, 1], 1, spread=0.8, dimension=32)
+    wanted = brute(vectors, distance)
+    for tile, kept in (((4096, 2048), 4_000_000), ((8, 5), 4_000_000), ((8, 5), 3)):  # 3: stripes are redone
+        monkeypatch.setattr(search, "TILE", tile)
+        monkeypatch.setattr(search, "MAX_KEPT", kept)
+        found = [
+            (int(left), int(right))
+            for lefts, rights, _ in cluster.pairs_below(vectors, distance)
+            for left, right in zip(lefts, rights, strict=True)
+        ]
+        assert found == wanted
+
+
+def test_strictly_below_is_decided_in_float64() -> None:
+    """Pairs at the distance itself, and one float32 step to each side of it."""
+    base = np.zeros(512)
+    base[0] = 1
+    rows = [base]
+    for number, step in enumerate((-2e-7, -1e-7, 0, 1e-7, 2e-7), 1):
+        row = np.zeros(512)
+        row[0] = 0.6 + step
+        row[number] = np.sqrt(1 - row[0] ** 2)
+        rows.append(row)
+    vectors = np.asarray(rows, np.float32)
+    exact = 1 - vectors[1:, 0].astype(np.float64)
+    found = {int(r) for left, right, _ in cluster.pairs_below(vectors, 0.4) for r in right[left == 0]}
+    assert found == {i + 1 for i in range(5) if exact[i] < 0.4}
+    assert 0 < len(found) < 5
+    at_limit = float(exact[2])
+    found = {int(r) for left, right, _ in cluster.pairs_below(vectors, at_limit) for r in right[left == 0]}
+    assert 3 not in found and 4 in found
+
+
+def names_of(count: int) -> list[str]:
+    return [f"{index:05d}.png" for index in range(count)]
+
+
+def test_components_are_the_papers_identities(tmp_path: Path) -> None:
+    vectors, _ = people([4, 1, 1, 6, 2, 3, 1], 2, spread=0.7)
+    names = names_of(len(vectors))
+    write_embedded(tmp_path / "out", names, vectors)
+    cluster.find_identities(tmp_path / "out", recipe(grouping="components"))
+    frame = pd.read_parquet(tmp_path / "out/tables/identities.parquet")
+    edges = np.array(brute(vectors, 0.4), np.int32).reshape(-1, 2)
+    labels = components(len(names), edges)
+    assert list(frame.image) == names
+    assert list(frame.identity) == [names[label] for label in labels]
+    assert list(frame.component) == list(frame.identity)
+    pairs = pd.read_parquet(tmp_path / "out/tables/pairs.parquet")
+    assert list(zip(pairs.left, pairs.right, strict=True)) == [(names[i], names[j]) for i, j in edges]
+    assert (pairs.left < pairs.right).all() and (pairs.distance < 0.4).all()
+
+
+def test_component_joins_pairs_and_identities(tmp_path: Path) -> None:
+    """A pair below the distance between two known people puts both into one component."""
+    base = unit(np.eye(8)[:1])[0]
+    vectors = np.concatenate([at_distances(base, 0.3), unit(np.eye(8)[[3, 4]])])
+    names = ["a1.png", "b1.png", "a2.png", "c.png"]
+    write_embedded(tmp_path / "out", names, vectors)
+    people_csv = tmp_path / "people.csv"
+    people_csv.write_text("image,identity\na1.png,anna\na2.png,anna\nb1.png,bert\n")
+    receipt = cluster.find_identities(tmp_path / "out", recipe(identities=str(people_csv)))
+    frame = pd.read_parquet(tmp_path / "out/tables/identities.parquet").set_index("image")
+    assert dict(frame.identity) == {"a1.png": "anna", "a2.png": "anna", "b1.png": "bert", "c.png": "c.png"}
+    assert frame.component["a1.png"] == frame.component["a2.png"] == frame.component["b1.png"]
+    assert frame.component["c.png"] != frame.component["a1.png"]
+    assert receipt.notes["agreement"]["pair_precision"] == 0.0  # the grouping would have joined a1 and b1
+    suspects = pd.read_parquet(tmp_path / "out/tables/suspects.parquet")
+    close = suspects[suspects.kind == "close_identities"]
+    assert [set(row) for row in close[["left", "right"]].to_numpy()] == [{"a1.png", "b1.png"}]
+
+
+def test_known_people_must_fit(tmp_path: Path) -> None:
+    write_embedded(tmp_path / "out", names_of(3), people([3])[0])
+    for text, words in (
+        ("image,identity\nzz.png,a\n", "None of the photographs"),
+        ("image,identity\n00000.png,a\n00000.png,b\n", "stands twice"),
+        ("image,person\n00000.png,a\n", "no column identity"),
+    ):
+        (tmp_path / "people.csv").write_text(text)
+        with pytest.raises(UserError, match=words):
+            cluster.find_identities(tmp_path / "out", recipe(identities=str(tmp_path / "people.csv")))
+
+
+def test_copies(tmp_path: Path) -> None:
+    """a = a copy of b by pixels; c near b; d another photo; e near a of another person's identity."""
+    base = unit(np.eye(16)[:1])[0]
+    vectors = at_distances(base, 0.0, 0.05, 0.3)
+    names = ["a.png", "b.png", "c.png", "d.png"]
+    write_embedded(tmp_path / "out", names, vectors, pixels=["p", "p", "q", "r"])
+    cluster.find_identities(tmp_path / "out", recipe(grouping="components"))
+    frame = pd.read_parquet(tmp_path / "out/tables/duplicates.parquet")
+    rows = {row.image: (row.kept, row.kind, round(row.distance, 4)) for row in frame.itertuples()}
+    assert rows == {"b.png": ("a.png", "exact", 0.0), "c.png": ("a.png", "near", 0.05)}
+
+
+def test_suspects_name_the_chain(tmp_path: Path) -> None:
+    """Two tight people and one photo between them: components join them, suspects say where."""
+    rng = np.random.default_rng(0)
+    a, b = np.eye(64)[0], np.eye(64)[1]
+    noise = unit(rng.standard_normal((8, 64)))
+    vectors = unit(np.concatenate([a + 0.2 * noise[:4], b + 0.2 * noise[4:], [0.72 * a + 0.69 * b]]))
+    write_embedded(tmp_path / "out", names_of(9), vectors)
+    cluster.find_identities(tmp_path / "out", recipe(grouping="components"))
+    frame = pd.read_parquet(tmp_path / "out/tables/suspects.parquet")
+    assert set(frame.kind) == {"loose_identity"} or {"loose_identity", "weak_link"} == set(frame.kind)
+    loose = frame[frame.kind == "loose_identity"].iloc[0]
+    assert loose.members == 9 and "00008.png" in (loose.left, loose.right)
+
+
+def test_changed_distance_redoes_cluster_and_same_does_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_embedded(out, names_of(6), people([3, 3], spread=0.9)[0])
+    first = cluster.find_identities(out, recipe())
+    stamp = tables.path_of(out, "pairs").stat().st_mtime_ns
+    assert cluster.find_identities(out, recipe()) == first
+    assert tables.path_of(out, "pairs").stat().st_mtime_ns == stamp
+    assert cluster.find_identities(out, recipe(distance=0.9)).notes["pairs"] > first.notes["pairs"]
+
+
+def test_a_damaged_table_is_made_again(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_embedded(out, names_of(6), people([3, 3], spread=0.9)[0])
+    cluster.find_identities(out, recipe())
+    good = tables.path_of(out, "pairs").read_bytes()
+    tables.path_of(out, "pairs").write_bytes(good[:-10])
+    cluster.find_identities(out, recipe())
+    assert tables.path_of(out, "pairs").read_bytes() == good
+
+
+def test_too_many_pairs_for_average_linkage_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_embedded(tmp_path / "out", names_of(9), people([9])[0])
+    monkeypatch.setattr(cluster, "MAX_EDGES", 10)
+    with pytest.raises(UserError, match="--grouping components"):
+        cluster.find_identities(tmp_path / "out", recipe(grouping="average"))

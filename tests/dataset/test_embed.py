@@ -1,0 +1,316 @@
+"""Photographs to shards: a row with a status each, the same for any workers, batches and restarts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ffhqref.core import images, tables
+from ffhqref.core.recipe import Recipe, load_recipe
+from ffhqref.core.store import UserError
+from ffhqref.dataset import embed
+from ffhqref.dataset.embed import embed_photos, estimate
+from tests.conftest import Known, Opaque
+
+Array = np.ndarray[Any, Any]
+
+
+@pytest.fixture(scope="module")
+def recipe(detector: Path, embedder: Path) -> Recipe:
+    return load_recipe("photos", detector=str(detector), embedder=str(embedder))
+
+
+@pytest.fixture
+def photos(opaque: Opaque, tmp_path: Path) -> Path:
+    """Twelve photographs, copied, so that a test may change them."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in sorted(opaque.sources)[:12]:
+        shutil.copy(opaque.folder / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the photos that are read and aligned, as it happens."""
+    names: list[str] = []
+    prepare = embed.Maker._prepare
+
+    def counted(self: embed.Maker, photo: images.Photo) -> Any:
+        names.append(photo.name)
+        return prepare(self, photo)
+
+    monkeypatch.setattr(embed.Maker, "_prepare", counted)
+    return names
+
+
+def rows_of(out: Path) -> pa.Table:
+    """All shards as one table without metadata."""
+    shards = sorted(tables.embeddings_folder(out).glob("*.parquet"))
+    return pa.concat_tables([pq.read_table(path).replace_schema_metadata(None) for path in shards])
+
+
+def run(photos: Path, out: Path, recipe: Recipe, **options: Any) -> dict[str, int]:
+    receipt = embed_photos(photos, out, recipe, device="cpu", **options)
+    return dict(receipt.notes["statuses"])
+
+
+def test_every_photo_has_a_row_with_its_status(
+    photos: Path, recipe: Recipe, tmp_path: Path, asked: list[str]
+) -> None:
+    sources = sorted(photos.iterdir())
+    good = sources[0].read_bytes()
+    (photos / "cut.png").write_bytes(good[: len(good) // 2])
+    (photos / "text.jpg").write_text("no picture")
+    (photos / "empty.webp").touch()
+    (photos / "line\nbreak.png").write_bytes(good)
+    (photos / "Case.png").write_bytes(good)
+    (photos / "case.png").write_bytes(good)
+    images.write(photos / "grey.png", np.full((300, 300, 3), 128, np.uint8))
+    images.write(photos / "one.png", np.zeros((1, 1, 3), np.uint8))
+    images.write(photos / "strip.png", np.zeros((4, 5000, 3), np.uint8))
+    images.write(photos / "small.png", images.resize(images.read(sources[1]), 30, 30))
+    (photos / "bomb.png").write_bytes(_header_of_20000())
+    locked = photos / "gone.png"
+    locked.symlink_to(tmp_path / "nowhere.png")  # a link to nothing is no file: no row
+    (tmp_path / "out.txt").write_text(f"{sources[2].name}\n\n not there.png\n")
+    out = tmp_path / "out"
+    counts = run(photos, out, replace(recipe, exclude=str(tmp_path / "out.txt")))
+    statuses = tables.load_statuses(out)
+    assert {name: status for name, (status, _) in statuses.items() if status != "ok"} == {
+        "cut.png": "unreadable", "text.jpg": "unreadable", "empty.webp": "unreadable",
+        "line\nbreak.png": "bad_name", "Case.png": "bad_name", "case.png": "bad_name",
+        "grey.png": "no_face", "one.png": "too_small", "strip.png": "too_small", "small.png": "too_small",
+        "bomb.png": "too_large", sources[2].name: "excluded",
+    }  # fmt: skip
+    assert all(bool(reason) == (status != "ok") for status, reason in statuses.values())
+    assert counts == {
+        "bad_name": 3, "excluded": 1, "no_face": 1, "ok": 11, "too_large": 1, "too_small": 3, "unreadable": 3,
+    }  # fmt: skip
+    assert sources[2].name not in asked and "case.png" not in asked, "what is left out is not read"
+    table = rows_of(out)
+    assert table["image"].to_pylist() == sorted(statuses)
+    embeddings = tables.load_embeddings(out)
+    assert len(embeddings.names) == 11
+    assert np.abs(np.linalg.norm(embeddings.vectors.astype(np.float64), axis=1) - 1).max() < 1e-6
+    for row in table.select(["image", "status", "width", "height", "embedding"]).to_pylist():
+        assert (row["embedding"] is not None) == (row["status"] == "ok")
+        if row["status"] == "ok":
+            assert (row["height"], row["width"]) == images.read(photos / row["image"]).shape[:2]
+
+
+def _header_of_20000() -> bytes:
+    from test_images import png_claiming
+
+    return png_claiming(20_000, 20_000)
+
+
+@pytest.mark.parametrize(("workers", "batch"), [(1, 1), (4, 7), (2, 64)])
+def test_workers_and_batches_change_no_byte(
+    opaque: Opaque, built: Path, recipe: Recipe, tmp_path: Path, workers: int, batch: int
+) -> None:
+    """40 photographs as the session's dataset (2 workers, batches of 16) has them."""
+    run(opaque.folder, tmp_path / "out", replace(recipe, limit=40), workers=workers, batch_size=batch)
+    assert rows_of(tmp_path / "out").equals(rows_of(built).slice(0, 40))
+
+
+def test_shards_divide_and_nothing_else_changes(
+    photos: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(photos, tmp_path / "one", recipe)
+    monkeypatch.setattr(embed, "SHARD", 5)
+    run(photos, tmp_path / "three", recipe)
+    assert len(list(tables.embeddings_folder(tmp_path / "three").iterdir())) == 3
+    assert rows_of(tmp_path / "three").equals(rows_of(tmp_path / "one"))
+
+
+def test_a_second_run_reads_nothing_and_a_touched_photo_alone_is_embedded_again(
+    photos: Path, recipe: Recipe, tmp_path: Path, asked: list[str]
+) -> None:
+    out = tmp_path / "out"
+    run(photos, out, recipe)
+    before, names = rows_of(out), sorted(path.name for path in photos.iterdir())
+    assert sorted(asked) == names
+    asked.clear()
+    run(photos, out, recipe)
+    assert asked == []
+    changed = photos / names[4]
+    os.utime(changed, ns=(1, changed.stat().st_mtime_ns + 1))
+    run(photos, out, recipe)
+    assert asked == [names[4]]
+    assert rows_of(out).equals(before)
+    asked.clear()
+    shutil.copy(photos / names[5], changed)
+    run(photos, out, recipe)
+    assert asked == [names[4]]
+    assert rows_of(out)["embedding"][4].equals(before["embedding"][5])
+
+
+def test_photos_that_come_and_go_leave_the_others_alone(
+    photos: Path, recipe: Recipe, tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embed, "SHARD", 5)
+    out, first = tmp_path / "out", sorted(photos.iterdir())[0]
+    run(photos, out, recipe)
+    asked.clear()
+    shutil.copy(first, photos / "!front.png")  # every later photo moves on by one row, over shards
+    counts = run(photos, out, recipe)
+    assert asked == ["!front.png"] and counts == {"ok": 13}
+    run(photos, tmp_path / "anew", recipe)
+    assert rows_of(out).equals(rows_of(tmp_path / "anew"))
+    asked.clear()
+    for path in sorted(photos.iterdir())[:4]:
+        path.unlink()
+    assert run(photos, out, recipe) == {"ok": 9}
+    assert asked == []
+    assert len(list(tables.embeddings_folder(out).iterdir())) == 2, "the third shard is gone"
+
+
+def test_exclude_and_limit(photos: Path, recipe: Recipe, tmp_path: Path, asked: list[str]) -> None:
+    out, names = tmp_path / "out", sorted(path.name for path in photos.iterdir())
+    assert run(photos, out, replace(recipe, limit=5)) == {"ok": 5}
+    assert sorted(asked) == names[:5]
+    asked.clear()
+    (tmp_path / "x.txt").write_text(f"{names[1]}\r\n{names[9]}\n")
+    chosen = replace(recipe, exclude=str(tmp_path / "x.txt"))
+    assert run(photos, out, chosen) == {"excluded": 2, "ok": 10}
+    assert sorted(asked) == [name for name in names[5:] if name != names[9]]
+    assert tables.load_statuses(out)[names[1]][0] == "excluded"
+    asked.clear()
+    assert run(photos, out, recipe) == {"ok": 12}
+    assert sorted(asked) == [names[1], names[9]]
+
+
+def test_a_trial_of_a_few_does_not_cost_the_rest(
+    photos: Path, recipe: Recipe, tmp_path: Path, asked: list[str]
+) -> None:
+    out = tmp_path / "out"
+    whole = run(photos, out, recipe)
+    before = rows_of(out)
+    asked.clear()
+    assert run(photos, out, replace(recipe, limit=3)) == {"ok": 3}
+    assert len(tables.load_embeddings(out).names) == 3, "only what was asked for is read"
+    assert run(photos, out, recipe) == whole
+    first = sorted(path.name for path in photos.iterdir())[: embed.SHARD]
+    assert set(asked) <= set(first[3:]), "no more than the rest of one shard is done again"
+    assert rows_of(out).equals(before)
+
+
+def test_another_network_or_another_filter_redoes_the_work(
+    photos: Path, recipe: Recipe, tmp_path: Path, asked: list[str], faces_folder: Path
+) -> None:
+    out = tmp_path / "out"
+    run(photos, out, recipe)
+    other = faces_folder / "weights" / "mobilefacenet_foamliu_128d.onnx"
+    for changed in (replace(recipe, embedder=str(other)), replace(recipe, min_face=50)):
+        asked.clear()
+        run(photos, out, changed)
+        assert len(asked) == 12
+    asked.clear()
+    run(photos, out, replace(recipe, min_face=50, distance=0.3, seed=9))
+    assert asked == [], "what embedding does not use does not redo it"
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "text", "other columns"])
+def test_a_damaged_shard_is_made_again(
+    photos: Path, recipe: Recipe, tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embed, "SHARD", 6)
+    out, chosen = tmp_path / "out", replace(recipe, limit=8)
+    run(photos, out, chosen)
+    before = rows_of(out)
+    shard = tables.embeddings_folder(out) / "shard-00001.parquet"
+    makes: dict[str, Callable[[], object]] = {
+        "cut": lambda: shard.write_bytes(shard.read_bytes()[:-20]),
+        "gone": shard.unlink,
+        "text": lambda: shard.write_text("text"),
+        "other columns": lambda: pq.write_table(pa.table({"a": [1]}), shard),
+    }
+    makes[damage]()
+    run(photos, out, chosen)
+    assert rows_of(out).equals(before)
+
+
+def test_all_faces_of_a_photo_become_photos(
+    known: list[Known], recipe: Recipe, tmp_path: Path, asked: list[str]
+) -> None:
+    from test_faces import collage
+
+    canvas, _ = collage(known, 256, 3, 1)
+    images.write(tmp_path / "photos" / "group.png", canvas)
+    images.write(tmp_path / "photos" / "z.png", canvas[:, :256].copy())
+    out, every = tmp_path / "out", replace(recipe, faces="all")
+    assert run(tmp_path / "photos", out, every) == {"ok": 4}
+    embeddings = tables.load_embeddings(out)
+    assert embeddings.names == [*(f"group.png/00{number}.png" for number in (1, 2, 3)), "z.png/001.png"]
+    similar = embeddings.vectors @ embeddings.vectors.T
+    assert similar[0, 3] > 0.9 and similar[1, 3] < 0.4 and similar[2, 3] < 0.4, "from left to right"
+    root = embed.faces_folder(out)
+    for name in embeddings.names:
+        picture = images.read(root / name)
+        assert picture.shape == (512, 512, 3)
+    # a cut-out face is framed so that its own embedding is that of the face in the group
+    assert run(root / "group.png", tmp_path / "again", recipe) == {"ok": 3}
+    again = tables.load_embeddings(tmp_path / "again")
+    assert (again.vectors * embeddings.vectors[:3]).sum(1).min() > 0.8
+    asked.clear()
+    assert run(tmp_path / "photos", out, every) == {"ok": 4}
+    assert asked == []
+    trial = estimate(tmp_path / "photos", tmp_path / "trial", every, device="cpu", workers=2)
+    assert trial.photos == trial.to_embed == 2 and not (tmp_path / "trial").exists()
+    taken = sum(path.stat().st_size for path in root.rglob("*.png"))
+    assert taken / 2 < trial.bytes < taken * 3, "the cut-out faces are most of the space"
+
+
+def test_the_dataset_may_lie_below_the_photographs_but_not_be_their_folder(
+    photos: Path, recipe: Recipe, known: list[Known]
+) -> None:
+    every = replace(recipe, faces="all", limit=2)
+    first = run(photos, photos / "mine", every)
+    assert list((photos / "mine" / "faces").iterdir())
+    assert run(photos, photos / "mine", every) == first, "cut-out faces are no photographs"
+    with pytest.raises(UserError, match="another folder"):
+        run(photos, photos, recipe)
+
+
+def test_landmarks_and_crop_need_no_detector(
+    known: list[Known], embedder: Path, built: Path, opaque: Opaque, tmp_path: Path
+) -> None:
+    names = sorted(opaque.sources)[:6]
+    lines = [",".join(["image", *tables.LANDMARK_COLUMNS])]
+    lines += [",".join([n, *map(str, opaque.sources[n].landmarks.ravel())]) for n in names[:5]]
+    (tmp_path / "five.csv").write_text("\n".join(lines))
+    given = load_recipe(
+        "photos", embedder=str(embedder), align="landmarks", landmarks=str(tmp_path / "five.csv"), limit=6
+    )
+    assert run(opaque.folder, tmp_path / "given", given) == {"no_landmarks": 1, "ok": 5}
+    found = tables.load_embeddings(tmp_path / "given").vectors
+    assert (found * tables.load_embeddings(built).vectors[:5]).sum(1).min() > 0.9
+    cropped = replace(given, align="crop", landmarks=None)
+    assert run(opaque.folder, tmp_path / "crop", cropped) == {"ok": 6}
+    row = rows_of(tmp_path / "crop").slice(0, 1).to_pylist()[0]
+    assert row["landmarks"] is None and row["det_score"] == 1.0
+
+
+def test_what_is_missing_is_named(photos: Path, recipe: Recipe, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for changed, words in (
+        (replace(recipe, embedder=None), "give --embedder"),
+        (replace(recipe, detector=None), "give --detector"),
+        (replace(recipe, detector=str(tmp_path / "no.onnx")), r"no\.onnx"),
+        (replace(recipe, align="landmarks"), "give --landmarks"),
+        (replace(recipe, align="crop", faces="all"), "--align detect"),
+        (replace(recipe, exclude=str(tmp_path / "no.txt")), r"no\.txt"),
+    ):
+        with pytest.raises(UserError, match=words):
+            run(photos, out, changed)
+    assert not out.exists(), "nothing is written before the input is known to be good"

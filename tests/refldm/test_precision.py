@@ -1,0 +1,60 @@
+"""What `--precision auto` takes, with the trial's result and the processor's abilities given."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch (the extra `train`) is not installed")
+
+from ffhqref.refldm.model import precision  # noqa: E402
+from ffhqref.refldm.model.checkpoint import RestorerError  # noqa: E402
+
+
+def processor(monkeypatch: pytest.MonkeyPatch, *, bf16: bool, seconds: tuple[float, float]) -> list[str]:
+    """A processor whose trial takes so many seconds in fp32 and in bf16; the trials made come in a list."""
+    trials: list[str] = []
+
+    def trial(dtype: torch.dtype) -> float:
+        trials.append(str(dtype))
+        return seconds[dtype == torch.bfloat16]
+
+    monkeypatch.setattr(precision, "has_bf16", lambda: bf16)
+    monkeypatch.setattr(precision, "_trial", trial)
+    return trials
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [((2.0, 1.0), "bf16"), ((1.15, 1.0), "bf16"), ((1.14, 1.0), "fp32"), ((1.0, 3.0), "fp32")],
+)
+def test_auto_takes_bf16_on_a_processor_where_the_trial_says_so(
+    monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, float], chosen: str
+) -> None:
+    trials = processor(monkeypatch, bf16=True, seconds=seconds)
+    assert precision.choose("auto", "cpu") == chosen
+    assert sorted(trials) == ["torch.bfloat16", "torch.float32"]
+    assert ("would take bf16" in precision.gain("cpu")) == (chosen == "bf16")
+
+
+def test_without_bf16_in_the_processor_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = processor(monkeypatch, bf16=False, seconds=(2.0, 1.0))
+    assert precision.choose("auto", "cpu") == "fp32" and precision.gain("cpu") == ""
+    assert precision.choose("bf16", "cpu") == "bf16", "what is asked for by name is taken"
+    assert trials == []
+
+
+@pytest.mark.parametrize(("bf16", "chosen"), [(True, "bf16"), (False, "fp16")])
+def test_auto_on_a_gpu(monkeypatch: pytest.MonkeyPatch, bf16: bool, chosen: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    assert precision.choose("auto", "cuda:1") == chosen
+    assert "bf16" in precision.gain("cuda:1")
+
+
+def test_fp16_is_refused_on_a_cpu() -> None:
+    assert precision.choose("fp16", "cuda") == "fp16"
+    with pytest.raises(RestorerError, match="fp16 is for GPUs"):
+        precision.choose("fp16", "cpu")
+
+
+def test_a_trial_takes_time() -> None:
+    assert precision._trial(torch.float32) > 0

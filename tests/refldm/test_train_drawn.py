@@ -1,0 +1,77 @@
+"""By command, from drawn people to restored pictures: the three stages on a verified dataset."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+torch = pytest.importorskip("torch", reason="torch (the extra `train`) is not installed")
+pytest.importorskip("accelerate", reason="accelerate (the extra `train`) is not installed")
+
+from ffhqref.cli import app  # noqa: E402
+from ffhqref.core import tables  # noqa: E402
+from ffhqref.demo.run import EMBEDDER, run_demo  # noqa: E402
+from ffhqref.refldm.training.runs import MODEL, RunFolder  # noqa: E402
+from tests.refldm import tiny_train as tiny  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+PEOPLE, SEED, STEPS = 5, 0, 3
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """photos/ and dataset/ of the demo, with its low-quality test images."""
+    out = tmp_path_factory.mktemp("drawn")
+    run_demo(out, people=PEOPLE, seed=SEED)
+    return out
+
+
+def train(drawn: Path, stage: str, *more: str) -> Path:
+    """Train a stage by its command below drawn/runs; the checkpoint."""
+    out, chosen = drawn / "runs" / stage, tiny.config(stage, steps=STEPS, batch_size=2)
+    arguments = tiny.arguments(chosen, drawn / "dataset", drawn / "photos", out)
+    done = CliRunner().invoke(app, [*arguments, *more])
+    assert done.exit_code == 0, done.output
+    assert f"{stage}: {STEPS} of {STEPS} steps" in done.output
+    return RunFolder(out).of(STEPS) / MODEL
+
+
+def test_from_drawn_people_to_restored_pictures(drawn: Path) -> None:
+    dataset, photos = drawn / "dataset", drawn / "photos"
+    checked = CliRunner().invoke(app, ["verify", str(dataset), "--images", str(photos)])
+    assert checked.exit_code == 0, checked.output
+    first = train(drawn, "autoencoder")
+    ldm = train(drawn, "ldm", "--autoencoder", str(first), "--set", "identity_weight=0")
+    model = train(drawn, "refldm", "--init", str(ldm), "--identity", str(EMBEDDER))
+    done = CliRunner().invoke(
+        app,
+        ["restore", str(dataset), "--level", "severe", "--images", str(photos), "--checkpoint", str(model),
+         "--steps", "2"],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    wanted = tables.read_references(dataset / "reference_mapping" / "test_references.csv")
+    made = dataset / "restored" / "severe"
+    assert wanted and {p.name for p in made.glob("*.png")} == {Path(name).stem + ".png" for name in wanted}
+    size = tiny.ARCHITECTURE.height, tiny.ARCHITECTURE.width, 3
+    pictures: list[Any] = [cv2.imread(str(path)) for path in made.glob("*.png")]
+    assert all(picture.shape == size and np.ptp(picture) > 0 for picture in pictures)
+
+
+def test_a_dataset_that_was_changed_is_not_trained_on(drawn: Path, tmp_path: Path) -> None:
+    """Without --unverified; the sentence names what is wrong."""
+    dataset = shutil.copytree(drawn / "dataset", tmp_path / "dataset")
+    path = dataset / "reference_mapping" / "train_references.csv"
+    header, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([header, *lines[1:]]) + "\n")
+    out = tmp_path / "run"
+    done = CliRunner().invoke(
+        app, ["train", "ldm", "--data", str(dataset), "--images", str(drawn / "photos"), "--out", str(out)]
+    )
+    assert done.exit_code == 1 and not out.exists()
+    assert "is not a dataset that `ffhqref verify` passes" in done.output.replace("\n", " ")

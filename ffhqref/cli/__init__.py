@@ -1,86 +1,16 @@
-"""The command line: parse, call one stage, print one summary. A file per group of commands."""
+"""The command line: parse, call one stage, print one summary. Everything heavy is imported in the commands.
 
-from __future__ import annotations
+Read `app` (the app and its errors), `options` (what several commands share), then a file per group of
+commands.
+"""
 
-import os
-import sys
-from typing import Annotated, Any
+from ffhqref.cli.app import app
 
-import typer
-from typer.core import TyperGroup
+from ffhqref.cli import build, degrade, demo, download, judge, restore, train  # isort: skip  (order of --help)
 
-from ffhqref import __version__
-from ffhqref.core.store import UserError
-
-
-class Commands(TyperGroup):
-    """Turns what the user can mend into one sentence and exit code 1; `--debug` shows the traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        if ctx.params.get("debug"):
-            return super().invoke(ctx)
-        try:
-            return super().invoke(ctx)
-        except UserError as error:
-            _stop(str(error))
-        except BrokenPipeError:  # the reader of our output has gone, as `| head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
-        except OSError as error:
-            place = error.filename or "a file"
-            _stop(
-                f"{place}: {os.strerror(error.errno) if error.errno else error}. Nothing finished is lost; "
-                "mend this and run the same command again."
-            )
-        except MemoryError:
-            _stop("Out of memory: use fewer --workers or a smaller --batch-size.")
-        except KeyboardInterrupt:
-            _stop("Stopped. Nothing finished is lost: run the same command again to go on.", 130)
-
-
-def _stop(sentence: str, code: int = 1) -> None:
-    typer.echo(f"Error: {sentence}" if code == 1 else sentence, err=True)
-    raise typer.Exit(code)
-
-
-app = typer.Typer(
-    cls=Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)  # fmt: skip
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"ffhqref {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
-    ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback for every error.")] = False,
-) -> None:
-    """Build reference datasets of faces as FFHQ-Ref was built, and restore faces with them.
-
-    \b
-    ffhqref build-refs --images photos --out mine     photographs -> a dataset
-    ffhqref COMMAND --help                            every option, with an example
-    """
+__all__ = ["app", "build", "degrade", "demo", "download", "judge", "main", "restore", "train"]
 
 
 def main() -> None:
     """Entry point of `ffhqref` and `python -m ffhqref`."""
     app()
-
-
-from ffhqref.cli import (  # noqa: E402
-    build,  # noqa: F401  (their commands join `app`)
-    degrade,  # noqa: F401
-    demo,  # noqa: F401
-    download,  # noqa: F401
-    judge,  # noqa: F401
-    restore,  # noqa: F401
-    train,  # noqa: F401
-)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ffhqref.cli import app
+from ffhqref.cli.app import app
 from ffhqref.core.store import UserError
 
 if TYPE_CHECKING:

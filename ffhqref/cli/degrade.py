@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ffhqref.cli import app
+from ffhqref.cli.app import app
 from ffhqref.core.store import Receipt, UserError, recorded_images
 
 Dataset = Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ffhqref.cli import app
+from ffhqref.cli.app import app
 
 
 @app.command()

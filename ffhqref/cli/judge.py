@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ffhqref.cli import app
+from ffhqref.cli.app import app
 from ffhqref.cli.build import Out, _option
 from ffhqref.core.store import UserError
 

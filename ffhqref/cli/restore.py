@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ffhqref.cli import app
+from ffhqref.cli.app import app
 from ffhqref.core.store import UserError, atomic, digest_file
 from ffhqref.demo import RESTORER
 

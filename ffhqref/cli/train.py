@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ffhqref.cli import app
+from ffhqref.cli.app import app
 from ffhqref.cli.restore import _option
 from ffhqref.core.store import UserError, lock
 

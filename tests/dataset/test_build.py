@@ -22,7 +22,6 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import Result
 from PIL import Image, ImageOps
-from tests.core.test_store import HOLD, parts
 from typer.testing import CliRunner
 
 from ffhqref import find_identities, load_recipe
@@ -30,6 +29,7 @@ from ffhqref.cli import app
 from ffhqref.core import images, tables
 from ffhqref.identities.grouping import agreement
 from tests.conftest import Known, Opaque
+from tests.core.test_store import HOLD, parts
 
 Array = np.ndarray[Any, Any]
 FRESH = "Built and verified"

@@ -73,8 +73,8 @@ def degrade(
     ffhqref degrade mine --level moderate --level severe
     ffhqref degrade --level severe --images photos --out lq --sheet look.png
     """
-    from ffhqref.core.recipe import load_level
     from ffhqref.degrade import stage as stage
+    from ffhqref.degrade.levels import load_level
 
     levels = [load_level(text) for text in level or []]
     _check(dataset, [one.name for one in levels], images, out, list_, sheet)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ffhqref.core import images, tables
-from ffhqref.core.recipe import Level
 from ffhqref.core.store import UserError
+from ffhqref.degrade.levels import Level
 from ffhqref.degrade.operators import Degradation, Noise, Replayed, replay, sample
 
 LARGEST = 4096  # px, of --size

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ffhqref.core.images import Rgb
-from ffhqref.core.recipe import Level, load_level
 from ffhqref.core.store import seed_for
 from ffhqref.degrade.blur import Blur, Floats, Levels, Real
+from ffhqref.degrade.levels import Level, load_level
 
 Noise = npt.NDArray[np.float32]  # standard normal, the small picture's height x width x 3 (BGR)
 Kernel = Literal["iso", "aniso"]

@@ -21,7 +21,6 @@ from PIL import Image
 from ffhqref.core import images, journal, sheets, tables
 from ffhqref.core.images import BadImage, Rgb
 from ffhqref.core.journal import Made
-from ffhqref.core.recipe import Level
 from ffhqref.core.sheets import Panel
 from ffhqref.core.store import (
     Receipt,
@@ -37,6 +36,7 @@ from ffhqref.core.store import (
     write_receipt,
 )
 from ffhqref.degrade.draws import Drawn, Filter, Options, Target, draws, named, read_names, scanned
+from ffhqref.degrade.levels import Level
 from ffhqref.degrade.operators import (
     Degradation,
     Sampler,

@@ -12,10 +12,11 @@ from tqdm import tqdm
 
 from ffhqref.core import tables
 from ffhqref.core.images import scan
-from ffhqref.core.recipe import Recipe, load_level, load_recipe
+from ffhqref.core.recipe import Recipe, load_recipe
 from ffhqref.core.store import Receipt, UserError, finished, lock, need_space, write_receipt, write_text
 from ffhqref.dataset.build import Built, build_refs
 from ffhqref.dataset.sheet import contact_sheet
+from ffhqref.degrade.levels import load_level
 from ffhqref.degrade.stage import Options, degrade_dataset
 from ffhqref.demo import EMBEDDER
 from ffhqref.demo.album import REVISION, Label, album, photographs

@@ -20,8 +20,8 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from ffhqref.core import images
-from ffhqref.core.recipe import Level, load_level
 from ffhqref.degrade import operators, stage
+from ffhqref.degrade.levels import Level, load_level
 
 COUNT = 160  # pictures of each kind of kernel
 FILES = 24  # pictures end to end

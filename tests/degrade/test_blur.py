@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from ffhqref.core.recipe import load_level
 from ffhqref.degrade import blur, operators
+from ffhqref.degrade.levels import load_level
 from ffhqref.degrade.operators import Degradation
 
 HEIGHT, WIDTH = 90, 130

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ffhqref.core.recipe import load_level
 from ffhqref.degrade import operators
+from ffhqref.degrade.levels import load_level
 from ffhqref.degrade.operators import Degradation
 
 HERE = Path(__file__).parent.parent

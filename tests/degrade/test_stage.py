@@ -26,9 +26,9 @@ from typer.testing import CliRunner
 
 from ffhqref.cli import app
 from ffhqref.core import images, journal, store, tables
-from ffhqref.core.recipe import Level, load_level
 from ffhqref.core.store import UserError
 from ffhqref.degrade import operators, stage
+from ffhqref.degrade.levels import Level, load_level
 from ffhqref.degrade.operators import Degradation
 
 SHIPPED = ("moderate", "severe", "train", "gfpgan", "codeformer", "faceme")

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed (extra `train`)")
 
 from ffhqref.core import images  # noqa: E402
-from ffhqref.core.recipe import load_level  # noqa: E402
+from ffhqref.degrade.levels import load_level  # noqa: E402
 from ffhqref.degrade import operators  # noqa: E402
 from ffhqref.degrade.operators import Degradation  # noqa: E402
 from ffhqref.refldm.training.degrade import blur, degrade  # noqa: E402

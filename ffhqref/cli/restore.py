@@ -14,8 +14,7 @@ from ffhqref.demo import RESTORER
 
 if TYPE_CHECKING:
     from ffhqref.refldm.model.checkpoint import Architecture
-    from ffhqref.restore.jobs import Jobs
-    from ffhqref.restore.run import Outcome, Work
+    from ffhqref.restore.run import Outcome
 
 
 class Schedule(StrEnum):
@@ -142,7 +141,7 @@ def restore(
         seed=seed, noise=noise.value, precision=precision.value, device=device, compiled=compile,
         batch_size=batch_size, sheet=sheet, detector=detector, paste_back=paste_back, part=shard,
     )  # fmt: skip
-    _run(work, collected, out)
+    _say(work.run(collected.jobs, collected.failed, out), out)
 
 
 def _check_align(align: bool, paste_back: bool, detector: Path | None) -> None:
@@ -159,16 +158,6 @@ def _destination(out: Path | None, dataset: Path | None, level: str | None) -> P
     if dataset is None:
         raise UserError("Give --out, the folder of the results.")
     return dataset / "restored" / f"{level}"
-
-
-def _run(work: Work, jobs: Jobs, out: Path) -> None:
-    from ffhqref.refldm.model.checkpoint import RestorerError
-
-    try:
-        outcome = work.run(jobs.jobs, jobs.failed, out)
-    except RestorerError as error:
-        raise UserError(str(error)) from error
-    _say(outcome, out)
 
 
 def _positional(paths: list[Path], lq: Path | None) -> tuple[Path | None, list[Path]]:
@@ -196,12 +185,9 @@ def _architecture(path: Path | None) -> Architecture | None:
     if path is None:
         return None
     from ffhqref.core.recipe import load_toml
-    from ffhqref.refldm.model.checkpoint import RestorerError, parse_architecture
+    from ffhqref.refldm.model.checkpoint import parse_architecture
 
-    try:
-        return parse_architecture(load_toml(path), str(path))
-    except RestorerError as error:
-        raise UserError(str(error)) from error
+    return parse_architecture(load_toml(path), str(path))
 
 
 def _say(outcome: Outcome, out: Path) -> None:
@@ -241,18 +227,15 @@ def convert(
         raise UserError(f"{out} must end in .safetensors or .ckpt.")
     shape = _architecture(architecture)
     _need_torch()
-    from ffhqref.refldm.model.checkpoint import RestorerError
+
     from ffhqref.refldm.model.checkpoint import convert as write
 
-    try:
-        if out.suffix == ".ckpt":
-            _publish(checkpoint, out, autoencoder, shape)
-            return
-        digests = {"checkpoint": digest_file(checkpoint)} if checkpoint.is_file() else {}
-        with atomic(out) as part:
-            written = write(checkpoint, part, autoencoder, shape, digests)
-    except RestorerError as error:
-        raise UserError(str(error)) from error
+    if out.suffix == ".ckpt":
+        _publish(checkpoint, out, autoencoder, shape)
+        return
+    digests = {"checkpoint": digest_file(checkpoint)} if checkpoint.is_file() else {}
+    with atomic(out) as part:
+        written = write(checkpoint, part, autoencoder, shape, digests)
     typer.echo(
         f"{written['tensors']:,} tensors ({written['weights']} weights and first stage, "
         f"{written['bytes'] / 1e9:.2f} GB): {out}. Next: `ffhqref restore --checkpoint {out} ...`."

@@ -86,19 +86,14 @@ def train(
         --identity r50.onnx
     """
     _need_torch()
-    from ffhqref.refldm.model.checkpoint import RestorerError
-
     _check_dataset(data, images, unverified)
     chosen = {"steps": steps, "batch_size": batch_size, "lr": lr, "precision": precision and precision.value}
     options = {key: value for key, value in chosen.items() if value is not None}
-    try:
-        settings = configure(stage.value, config, {**options, **parse_settings(set or [])}, resume and out)
-        given = _given(settings, init, autoencoder, identity)
-        writer = int(os.environ.get("RANK", "0")) == 0  # of several processes only the first one writes
-        with lock(out, f"train {stage.value}") if writer else nullcontext():
-            result = _train(settings, given, data, images, out, level, resume, device.value, workers)
-    except RestorerError as error:
-        raise UserError(str(error)) from None
+    settings = configure(stage.value, config, {**options, **parse_settings(set or [])}, resume and out)
+    given = _given(settings, init, autoencoder, identity)
+    writer = int(os.environ.get("RANK", "0")) == 0  # of several processes only the first one writes
+    with lock(out, f"train {stage.value}") if writer else nullcontext():
+        result = _train(settings, given, data, images, out, level, resume, device.value, workers)
     if writer:
         typer.echo(summary(result, settings, out, data, images))
     if result.stopped:

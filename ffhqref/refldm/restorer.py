@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ffhqref.core.store import UserError
 from ffhqref.refldm.model import schedule
-from ffhqref.refldm.model.checkpoint import Networks, RestorerError, keep_memory, text_line
+from ffhqref.refldm.model.checkpoint import Networks, keep_memory, text_line
 from ffhqref.refldm.model.unet import Seen, UNet
 
 Rgb = npt.NDArray[np.uint8]
@@ -35,14 +36,14 @@ class Options:
 
 
 def check_options(options: Options, device: str) -> None:
-    """RestorerError where the options cannot work, before anything is loaded."""
+    """UserError where the options cannot work, before anything is loaded."""
     try:
         schedule.timesteps(options.schedule, options.steps)
     except ValueError as error:
-        raise RestorerError(f"--steps {options.steps}: {error}.") from None
+        raise UserError(f"--steps {options.steps}: {error}.") from None
     kind = device.partition(":")[0]
     if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
-        raise RestorerError(f"--device {device}: there is no such device here; give cpu.")
+        raise UserError(f"--device {device}: there is no such device here; give cpu.")
 
 
 def versions() -> dict[str, str]:
@@ -209,7 +210,7 @@ class Restorer:
             lq = torch.cat([self.encode(picture[None]) for picture in pictures])
             latents = self.sample(torch.cat(list(noises)), lq, references, options, watch=watch)
             if not bool(torch.isfinite(latents).all()):
-                raise RestorerError(
+                raise UserError(
                     "The restoration left the range of finite numbers: use --precision fp32, or another "
                     "checkpoint."
                 )
@@ -218,14 +219,14 @@ class Restorer:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """RestorerError, a sentence, where the memory did not suffice or torch could not compile."""
+    """UserError, a sentence, where the memory did not suffice or torch could not compile."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         sentence = _sentence(error)
         if sentence is None:
             raise
-        raise RestorerError(sentence) from error
+        raise UserError(sentence) from error
 
 
 def _sentence(error: RuntimeError | MemoryError) -> str | None:

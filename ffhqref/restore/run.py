@@ -258,7 +258,7 @@ class Work:
     part: str | None
 
     def run(self, jobs: Sequence[Job], failed: Mapping[str, str], out: Path) -> Outcome:
-        """Restore what is not finished yet; RestorerError where checkpoint or options do not allow it."""
+        """Restore what is not finished yet; UserError where checkpoint or options do not allow it."""
         from ffhqref.refldm.model import checkpoint, precision
         from ffhqref.refldm.restorer import Restorer, check_options, versions
 

@@ -10,8 +10,9 @@ torch = pytest.importorskip("torch", reason="torch (the extra `train`) is not in
 
 from safetensors.torch import save_file  # noqa: E402
 
+from ffhqref.core.store import UserError  # noqa: E402
 from ffhqref.refldm.model.autoencoder import Autoencoder, AutoencoderSize  # noqa: E402
-from ffhqref.refldm.model.checkpoint import FIRST_STAGE, RAW, Architecture, RestorerError, convert, load  # noqa: E402
+from ffhqref.refldm.model.checkpoint import FIRST_STAGE, RAW, Architecture, convert, load  # noqa: E402
 from ffhqref.refldm.model.layers import MOMENTS_BYTES, affine, moments, normalise  # noqa: E402
 from ffhqref.refldm.model.publish import publish  # noqa: E402
 from ffhqref.refldm.model.unet import UNet, UNetSize  # noqa: E402
@@ -50,7 +51,7 @@ def test_groups_stand_in_the_header_and_only_32_are_published(tmp_path: Path) ->
     save_file(tensors, tmp_path / "raw.safetensors")
     convert(tmp_path / "raw.safetensors", tmp_path / "own.safetensors", None, architecture)
     assert load(tmp_path / "own.safetensors").architecture == architecture
-    with pytest.raises(RestorerError, match="normalises in 8 groups"):
+    with pytest.raises(UserError, match="normalises in 8 groups"):
         publish(tmp_path / "own.safetensors", tmp_path / "out.ckpt")
     assert not (tmp_path / "out.ckpt").exists()
 

@@ -14,7 +14,7 @@ import onnx  # noqa: E402
 import onnxruntime  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from ffhqref.refldm.model.checkpoint import RestorerError  # noqa: E402
+from ffhqref.core.store import UserError  # noqa: E402
 from ffhqref.refldm.training import onnx_torch  # noqa: E402
 
 TOLERANCE = 1e-4
@@ -115,7 +115,7 @@ def test_every_operator(tmp_path: Path) -> None:
 
 def test_an_unknown_operator_is_named(tmp_path: Path) -> None:
     path = network(tmp_path / "odd.onnx", [("Erf", ["x"], "y", {})], np.random.default_rng(0))
-    with pytest.raises(RestorerError, match=r"odd.onnx uses Erf"):
+    with pytest.raises(UserError, match=r"odd.onnx uses Erf"):
         onnx_torch.load(path)
 
 
@@ -123,20 +123,20 @@ def test_an_unknown_operator_is_named(tmp_path: Path) -> None:
 def test_damaged_files_are_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "bad.onnx"
     path.write_bytes(content)
-    with pytest.raises(RestorerError, match="bad.onnx"):
+    with pytest.raises(UserError, match="bad.onnx"):
         onnx_torch.load(path)
 
 
 def test_what_cannot_be_run_is_named(tmp_path: Path) -> None:
     path = network(tmp_path / "misfit.onnx", [("Add", ["x", "w"], "y", {})], np.random.default_rng(0))
-    with pytest.raises(RestorerError, match="misfit.onnx: Add y cannot be run"):
+    with pytest.raises(UserError, match="misfit.onnx: Add y cannot be run"):
         onnx_torch.load(path)(torch.zeros(1, 3, 16, 16))
-    with pytest.raises(RestorerError, match="There is no network"):
+    with pytest.raises(UserError, match="There is no network"):
         onnx_torch.load(tmp_path / "none.onnx")
 
 
 def test_weights_in_another_file_are_refused(tmp_path: Path) -> None:
     path = network(tmp_path / "apart.onnx", [("Relu", ["x"], "y", {})], np.random.default_rng(0))
     onnx.save(onnx.load(str(path)), str(path), save_as_external_data=True, location="w.bin", size_threshold=0)
-    with pytest.raises(RestorerError, match="keeps its weights in another file"):
+    with pytest.raises(UserError, match="keeps its weights in another file"):
         onnx_torch.load(path)

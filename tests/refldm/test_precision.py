@@ -6,8 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch (the extra `train`) is not installed")
 
+from ffhqref.core.store import UserError  # noqa: E402
 from ffhqref.refldm.model import precision  # noqa: E402
-from ffhqref.refldm.model.checkpoint import RestorerError  # noqa: E402
 
 
 def processor(monkeypatch: pytest.MonkeyPatch, *, bf16: bool, seconds: tuple[float, float]) -> list[str]:
@@ -52,7 +52,7 @@ def test_auto_on_a_gpu(monkeypatch: pytest.MonkeyPatch, bf16: bool, chosen: str)
 
 def test_fp16_is_refused_on_a_cpu() -> None:
     assert precision.choose("fp16", "cuda") == "fp16"
-    with pytest.raises(RestorerError, match="fp16 is for GPUs"):
+    with pytest.raises(UserError, match="fp16 is for GPUs"):
         precision.choose("fp16", "cpu")
 
 

@@ -25,9 +25,9 @@ pytest.importorskip("accelerate", reason="accelerate (the extra `train`) is not 
 from safetensors.torch import save_file  # noqa: E402
 
 from ffhqref.cli import app  # noqa: E402
+from ffhqref.core.store import UserError  # noqa: E402
 from ffhqref.refldm.model import checkpoint  # noqa: E402
 from ffhqref.refldm.model.autoencoder import Autoencoder  # noqa: E402
-from ffhqref.refldm.model.checkpoint import RestorerError  # noqa: E402
 from ffhqref.refldm.restorer import Restorer  # noqa: E402
 from ffhqref.refldm.training import augment, data, losses, runs, stages  # noqa: E402
 from ffhqref.refldm.training import config as settings  # noqa: E402
@@ -575,7 +575,7 @@ def test_a_loss_that_is_no_number_stops_the_run(work: Path, tmp_path: Path) -> N
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages.losses, "noise_loss", nan)
-        with pytest.raises(RestorerError, match=r"at step 2.*step-00000002 is the last good checkpoint"):
+        with pytest.raises(UserError, match=r"at step 2.*step-00000002 is the last good checkpoint"):
             tiny.run(work, tmp_path, tiny.config(steps=4, save_every=2), resume=True)
     assert runs.RunFolder(tmp_path).steps() == [2]
     after = state(tmp_path, 2)
@@ -587,7 +587,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(work: Path, tmp_path: Path) -> Non
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))  # writing more fails as on a full disk
     try:
-        with pytest.raises(RestorerError, match="step-00000002 stands; free space.*--resume"):
+        with pytest.raises(UserError, match="step-00000002 stands; free space.*--resume"):
             tiny.run(work, tmp_path, tiny.config(steps=4), resume=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -600,7 +600,7 @@ def test_too_little_space_is_seen_before_anything_is_written(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "MARGIN", 1 << 62)
-    with pytest.raises(RestorerError, match="it needs .* GB and .* GB are free"):
+    with pytest.raises(UserError, match="it needs .* GB and .* GB are free"):
         tiny.run(work, tmp_path, tiny.config(steps=1))
 
 
@@ -621,9 +621,9 @@ def test_a_picture_that_cannot_be_read_is_left_out(work: Path, tmp_path: Path) -
 def test_missing_pictures_are_named(work: Path, tmp_path: Path) -> None:
     photos = tiny.write_photos(tmp_path / "photos")
     (photos / tiny.NAMES[1]).unlink()
-    with pytest.raises(RestorerError, match=r"1 of 12 pictures are missing .*person0/1.png"):
+    with pytest.raises(UserError, match=r"1 of 12 pictures are missing .*person0/1.png"):
         tiny.source(photos).check()
-    with pytest.raises(RestorerError, match="no path below"):
+    with pytest.raises(UserError, match="no path below"):
         replace(tiny.source(photos), train=[Row("../secret.png")]).check()
 
 
@@ -647,7 +647,7 @@ def test_missing_pictures_are_named(work: Path, tmp_path: Path) -> None:
 )
 def test_configurations_are_checked(table: dict[str, Any], sentence: str) -> None:
     base = {"stage": "ldm", "steps": 1, "batch_size": 1}
-    with pytest.raises(RestorerError) as caught:
+    with pytest.raises(UserError) as caught:
         settings.parse({**base, **table}, "my.toml")
     assert sentence in str(caught.value) and "my.toml" in str(caught.value)
     assert settings.parse(json.loads(json.dumps(tiny.config().table())), "it") == tiny.config()
@@ -666,11 +666,11 @@ def test_shipped_configurations_are_the_papers() -> None:
 
 
 def test_a_run_that_is_there_is_not_overwritten(work: Path, straight: Path, tmp_path: Path) -> None:
-    with pytest.raises(RestorerError, match="already holds a run at step 40: add --resume"):
+    with pytest.raises(UserError, match="already holds a run at step 40: add --resume"):
         tiny.run(work, straight, tiny.config(steps=40))
-    with pytest.raises(RestorerError, match="started with another batch_size, lr, seed"):
+    with pytest.raises(UserError, match="started with another batch_size, lr, seed"):
         tiny.run(work, straight, tiny.config(steps=50, seed=1, lr=0.5), resume=True)
-    with pytest.raises(RestorerError, match="holds no training run"):
+    with pytest.raises(UserError, match="holds no training run"):
         tiny.run(work, tmp_path, tiny.config(), resume=True)
 
 
@@ -678,22 +678,22 @@ def test_a_run_goes_on_with_what_it_was_started_with(work: Path, tmp_path: Path)
     tiny.run(work, tmp_path, tiny.config(steps=1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny.coarse, "level", "severe", raising=False)
-        with pytest.raises(RestorerError, match="on other data or another level"):
+        with pytest.raises(UserError, match="on other data or another level"):
             tiny.run(work, tmp_path, tiny.config(steps=2), resume=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny.Faces, "digest", "0" * 64, raising=False)
-        with pytest.raises(RestorerError, match="with another recogniser"):
+        with pytest.raises(UserError, match="with another recogniser"):
             tiny.run(work, tmp_path, tiny.config(steps=2), resume=True)
 
 
 def test_a_damaged_checkpoint_is_named(work: Path, tmp_path: Path) -> None:
     tiny.run(work, tmp_path, tiny.config(steps=1))
     (runs.RunFolder(tmp_path).of(1) / runs.OPTIMIZER).write_bytes(b"\x00" * 9)
-    with pytest.raises(RestorerError, match="step-00000001 is damaged"):
+    with pytest.raises(UserError, match="step-00000001 is damaged"):
         tiny.run(work, tmp_path, tiny.config(steps=2), resume=True)
     save_file({"denoiser.0.exp_avg": torch.zeros(3)}, runs.RunFolder(tmp_path).of(1) / runs.OPTIMIZER)
     (runs.RunFolder(tmp_path).of(1) / runs.STATE).write_text('{"step": 1}')
-    with pytest.raises(RestorerError, match="step-00000001 is damaged"):
+    with pytest.raises(UserError, match="step-00000001 is damaged"):
         tiny.run(work, tmp_path, tiny.config(steps=2), resume=True)
 
 

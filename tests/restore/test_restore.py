@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from ffhqref.cli import app  # noqa: E402
 from ffhqref.core import images, store, tables  # noqa: E402
+from ffhqref.core.store import UserError  # noqa: E402
 from ffhqref.refldm.model import checkpoint  # noqa: E402
 from ffhqref.refldm.model.autoencoder import Autoencoder  # noqa: E402
 from ffhqref.refldm.model.unet import Seen, UNet  # noqa: E402
@@ -186,7 +187,7 @@ def test_a_killed_run_goes_on(tiny: Path, folder: Path, tmp_path: Path) -> None:
         draw(lq / f"{i}.png", i)
     words = ["--checkpoint", tiny / "tiny.safetensors", "--lq", lq, *FAST]
     program = (
-        "import os, sys; from ffhqref.cli import restore_run as r; save = r.Record.save\n"
+        "import os, sys; from ffhqref.restore import run as r; save = r.Record.save\n"
         "def die(self, *a):\n save(self, *a); os.kill(os.getpid(), 9)\n"
         "r.Record.save = die\n"
         "from ffhqref.cli import main; main()"
@@ -539,7 +540,7 @@ def test_a_header_with_a_mad_architecture_takes_no_memory(tiny: Path, tmp_path: 
 
 
 def test_out_of_memory_says_which_option_lowers_it() -> None:
-    with pytest.raises(checkpoint.RestorerError, match="--batch-size.*--reference-encoding separate"):
+    with pytest.raises(UserError, match="--batch-size.*--reference-encoding separate"):
         with explained():
             torch.empty(1 << 50, dtype=torch.uint8)
     with pytest.raises(RuntimeError, match="something else"), explained():

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch import serialization as torch_files
 
+from ffhqref.core.store import UserError
 from ffhqref.refldm.model.autoencoder import Autoencoder, AutoencoderSize
 from ffhqref.refldm.model.layers import fold
 from ffhqref.refldm.model.unet import UNet, UNetSize
@@ -37,10 +38,6 @@ Weights = Literal["ema", "raw"]
 _loading = threading.Lock()  # torch keeps the names that may stand in a file for the whole process
 
 
-class RestorerError(Exception):
-    """What the user can mend about a checkpoint, a picture or an option, as one sentence."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """What a checkpoint's tensors alone do not say; the defaults are the published network."""
@@ -52,7 +49,7 @@ class Architecture:
 
 
 def parse_architecture(table: Mapping[str, Any], where: str) -> Architecture:
-    """An architecture from TOML or JSON; RestorerError where a key or a value does not fit."""
+    """An architecture from TOML or JSON; UserError where a key or a value does not fit."""
     values = dict(table)
     stages = {
         "autoencoder": _sizes(AutoencoderSize, values.pop("autoencoder", {}), where),
@@ -61,7 +58,7 @@ def parse_architecture(table: Mapping[str, Any], where: str) -> Architecture:
     architecture: Architecture = _sizes(Architecture, values, where, **stages)
     stride = 2 ** (len(architecture.autoencoder.multipliers) + len(architecture.unet.multipliers) - 2)
     if architecture.height % stride or architecture.width % stride:
-        raise RestorerError(f"{where}: height and width must be multiples of {stride}.")
+        raise UserError(f"{where}: height and width must be multiples of {stride}.")
     return architecture
 
 
@@ -69,14 +66,14 @@ def _sizes(kind: type[Any], table: Any, where: str, **more: Any) -> Any:
     """A dataclass of sizes; every number is from 1 to 65536, every list has at most 8 of them."""
     known = {item.name: item for item in fields(kind) if item.name not in more}
     if not isinstance(table, dict) or not set(table) <= set(known):
-        raise RestorerError(f"{where}: the architecture may only name {', '.join(known)}.")
+        raise UserError(f"{where}: the architecture may only name {', '.join(known)}.")
     values = {}
     for key, value in table.items():
         numbers = value if isinstance(value, (list, tuple)) else [value]
         listed = key in ("multipliers", "attention")
         good = all(type(n) is int and 1 <= n <= 65536 for n in numbers) and len(numbers) <= 8
         if not good or listed != isinstance(value, (list, tuple)) or (listed and not numbers):
-            raise RestorerError(f"{where}: {key} is {value!r}: give {'a list of' if listed else 'a'} whole "
+            raise UserError(f"{where}: {key} is {value!r}: give {'a list of' if listed else 'a'} whole "
                                 "number(s) from 1 to 65536.")  # fmt: skip
         values[key] = tuple(numbers) if listed else value
     return kind(**values, **more)
@@ -101,7 +98,7 @@ class Networks:
 
     @property
     def unet(self) -> UNet:
-        """The denoiser; RestorerError where its weights are not finite."""
+        """The denoiser; UserError where its weights are not finite."""
         with self._reading:
             if not isinstance(self._unet, UNet):
                 self._unet = self._unet()
@@ -116,7 +113,7 @@ def load(
 ) -> Networks:
     """Read both networks, in float32. A first stage in `checkpoint` goes before that of `autoencoder`.
 
-    A checkpoint without EMA weights gives its raw ones. RestorerError where a file is no checkpoint, or
+    A checkpoint without EMA weights gives its raw ones. UserError where a file is no checkpoint, or
     holds missing, misshapen or not finite tensors (the denoiser's values are looked at when it is read).
     """
     tensors, found = read(checkpoint)
@@ -124,14 +121,14 @@ def load(
     unet, first_stage = _empty_networks(architecture, checkpoint)
     unet_tensors, used = unet_state(tensors, unet, weights)
     if not unet_tensors:
-        raise RestorerError(
+        raise UserError(
             f"{checkpoint} holds no denoiser (no key {RAW}... or {EMA}...): give a ReF-LDM checkpoint, "
             "and the first stage as --autoencoder."
         )
     stage_tensors = first_stage_state(read(autoencoder)[0]) if autoencoder else {}
     stage_tensors |= {k[len(FIRST_STAGE) :]: v for k, v in tensors.items() if k.startswith(FIRST_STAGE)}
     if not stage_tensors:
-        raise RestorerError(f"{checkpoint} holds no first stage ({FIRST_STAGE}...): add --autoencoder FILE.")
+        raise UserError(f"{checkpoint} holds no first stage ({FIRST_STAGE}...): add --autoencoder FILE.")
     prefix = f"{EMA}diffusion_model" if used == "ema" else RAW
     stage_path, stage_prefix = autoencoder or checkpoint, "" if autoencoder else FIRST_STAGE
     _check(unet, unet_tensors, checkpoint, prefix)
@@ -170,7 +167,7 @@ def _empty_networks(architecture: Architecture, path: Path) -> tuple[UNet, Autoe
         with torch.device("meta"):
             return UNet(architecture.unet), Autoencoder(architecture.autoencoder)
     except ValueError as error:  # e.g. channels that group normalisation cannot divide by 32
-        raise RestorerError(f"{path}: no network has this architecture ({error}).") from None
+        raise UserError(f"{path}: no network has this architecture ({error}).") from None
 
 
 def unet_state(
@@ -194,15 +191,15 @@ def first_stage_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _check(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, prefix: str) -> None:
-    """RestorerError where a tensor of an empty network is missing or has another shape."""
+    """UserError where a tensor of an empty network is missing or has another shape."""
     for name, wanted in network.state_dict().items():
         tensor = tensors.get(name)
         if tensor is None:
-            raise RestorerError(
+            raise UserError(
                 f"{path} lacks {prefix}{name}: it is not whole, or the checkpoint of another network."
             )
         if tensor.shape != wanted.shape:
-            raise RestorerError(
+            raise UserError(
                 f"{path}: {prefix}{name} has the shape {list(tensor.shape)}, but {list(wanted.shape)} is "
                 "wanted: it is the checkpoint of another network (see --architecture)."
             )
@@ -215,7 +212,7 @@ def _fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, prefix:
         tensor = tensors[name]
         # the least and the greatest value are NaN where any is: no copy is needed to look for one
         if not tensor.is_floating_point() or not all(map(torch.isfinite, torch.aminmax(tensor))):
-            raise RestorerError(
+            raise UserError(
                 f"{path}: {prefix}{name} holds values that are not finite numbers: the file is damaged or "
                 "its training failed; get it again or take another checkpoint."
             )
@@ -229,7 +226,7 @@ def _fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, prefix:
 def read(path: Path) -> tuple[dict[str, Tensor], Architecture | None]:
     """Every tensor of a file by its name, mapped from the disk, and the architecture where it says one."""
     if not path.is_file():
-        raise RestorerError(f"There is no checkpoint {path}: give the path of refldm.ckpt or a .safetensors.")
+        raise UserError(f"There is no checkpoint {path}: give the path of refldm.ckpt or a .safetensors.")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     return _read_ckpt(path), None
@@ -241,15 +238,13 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Architecture | Non
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, OSError, ValueError) as error:
-        raise RestorerError(
-            f"{path} is no whole safetensors file ({text_line(error)}): make it again."
-        ) from None
+        raise UserError(f"{path} is no whole safetensors file ({text_line(error)}): make it again.") from None
     if METADATA not in metadata:
         return tensors, None
     try:
         table = json.loads(metadata[METADATA])["architecture"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise RestorerError(f"{path}: its header names no architecture: make it again.") from None
+        raise UserError(f"{path}: its header names no architecture: make it again.") from None
     return tensors, parse_architecture(table, str(path))
 
 
@@ -259,20 +254,18 @@ def _read_ckpt(path: Path) -> dict[str, Tensor]:
         with _loading, torch_files.safe_globals(_stand_ins(path)):
             zipped = zipfile.is_zipfile(path)
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except RestorerError:
+    except UserError:
         raise
     except MemoryError:
-        raise RestorerError(
-            f"{path} asks for more memory than there is: it is no usable checkpoint."
-        ) from None
+        raise UserError(f"{path} asks for more memory than there is: it is no usable checkpoint.") from None
     except Exception as error:  # hostile or cut bytes: the reader raises many kinds
-        raise RestorerError(
+        raise UserError(
             f"{path} is cut off, damaged or no checkpoint ({text_line(error)}): get it again."
         ) from None
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict):
-        raise RestorerError(f"{path} holds no mapping of names to tensors: it is no checkpoint.")
+        raise UserError(f"{path} holds no mapping of names to tensors: it is no checkpoint.")
     return {k: v.detach() for k, v in loaded.items() if isinstance(k, str) and type(v) in _TENSORS}
 
 
@@ -312,13 +305,13 @@ def _stand_ins(path: Path) -> list[Callable[..., Any] | tuple[Callable[..., Any]
     with zipfile.ZipFile(path) as archive:
         pickles = [entry for entry in archive.infolist() if entry.filename.endswith("data.pkl")]
     if any(entry.file_size > MAX_PICKLE_BYTES for entry in pickles):
-        raise RestorerError(f"{path} holds a pickle of more than {MAX_PICKLE_BYTES >> 20} MiB: refused.")
+        raise UserError(f"{path} holds a pickle of more than {MAX_PICKLE_BYTES >> 20} MiB: refused.")
     foreign = torch_files.get_unsafe_globals_in_checkpoint(path)
     for name in foreign:
         module, _, rest = name.partition(".")
         good = module in HARMLESS or module not in sys.stdlib_module_names
         if not good and not (module == "builtins" and rest in HARMLESS_BUILTINS):
-            raise RestorerError(
+            raise UserError(
                 f"{path} names {name}, which could run code; nothing was run. Do not use this file: get the "
                 "checkpoint from its publisher."
             )
@@ -335,7 +328,7 @@ def convert(
     """Write what inference needs, EMA weights and first stage, under the published names to `out`.
 
     The safetensors header keeps the architecture and `notes`. Returns what was written: tensors, bytes,
-    weights. RestorerError as `load`.
+    weights. UserError as `load`.
     """
     tensors, found = read(checkpoint)
     networks = load(checkpoint, autoencoder, architecture)

@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from ffhqref.refldm.model.checkpoint import RestorerError
+from ffhqref.core.store import UserError
 from ffhqref.refldm.model.layers import fold
 from ffhqref.refldm.model.unet import AttentionBlock, ResBlock, Seen
 
@@ -15,10 +15,10 @@ WORTH = 1.15  # times as fast: below that `auto` keeps fp32
 
 
 def choose(asked: str, device: str) -> str:
-    """The precision for --precision; RestorerError where the device has none such."""
+    """The precision for --precision; UserError where the device has none such."""
     if asked != "auto":
         if asked == "fp16" and device == "cpu":
-            raise RestorerError("--precision fp16 is for GPUs: on a CPU give bf16, auto or fp32.")
+            raise UserError("--precision fp16 is for GPUs: on a CPU give bf16, auto or fp32.")
         return asked
     if device != "cpu":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"

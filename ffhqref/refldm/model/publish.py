@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ffhqref.core.store import UserError
 from ffhqref.refldm.model import schedule
 from ffhqref.refldm.model.checkpoint import (
     EMA,
@@ -16,7 +17,6 @@ from ffhqref.refldm.model.checkpoint import (
     FIRST_STAGE_GROUPS,
     RAW,
     Architecture,
-    RestorerError,
     first_stage_state,
     read,
     unet_state,
@@ -40,14 +40,14 @@ def publish(
 ) -> Published:
     """Write `out` as refldm.ckpt is laid out (a bare mapping), or as vqgan.ckpt ("state_dict").
 
-    Of raw and averaged weights the one that is not there is the other. RestorerError where the file holds
+    Of raw and averaged weights the one that is not there is the other. UserError where the file holds
     neither a denoiser nor a first stage, or is of a network that the published code cannot build.
     """
     tensors, found = read(checkpoint)
     architecture = architecture or found or Architecture()
     for size in (architecture.autoencoder, architecture.unet):
         if size.groups != GROUPS:
-            raise RestorerError(
+            raise UserError(
                 f"{checkpoint} normalises in {size.groups} groups, the published code always in {GROUPS}: "
                 f"only networks of `groups = {GROUPS}` can be written in its layout."
             )
@@ -59,13 +59,11 @@ def publish(
     if not denoiser:
         alone = {k: v for k, v in tensors.items() if k.startswith((*FIRST_STAGE_GROUPS, "loss."))}
         if not alone:
-            raise RestorerError(
-                f"{checkpoint} holds neither a denoiser nor a first stage: give a checkpoint."
-            )
+            raise UserError(f"{checkpoint} holds neither a denoiser nor a first stage: give a checkpoint.")
         torch.save({"state_dict": alone}, out)
         return Published(len(alone), False)
     if not stage:
-        raise RestorerError(f"{checkpoint} holds no first stage ({FIRST_STAGE}...): add --autoencoder FILE.")
+        raise UserError(f"{checkpoint} holds no first stage ({FIRST_STAGE}...): add --autoencoder FILE.")
     for prefix in (FIRST_STAGE, *CONDITIONERS):  # one storage under three names, as published
         denoiser |= {prefix + name: tensor for name, tensor in stage.items()}
     torch.save(denoiser, out)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ffhqref.refldm.model.checkpoint import Architecture, RestorerError, parse_architecture
+from ffhqref.core.store import UserError
+from ffhqref.refldm.model.checkpoint import Architecture, parse_architecture
 from ffhqref.refldm.restorer import Encoding
 from ffhqref.refldm.training.losses import Norm, Scaling
 
@@ -121,13 +122,13 @@ def _need(good: bool, fault: str) -> None:
 
 
 def parse(table: Mapping[str, Any], where: str) -> Config:
-    """A configuration from TOML or JSON; RestorerError names the key that is unknown or does not fit."""
+    """A configuration from TOML or JSON; UserError names the key that is unknown or does not fit."""
     known = {item.name for item in fields(Config)}
     for key in table:
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}."
-            raise RestorerError(f"{where}: unknown key {key!r}; {hint}")
+            raise UserError(f"{where}: unknown key {key!r}; {hint}")
     hints = get_type_hints(Config)
     values = {key: _fitting(value, hints[key], f"{where}: {key}") for key, value in table.items()
               if key != "architecture"}  # fmt: skip
@@ -135,9 +136,9 @@ def parse(table: Mapping[str, Any], where: str) -> Config:
     try:
         return Config(**values)
     except TypeError as error:
-        raise RestorerError(f"{where}: {str(error).partition(') ')[2]}.") from None
+        raise UserError(f"{where}: {str(error).partition(') ')[2]}.") from None
     except ValueError as error:
-        raise RestorerError(f"{where}: {error}.") from None
+        raise UserError(f"{where}: {error}.") from None
 
 
 def _fitting(value: Any, hint: Any, where: str) -> Any:
@@ -146,17 +147,17 @@ def _fitting(value: Any, hint: Any, where: str) -> Any:
     if origin is Literal:
         if value in options:
             return value
-        raise RestorerError(f"{where} is {value!r}: give one of {', '.join(options)}.")
+        raise UserError(f"{where} is {value!r}: give one of {', '.join(options)}.")
     if origin is tuple:
         if isinstance(value, (list, tuple)) and len(value) == len(options):
             return tuple(_fitting(item, kind, where) for item, kind in zip(value, options, strict=True))
-        raise RestorerError(f"{where} is {value!r}: give {len(options)} numbers, such as [0, 1].")
+        raise UserError(f"{where} is {value!r}: give {len(options)} numbers, such as [0, 1].")
     if hint is float and type(value) in (int, float):
         return float(value)
     if type(value) is hint:
         return value
     kinds = {int: "a whole number", float: "a number", bool: "true or false"}
-    raise RestorerError(f"{where} is {value!r}: give {kinds.get(hint, hint)}.")
+    raise UserError(f"{where} is {value!r}: give {kinds.get(hint, hint)}.")
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

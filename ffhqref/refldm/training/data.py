@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ffhqref.refldm.model.checkpoint import RestorerError
+from ffhqref.core.store import UserError
 from ffhqref.refldm.restorer import Rgb, fit
 from ffhqref.refldm.training import augment
 from ffhqref.refldm.training.config import Config
@@ -50,19 +50,19 @@ def draw_seed(seed: int, number: int | str, purpose: str) -> int:
 
 
 def read_mapping(path: Path) -> list[Row]:
-    """The rows of a reference CSV in the published form; RestorerError names the line that is not."""
+    """The rows of a reference CSV in the published form; UserError names the line that is not."""
     text = _text(path, "`ffhqref build-refs` writes it")
     rows = []
     reader = csv.DictReader(text.splitlines())
     if not {"gt_image", "ref_image"} <= set(reader.fieldnames or ()):
-        raise RestorerError(f"{path} has no columns gt_image and ref_image: give a built dataset.")
+        raise UserError(f"{path} has no columns gt_image and ref_image: give a built dataset.")
     for row in reader:
         try:
             names = ast.literal_eval(row["ref_image"] or "")
         except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
             names = None
         if not row["gt_image"] or not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-            raise RestorerError(f"{path}: line {reader.line_num} is not `target,list of references`.")
+            raise UserError(f"{path}: line {reader.line_num} is not `target,list of references`.")
         rows.append(Row(row["gt_image"], tuple(names)))
     return rows
 
@@ -77,7 +77,7 @@ def _text(path: Path, hint: str) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
-        raise RestorerError(f"Cannot read {path}: {hint}.") from None
+        raise UserError(f"Cannot read {path}: {hint}.") from None
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Pictures:
         """The file of a name: as it stands, or in FFHQ's sub-folder of a thousand."""
         relative = PurePosixPath(name)
         if not name or relative.is_absolute() or ".." in relative.parts or "\0" in name:
-            raise RestorerError(f"{name!r} is no path below {self.root}: mend the dataset's lists.")
+            raise UserError(f"{name!r} is no path below {self.root}: mend the dataset's lists.")
         path = self.root / relative
         if re.fullmatch(r"\d{5}", path.stem) and not path.is_file():
             return path.parent / f"{path.stem[:2]}000" / path.name
@@ -120,15 +120,15 @@ class Source:
     degrade: Degrade | None = None  # not needed by the autoencoder
 
     def check(self) -> None:
-        """RestorerError that names the pictures which are not there, or says that there are none."""
+        """UserError that names the pictures which are not there, or says that there are none."""
         if not self.train:
-            raise RestorerError("The dataset has no training target: build it from more photographs.")
+            raise UserError("The dataset has no training target: build it from more photographs.")
         rows = [*self.train, *self.validation]
         names = sorted({name for row in rows for name in (row.target, *row.references)})
         missing = self.pictures.missing(names)
         if missing:
             shown = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
-            raise RestorerError(
+            raise UserError(
                 f"{len(missing):,} of {len(names):,} pictures are missing below {self.pictures.root} "
                 f"({shown}): give --images the folder that the dataset was built from."
             )
@@ -153,7 +153,7 @@ def open_dataset(data: Path, images: Path, config: Config, degrade: Degrade | No
         train = read_mapping(mapping / "train_references.csv")
         empty = [row.target for row in train if not row.references]
         if empty:
-            raise RestorerError(f"{mapping / 'train_references.csv'}: {empty[0]} has no reference.")
+            raise UserError(f"{mapping / 'train_references.csv'}: {empty[0]} has no reference.")
     else:
         train = read_list(data / "id_based_ffhq_split" / "train_image.txt")
     validation = read_mapping(mapping / "val_references.csv")[: config.validation_pictures]
@@ -188,9 +188,7 @@ class Samples(Dataset[dict[str, Any]]):
                 return {**self.sample(row, number), "skipped": skipped}
             except (OSError, ValueError, Image.DecompressionBombError) as error:
                 skipped.append(f"{row.target}: {error}")
-        raise RestorerError(
-            f"{TRIES} samples in a row cannot be read, such as {skipped[-1]}: mend the pictures."
-        )
+        raise UserError(f"{TRIES} samples in a row cannot be read, such as {skipped[-1]}: mend the pictures.")
 
     def sample(self, row: Row, number: int) -> dict[str, Any]:
         """Pictures uint8 [H, W, 3], wide references [H, n * W, 3], noise, timestep, kept conditions."""

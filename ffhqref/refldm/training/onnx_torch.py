@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from ffhqref.refldm.model.checkpoint import RestorerError
+from ffhqref.core.store import UserError
 
 MAX_BYTES = 1 << 30  # of a file; the largest recognisers in use have 260 MB
 Attributes = dict[str, Any]
@@ -133,7 +133,7 @@ class OnnxModule(nn.Module):
                 self._keep(node.output[0], _constant(node))
         inputs = [value.name for value in graph.input if value.name not in self.slots]
         if len(inputs) != 1 or not graph.output:
-            raise RestorerError(f"{name} has {len(inputs)} inputs: give a recogniser with one, a face.")
+            raise UserError(f"{name} has {len(inputs)} inputs: give a recogniser with one, a face.")
         self.input, self.output = inputs[0], graph.output[0].name
         self.attributes = [
             {a.name: onnx.helper.get_attribute_value(a) for a in n.attribute} for n in self.nodes
@@ -142,7 +142,7 @@ class OnnxModule(nn.Module):
 
     def _keep(self, value: str, tensor: onnx.TensorProto) -> None:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise RestorerError(f"{self.name} keeps its weights in another file: give one that is whole.")
+            raise UserError(f"{self.name} keeps its weights in another file: give one that is whole.")
         self.slots[value] = f"value_{len(self.slots)}"
         self.register_buffer(self.slots[value], torch.from_numpy(numpy_helper.to_array(tensor).copy()))
 
@@ -158,7 +158,7 @@ class OnnxModule(nn.Module):
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
                 what = node.name or node.output[0]
-                raise RestorerError(f"{self.name}: {node.op_type} {what} cannot be run ({error}).") from None
+                raise UserError(f"{self.name}: {node.op_type} {what} cannot be run ({error}).") from None
         out: Tensor = values[self.output]
         return out
 
@@ -174,28 +174,26 @@ def _constant(node: onnx.NodeProto) -> onnx.TensorProto:
 def _side(value: onnx.ValueInfoProto, name: str) -> int:
     sizes = [size.dim_value for size in value.type.tensor_type.shape.dim]
     if len(sizes) != 4 or sizes[1] != 3 or sizes[2] != sizes[3] or not 16 <= sizes[2] <= 1024:
-        raise RestorerError(
-            f"{name} takes {sizes}, not square faces [batch, 3, side, side]: give a recogniser."
-        )
+        raise UserError(f"{name} takes {sizes}, not square faces [batch, 3, side, side]: give a recogniser.")
     return int(sizes[2])
 
 
 def load(path: Path) -> OnnxModule:
-    """A recogniser's file as a frozen module; RestorerError where it is none or has unknown operators."""
+    """A recogniser's file as a frozen module; UserError where it is none or has unknown operators."""
     if not path.is_file():
-        raise RestorerError(f"There is no network {path}: give the path of a recogniser's ONNX file.")
+        raise UserError(f"There is no network {path}: give the path of a recogniser's ONNX file.")
     if path.stat().st_size > MAX_BYTES:
-        raise RestorerError(f"{path} is larger than {MAX_BYTES >> 20} MiB: give a recogniser's ONNX file.")
+        raise UserError(f"{path} is larger than {MAX_BYTES >> 20} MiB: give a recogniser's ONNX file.")
     try:
         model = onnx.load_model_from_string(path.read_bytes())
         unknown = sorted({node.op_type for node in model.graph.node} - {*OPERATORS, "Constant"})
         if unknown:
-            raise RestorerError(
+            raise UserError(
                 f"{path} uses {', '.join(unknown)}, which torch is not given here: take a recogniser made "
                 "of convolutions, such as the model zoo's R50."
             )
         module = OnnxModule(model.graph, str(path))
         module.digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except (DecodeError, ValueError, TypeError, IndexError) as error:
-        raise RestorerError(f"{path} is damaged or no ONNX file ({error}): get it again.") from None
+        raise UserError(f"{path} is damaged or no ONNX file ({error}): get it again.") from None
     return module.eval().requires_grad_(False)

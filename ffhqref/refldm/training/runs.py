@@ -22,7 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from ffhqref.refldm.model.checkpoint import METADATA, Architecture, RestorerError
+from ffhqref.core.store import UserError
+from ffhqref.refldm.model.checkpoint import METADATA, Architecture
 from ffhqref.refldm.restorer import Rgb
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -77,7 +78,7 @@ class RunFolder:
         return sorted(int(number) for number in numbers if number.isdecimal())
 
     def save(self, saved: Saved, architecture: Architecture) -> Path:
-        """Write a checkpoint; RestorerError where the disk is full, and the older ones stand."""
+        """Write a checkpoint; UserError where the disk is full, and the older ones stand."""
         place = self.of(saved.step)
         part = place.with_name(f".{place.name}{PARTIAL}")
         self.sweep()
@@ -97,7 +98,7 @@ class RunFolder:
             _flush(self.checkpoints)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(part, ignore_errors=True)
-            raise RestorerError(f"Cannot write {place} ({_reason(error)}): {self._stands()}") from None
+            raise UserError(f"Cannot write {place} ({_reason(error)}): {self._stands()}") from None
         return place
 
     def _stands(self) -> str:
@@ -114,13 +115,13 @@ class RunFolder:
             raise OSError(f"it needs {wanted / 1e9:.2f} GB and {free / 1e9:.2f} GB are free")
 
     def load(self, step: int) -> Saved:
-        """Read a checkpoint; RestorerError where it is damaged."""
+        """Read a checkpoint; UserError where it is damaged."""
         place = self.of(step)
         try:
             state = json.loads((place / STATE).read_text(encoding="utf-8"))
             model, optimizer = (_read_tensors(place / name) for name in (MODEL, OPTIMIZER))
         except (OSError, ValueError, SafetensorError) as error:
-            raise RestorerError(
+            raise UserError(
                 f"{place} is damaged ({_reason(error)}): remove this folder and go on with --resume from an "
                 "older one."
             ) from None
@@ -142,14 +143,14 @@ class RunFolder:
         _replace_text(self.root / "config.json", json.dumps(table, indent=1, sort_keys=True) + "\n")
 
     def read_config(self) -> dict[str, Any]:
-        """What the run was started with; RestorerError where there is no run."""
+        """What the run was started with; UserError where there is no run."""
         path = self.root / "config.json"
         try:
             table = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             table = None
         if not isinstance(table, dict):
-            raise RestorerError(f"{self.root} holds no training run to go on with: leave --resume out.")
+            raise UserError(f"{self.root} holds no training run to go on with: leave --resume out.")
         return table
 
     def left_out(self, lines: Sequence[str]) -> None:

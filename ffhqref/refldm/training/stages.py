@@ -14,9 +14,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from ffhqref.core.store import UserError
 from ffhqref.refldm.model import checkpoint
 from ffhqref.refldm.model.autoencoder import AttnBlock, Autoencoder, ResnetBlock
-from ffhqref.refldm.model.checkpoint import EMA, FIRST_STAGE, RAW, RestorerError
+from ffhqref.refldm.model.checkpoint import EMA, FIRST_STAGE, RAW
 from ffhqref.refldm.model.unet import UNet
 from ffhqref.refldm.restorer import Options, Restorer, Rgb
 from ffhqref.refldm.training import losses
@@ -75,7 +76,7 @@ def first_stage(config: Config, path: Path | None, tensors: Mapping[str, Tensor]
     """The frozen autoencoder: from its own file, or from a whole checkpoint's tensors."""
     found = checkpoint.first_stage_state(checkpoint.read(path)[0] if path else tensors)
     if not found:
-        raise RestorerError("No first stage was given: add --autoencoder FILE (see `train autoencoder`).")
+        raise UserError("No first stage was given: add --autoencoder FILE (see `train autoencoder`).")
     autoencoder = Autoencoder(config.architecture.autoencoder)
     fill(autoencoder, found, path or Path("--init"))
     autoencoder.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -87,17 +88,17 @@ def first_stage(config: Config, path: Path | None, tensors: Mapping[str, Tensor]
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
-    """Copy tensors into a network; RestorerError where they are not those of this architecture."""
+    """Copy tensors into a network; UserError where they are not those of this architecture."""
     wanted = network.state_dict()
     for name, mine in wanted.items():
         if name not in tensors or tensors[name].shape != mine.shape:
             has = "is missing" if name not in tensors else f"has the shape {list(tensors[name].shape)}"
-            raise RestorerError(
+            raise UserError(
                 f"{where}: {name} {has}, {list(mine.shape)} is wanted: its architecture is not that of the "
                 "configuration."
             )
         if not bool(torch.isfinite(tensors[name]).all()):
-            raise RestorerError(f"{where}: {name} holds values that are not finite: take another checkpoint.")
+            raise UserError(f"{where}: {name} holds values that are not finite: take another checkpoint.")
     network.load_state_dict({name: tensors[name] for name in wanted})
 
 
@@ -311,7 +312,7 @@ def start(unet: UNet, tensors: Mapping[str, Tensor]) -> None:
         found, _ = checkpoint.unet_state(tensors, unet, weights)
         if found:
             return fill(unet, found, Path("--init"))
-    raise RestorerError("--init holds no denoiser: give a checkpoint of `ffhqref train ldm`.")
+    raise UserError("--init holds no denoiser: give a checkpoint of `ffhqref train ldm`.")
 
 
 def advance(

@@ -18,8 +18,9 @@ from accelerate.state import AcceleratorState
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from ffhqref.core.store import UserError
 from ffhqref.refldm.model import checkpoint
-from ffhqref.refldm.model.checkpoint import RestorerError, keep_memory
+from ffhqref.refldm.model.checkpoint import keep_memory
 from ffhqref.refldm.training.config import Config, changed
 from ffhqref.refldm.training.data import Batch, Numbers, Samples, Source, collate, draw_seed, fixed
 from ffhqref.refldm.training.first_stage import AutoencoderTrainee
@@ -71,7 +72,7 @@ def train(
 ) -> Result:
     """Train one stage; the same configuration, data and number of processes give the same weights.
 
-    `resume` goes on from the last whole checkpoint as if nothing had happened. RestorerError where the
+    `resume` goes on from the last whole checkpoint as if nothing had happened. UserError where the
     run cannot start, the loss is no number any more, or a checkpoint cannot be written.
     """
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
@@ -82,13 +83,13 @@ def train(
     if accelerator.device.type == "cpu":
         keep_memory()
     if config.batch_size % (accelerator.num_processes * config.accumulate):
-        raise RestorerError(
+        raise UserError(
             f"batch_size {config.batch_size} must be a multiple of {accelerator.num_processes} processes x "
             f"{config.accumulate} accumulated parts: change --batch-size."
         )
     given = given or Given()
     if config.stage != "autoencoder" and config.identity_weight and given.recognise is None:
-        raise RestorerError(
+        raise UserError(
             "The identity loss needs a recogniser: give --identity FILE, or --set identity_weight=0."
         )
     folder = RunFolder(out)
@@ -107,11 +108,11 @@ def train(
 
 
 def _resumed_step(folder: RunFolder, config: Config, table: Mapping[str, Any], resume: bool) -> int:
-    """The step to go on from, 0 for a new run; RestorerError where the folder does not fit the request."""
+    """The step to go on from, 0 for a new run; UserError where the folder does not fit the request."""
     steps = folder.steps()
     if not resume:
         if steps:
-            raise RestorerError(
+            raise UserError(
                 f"{folder.root} already holds a run at step {steps[-1]}: add --resume to go on with it, "
                 "or give another --out."
             )
@@ -122,13 +123,13 @@ def _resumed_step(folder: RunFolder, config: Config, table: Mapping[str, Any], r
     if config.schedule == "cosine" and old.get("steps") != config.steps:
         keys.append("steps (which the cosine schedule depends on)")
     if keys:
-        raise RestorerError(
+        raise UserError(
             f"{folder.root} was started with another {', '.join(keys)}: go on with the same, or start "
             "a new run."
         )
     for key, what in (("data", "on other data or another level"), ("recogniser", "with another recogniser")):
         if before.get(key) != table[key]:
-            raise RestorerError(f"{folder.root} was started {what}: give the same, or start a new run.")
+            raise UserError(f"{folder.root} was started {what}: give the same, or start a new run.")
     return steps[-1] if steps else 0
 
 
@@ -141,9 +142,7 @@ def make(config: Config, accelerator: Accelerator, given: Given, resumed: RunFol
         own = resumed.load(resumed.steps()[-1]).model
         return DiffusionTrainee(config, accelerator, first_stage(config, None, own), None, given.recognise)
     if config.stage == "refldm" and tensors is None:
-        raise RestorerError(
-            "ReF-LDM starts from an LDM: give --init with a checkpoint of `ffhqref train ldm`."
-        )
+        raise UserError("ReF-LDM starts from an LDM: give --init with a checkpoint of `ffhqref train ldm`.")
     frozen = first_stage(config, given.autoencoder, tensors or {})
     return DiffusionTrainee(config, accelerator, frozen, tensors, given.recognise)
 
@@ -180,7 +179,7 @@ class Run:
             best = saved.state.get("best")
             self.best = (float(best[0]), int(best[1])) if best else None
         except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
-            raise RestorerError(f"{self.folder.of(step)} is damaged ({error}): remove this folder.") from None
+            raise UserError(f"{self.folder.of(step)} is damaged ({error}): remove this folder.") from None
         self.step = self.saved_at = step
 
     def batches(self) -> Iterator[Batch]:
@@ -210,7 +209,7 @@ class Run:
             with signals() as asked:
                 stopped = self._steps(log, bar, asked)
         except Diverged as error:
-            raise RestorerError(f"{error}: {self._last_good()}") from None
+            raise UserError(f"{error}: {self._last_good()}") from None
         finally:
             bar.close()
             if log:

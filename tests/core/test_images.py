@@ -210,7 +210,7 @@ BOMBS = {
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from ffhqref.images import BadImage, read
+from ffhqref.core.images import BadImage, read
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in [sys.argv[1], *sys.argv[1:]]:  # the first is read twice: once for the imports

@@ -19,7 +19,7 @@ from ffhqref.core.store import PART_SUFFIX, Receipt, UserError
 HOLD = """
 import sys, time
 from pathlib import Path
-from ffhqref.store import lock
+from ffhqref.core.store import lock
 with lock(Path(sys.argv[1]), "build-refs"):
     print("held", flush=True)
     time.sleep(60)

@@ -185,7 +185,7 @@ def test_memory_and_time_of_the_whole_metadata(tmp_path: Path) -> None:
         file.write("}")
     assert path.stat().st_size > 250e6
     program = (
-        "import resource, sys; from pathlib import Path; from ffhqref.fetch import metadata\n"
+        "import resource, sys; from pathlib import Path; from ffhqref.download import metadata\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "out = Path(sys.argv[1])\n"
         "path = out / 'ffhq-dataset-v2.json'\n"

@@ -26,7 +26,8 @@ def _needed(path: Path) -> Path:
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """One thread of torch for a module's tests: tiny networks are faster so, and sums have one order."""
-    torch = pytest.importorskip("torch", reason="torch (the extra `train`) is not installed")
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

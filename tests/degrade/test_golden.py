@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,14 @@ import pytest
 from ffhqref.degrade import operators
 from ffhqref.degrade.levels import load_level
 from ffhqref.degrade.operators import Degradation
+from tests.golden_cases import CASES
 
-HERE = Path(__file__).parent.parent
-GOLDEN = Path(os.environ.get("FFHQREF_GOLDEN", HERE.parent.parent / "shared" / "refldm" / "cases"))
 KINDS = ("iso", "aniso")
 FLOAT = 1e-5  # tolerance of stages stored as float32
 
 
 def archives(pattern: str) -> list[Path]:
-    return sorted(GOLDEN.glob(pattern))
+    return sorted(CASES.glob(pattern))
 
 
 def stages() -> Iterator[Any]:
@@ -41,9 +39,6 @@ def whole() -> Iterator[Any]:
             yield pytest.param(path, name, id=f"{path.stem}-{name}")
 
 
-pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden arrays in {GOLDEN}")
-
-
 class Stage:
     """One setting of a degrade_*.npz file, with its kernel's parameters."""
 
@@ -54,7 +49,7 @@ class Stage:
             self.arrays = {
                 key.removeprefix(prefix): file[key] for key in file.files if key.startswith(prefix)
             }
-        with np.load(GOLDEN / "blur_kernels.npz") as file:
+        with np.load(CASES / "blur_kernels.npz") as file:
             number, self.scale, self.noise, quality = self.arrays["params"].tolist()
             kind, *numbers = file["params"][int(number)].tolist()
         self.quality = int(quality)
@@ -97,7 +92,7 @@ def test_the_folder_holds_cases() -> None:
 
 
 def kernels() -> list[int]:
-    path = GOLDEN / "blur_kernels.npz"
+    path = CASES / "blur_kernels.npz"
     if not path.is_file():
         return []
     with np.load(path) as file:
@@ -106,14 +101,14 @@ def kernels() -> list[int]:
 
 @pytest.mark.parametrize("number", kernels())
 def test_kernels(number: int) -> None:
-    with np.load(GOLDEN / "blur_kernels.npz") as file:
+    with np.load(CASES / "blur_kernels.npz") as file:
         wanted, (kind, sigma_x, sigma_y, theta) = file[f"kernel_{number}"], file["params"][number]
     ours = operators.gaussian_kernel(sigma_x, sigma_y if kind else sigma_x, theta if kind else 0, len(wanted))
     np.testing.assert_allclose(ours, wanted, rtol=0, atol=1e-10)
 
 
 def test_a_small_kernel() -> None:
-    with np.load(GOLDEN / "blur_kernels.npz") as file:
+    with np.load(CASES / "blur_kernels.npz") as file:
         small = [name for name in file.files if name.startswith("kernel_small")]
         assert small
         _, sigma_x, sigma_y, theta = file["params"][3]

@@ -124,7 +124,6 @@ def test_running_again_does_nothing_anew(demo: tuple[Path, str]) -> None:
 
 def test_another_restorer_joins_by_its_own_command(demo: tuple[Path, str], tmp_path: Path) -> None:
     """A finished demo goes straight to `restore`, which refuses what is no checkpoint."""
-    pytest.importorskip("torch")
     (tmp_path / "no.ckpt").write_bytes(b"not a checkpoint")
     arguments = ["demo", "--out", str(demo[0]), "--people", str(PEOPLE), "--seed", str(SEED)]
     done = CliRunner().invoke(app, [*arguments, "--checkpoint", str(tmp_path / "no.ckpt")])
@@ -142,7 +141,6 @@ def similarity_in(said: str) -> dict[str, float]:
 
 def test_references_bring_the_person_back(demo: tuple[Path, str]) -> None:
     """The shipped restorer on people it never saw: closer to them with references than without."""
-    pytest.importorskip("torch")
     likeness = similarity_in(demo[1])
     # a person's gain scatters by as much as its mean, and here are few: how much it is, restorer.json tells
     assert likeness["restored with references"] > likeness["restored without references"] + 0.01
@@ -154,7 +152,6 @@ def test_references_bring_the_person_back(demo: tuple[Path, str]) -> None:
 @pytest.mark.timeout(600)
 def test_the_demo_as_it_is_shows_what_references_are_for(tmp_path: Path) -> None:
     """Default people and seed: 63 severe pictures of 11 of them."""
-    pytest.importorskip("torch")
     done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     likeness = similarity_in(done.output)
@@ -172,7 +169,8 @@ def test_without_torch_the_demo_says_how_to_restore(
 
 def test_the_shipped_first_stage_keeps_people_whom_it_never_saw() -> None:
     """Six of a world of their own: pictures come back, and still show who it is."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     from ffhqref.demo.making.judge_restorer import normalised, to_targets
     from ffhqref.demo.making.train_restorer import config_of
     from ffhqref.refldm.restorer import fit
@@ -199,7 +197,6 @@ def test_the_shipped_first_stage_keeps_people_whom_it_never_saw() -> None:
 @pytest.mark.timeout(600)
 def test_the_demo_s_models_can_be_made_again(tmp_path: Path) -> None:
     """The whole of `make demo-models` with few people and steps: it trains, ships and judges."""
-    pytest.importorskip("accelerate")
     out = tmp_path / "restorer.safetensors"
     command = [sys.executable, "-m", "ffhqref.demo.making.train_restorer", "--work", str(tmp_path / "work"),
                "--out", str(out), "--people", "12", "--judged", "2", "--steps", "2"]  # fmt: skip
@@ -242,7 +239,6 @@ def test_the_readme_tells_what_was_judged() -> None:
 
 
 def test_the_shipped_restorer_has_a_name_of_its_own(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
     portrait = draw_portrait(4321, 0, 0).image
     write(tmp_path / "lq.png", portrait)
     arguments = ["restore", "--checkpoint", "demo", "--lq", str(tmp_path / "lq.png"), "--steps", "2"]

@@ -1,4 +1,4 @@
-"""The restorer against golden arrays of the published code (see cases/README.md for their meaning).
+"""The restorer against golden arrays of the published code (tests/golden/README.md says what each is).
 
 Another set of the same structure is tested by FFHQREF_GOLDEN=FOLDER: all sizes, counts and settings are
 read from its config.json and from the arrays' names.
@@ -8,31 +8,23 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="torch (the extra `train`) is not installed")
+from ffhqref.refldm.model import checkpoint, schedule
+from ffhqref.refldm.model.autoencoder import Autoencoder, AutoencoderSize
+from ffhqref.refldm.model.unet import Seen, UNet, UNetSize, sinusoid
+from ffhqref.refldm.restorer import Options, Restorer
+from tests.golden_cases import CASES, SPEC, write_checkpoints
 
-from ffhqref.refldm.model import checkpoint, schedule  # noqa: E402
-from ffhqref.refldm.model.autoencoder import Autoencoder, AutoencoderSize  # noqa: E402
-from ffhqref.refldm.model.unet import Seen, UNet, UNetSize, sinusoid  # noqa: E402
-from ffhqref.refldm.restorer import Options, Restorer  # noqa: E402
-
-REFLDM = Path(__file__).parent.parent.parent.parent / "shared" / "refldm"
-CASES = Path(os.environ.get("FFHQREF_GOLDEN", REFLDM / "cases"))
 SINGLE, CHAIN = 1e-4, 3e-4  # of the largest absolute value: one pass, a whole chain
 Arrays = dict[str, Any]
-
-if not (CASES / "config.json").exists():
-    pytest.skip("the golden cases of ../shared/refldm are not on this machine", allow_module_level=True)
 
 
 def load(name: str) -> Arrays:
@@ -98,8 +90,7 @@ def architecture() -> checkpoint.Architecture:
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """refldm.ckpt (a bare mapping) and vqgan.ckpt (under "state_dict"), as the release lays them out."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    maker = REFLDM / "make_ckpts.py"
-    subprocess.run([sys.executable, str(maker), str(CASES), str(folder)], check=True, capture_output=True)
+    write_checkpoints(folder)
     return folder
 
 
@@ -408,7 +399,7 @@ def test_the_plain_way_of_the_benchmark_is_the_published_one(raw: tuple[UNet, Au
 
 
 def table(name: str) -> dict[str, list[int]]:
-    rows = (REFLDM / "spec" / name).read_text().splitlines()[1:]
+    rows = (SPEC / name).read_text().splitlines()[1:]
     parts = [row.split("\t") for row in rows]
     return {part[0]: json.loads(part[1]) for part in parts if part[-1] != "derived_optional"}
 

@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
 
-torch = pytest.importorskip("torch", reason="torch (the extra `train`) is not installed")
-
-import onnx  # noqa: E402
-import onnxruntime  # noqa: E402
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-
-from ffhqref.core.store import UserError  # noqa: E402
-from ffhqref.refldm.training import onnx_torch  # noqa: E402
+from ffhqref.core.store import UserError
+from ffhqref.refldm.training import onnx_torch
 
 TOLERANCE = 1e-4
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="torch (the extra `train`) is not installed")
-
-from ffhqref.core.store import UserError  # noqa: E402
-from ffhqref.refldm.model import precision  # noqa: E402
+from ffhqref.core.store import UserError
+from ffhqref.refldm.model import precision
 
 
 def processor(monkeypatch: pytest.MonkeyPatch, *, bf16: bool, seconds: tuple[float, float]) -> list[str]:

@@ -17,23 +17,20 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-torch = pytest.importorskip("torch", reason="torch (the extra `train`) is not installed")
-pytest.importorskip("accelerate", reason="accelerate (the extra `train`) is not installed")
-
-from safetensors.torch import save_file  # noqa: E402
-
-from ffhqref.cli import app  # noqa: E402
-from ffhqref.core.store import UserError  # noqa: E402
-from ffhqref.refldm.model import checkpoint  # noqa: E402
-from ffhqref.refldm.model.autoencoder import Autoencoder  # noqa: E402
-from ffhqref.refldm.restorer import Restorer  # noqa: E402
-from ffhqref.refldm.training import augment, data, losses, runs, stages  # noqa: E402
-from ffhqref.refldm.training import config as settings  # noqa: E402
-from ffhqref.refldm.training import train as training  # noqa: E402
-from ffhqref.refldm.training.data import Row, Samples  # noqa: E402
-from tests.refldm import tiny_train as tiny  # noqa: E402
+from ffhqref.cli import app
+from ffhqref.core.store import UserError
+from ffhqref.refldm.model import checkpoint
+from ffhqref.refldm.model.autoencoder import Autoencoder
+from ffhqref.refldm.restorer import Restorer
+from ffhqref.refldm.training import augment, data, losses, runs, stages
+from ffhqref.refldm.training import config as settings
+from ffhqref.refldm.training import train as training
+from ffhqref.refldm.training.data import Row, Samples
+from tests.refldm import tiny_train as tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parent.parent.parent

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from torch.nn import functional as F
 
-torch = pytest.importorskip("torch", reason="torch (the extra `restore`) is not installed")
-
-from torch.nn import functional as F  # noqa: E402
-
-from ffhqref.refldm.model import winograd  # noqa: E402
+from ffhqref.refldm.model import winograd
 
 WORSE = 4  # times the rounding of the plain way, at most
 

@@ -17,30 +17,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-torch = pytest.importorskip("torch", reason="torch (the extra `train`) is not installed")
-
-from safetensors.torch import load_file, save_file  # noqa: E402
-
-from ffhqref.cli import app  # noqa: E402
-from ffhqref.core import images, store, tables  # noqa: E402
-from ffhqref.core.store import UserError  # noqa: E402
-from ffhqref.refldm.model import checkpoint  # noqa: E402
-from ffhqref.refldm.model.autoencoder import Autoencoder  # noqa: E402
-from ffhqref.refldm.model.unet import Seen, UNet  # noqa: E402
-from ffhqref.refldm.restorer import Options, Restorer, explained, fit  # noqa: E402
-from ffhqref.restore.align import paste  # noqa: E402
+from ffhqref.cli import app
+from ffhqref.core import images, store, tables
+from ffhqref.core.store import UserError
+from ffhqref.refldm.model import checkpoint
+from ffhqref.refldm.model.autoencoder import Autoencoder
+from ffhqref.refldm.model.unet import Seen, UNet
+from ffhqref.refldm.restorer import Options, Restorer, explained, fit
+from ffhqref.restore.align import paste
+from tests.golden_cases import CASES, config, write_checkpoints
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-REFLDM = Path(__file__).parent.parent.parent.parent / "shared" / "refldm"
-CASES = Path(os.environ.get("FFHQREF_GOLDEN", REFLDM / "cases"))
 FAST = ("--steps", "2")
 
-if not (CASES / "config.json").exists():
-    pytest.skip("the golden cases of ../shared/refldm are not on this machine", allow_module_level=True)
-
-CONFIG = json.loads((CASES / "config.json").read_text())
+CONFIG = config()
 HEIGHT, WIDTH = CONFIG["image_hw"]
 
 
@@ -83,8 +77,7 @@ head_channels = {unet["num_head_channels"]}
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """refldm.ckpt, vqgan.ckpt, tiny.toml, and tiny.safetensors as `convert` writes it."""
     folder = tmp_path_factory.mktemp("tiny")
-    maker = REFLDM / "make_ckpts.py"
-    subprocess.run([sys.executable, str(maker), str(CASES), str(folder)], check=True, capture_output=True)
+    write_checkpoints(folder)
     (folder / "tiny.toml").write_text(toml())
     said = run("convert", "--checkpoint", folder / "refldm.ckpt", "--architecture", folder / "tiny.toml",
                "--out", folder / "tiny.safetensors")  # fmt: skip

@@ -1,4 +1,4 @@
-"""The losses and schedules against golden arrays of the published code, which tests/golden/README.md explains.
+"""The losses and schedules against golden arrays of the published code (tests/golden/README.md).
 
 Another set of the same structure is tested by FFHQREF_GOLDEN=FOLDER; sizes come from its files.
 """

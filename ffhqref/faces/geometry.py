@@ -8,7 +8,7 @@ import numpy as np
 from ffhqref.core.arrays import Float32, Float64
 from ffhqref.core.images import Rgb
 
-ALIGNED = 112  # px, side of an aligned face
+ALIGNED_SIDE = 112  # px, side of an aligned face
 TEMPLATE = (  # px of both eyes, nose and mouth corners in ArcFace's 112 x 112 face (Deng et al. 2019)
     (38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041),
 )  # fmt: skip
@@ -33,7 +33,9 @@ def similarity_to(points: Float32, template: Float32) -> Float64:
 def align(image: Rgb, landmarks: Float32) -> Rgb:
     """The face as 112 x 112 px: five points moved onto ArcFace's template, bilinear, black outside."""
     matrix = similarity_to(landmarks, np.asarray(TEMPLATE, np.float32))
-    return np.asarray(cv2.warpAffine(image, matrix, (ALIGNED, ALIGNED), flags=cv2.INTER_LINEAR), np.uint8)
+    return np.asarray(
+        cv2.warpAffine(image, matrix, (ALIGNED_SIDE, ALIGNED_SIDE), flags=cv2.INTER_LINEAR), np.uint8
+    )
 
 
 def crop_middle(image: Rgb) -> Rgb:
@@ -42,7 +44,9 @@ def crop_middle(image: Rgb) -> Rgb:
     top, bottom = (int(part * height) for part in METRIC_CROP)
     left, right = (int(part * width) for part in METRIC_CROP)
     middle = image[top:bottom, left:right]
-    return np.asarray(cv2.resize(middle, (ALIGNED, ALIGNED), interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(
+        cv2.resize(middle, (ALIGNED_SIDE, ALIGNED_SIDE), interpolation=cv2.INTER_AREA), np.uint8
+    )
 
 
 def five_of_68(points: Float32) -> Float32:

@@ -18,7 +18,7 @@ import onnxruntime
 from ffhqref.core.arrays import Float32
 from ffhqref.core.images import Rgb, resize
 from ffhqref.core.store import UserError, digest_file
-from ffhqref.faces.geometry import ALIGNED
+from ffhqref.faces.geometry import ALIGNED_SIDE
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -218,9 +218,11 @@ class Embedder:
             len(inputs) != 1
             or len(outputs) != 1
             or len(shape) != 4
-            or list(shape[1:]) != [3, ALIGNED, ALIGNED]
+            or list(shape[1:]) != [3, ALIGNED_SIDE, ALIGNED_SIDE]
         ):
-            raise UserError(f"{path} is not an ArcFace network: it must take N x 3 x {ALIGNED} x {ALIGNED}.")
+            raise UserError(
+                f"{path} is not an ArcFace network: it must take N x 3 x {ALIGNED_SIDE} x {ALIGNED_SIDE}."
+            )
         from insightface.model_zoo.arcface_onnx import ArcFaceONNX
 
         with contextlib.redirect_stdout(io.StringIO()):
@@ -231,7 +233,7 @@ class Embedder:
         self.dimension = self._probe_dimension()
 
     def _probe_dimension(self) -> int:
-        found = self._forward(np.zeros((1, ALIGNED, ALIGNED, 3), np.uint8))
+        found = self._forward(np.zeros((1, ALIGNED_SIDE, ALIGNED_SIDE, 3), np.uint8))
         if found.ndim != 2 or found.shape[0] != 1 or found.shape[1] not in DIMENSIONS:
             raise UserError(
                 f"{self.path} is not an ArcFace network: it gives {list(found.shape)}, "

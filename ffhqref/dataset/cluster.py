@@ -35,11 +35,11 @@ from ffhqref.identities.grouping import (
     components,
     linkage_cut,
     lowest,
-    lowest_level,
+    lowest_baseline,
     similarities,
     weakest_link,
 )
-from ffhqref.identities.search import pairs_below, stranger_levels
+from ffhqref.identities.search import pairs_below, stranger_baselines
 
 REVISION = 1
 MAX_EDGES = 60_000_000  # that average linkage keeps in memory
@@ -47,22 +47,22 @@ _NO_EDGES: Edges = np.empty((0, 2), np.int32)
 
 
 def group_by_average(vectors: Vectors, distance: float, edges: Edges) -> Labels:
-    """People by average linkage over each photo's own level of strangers; `edges`: see `reach`.
+    """People by average linkage over each photo's own baseline of strangers; `edges`: see `reach`.
 
-    A first round without levels gives provisional people; they say what strangers look like.
+    A first round without baselines gives provisional people; they say how similar strangers are.
     """
     near = edges[1 - similarities(vectors, edges[:, 0], edges[:, 1]) < distance]
     people = average_linkage(vectors, np.zeros(len(vectors)), 1 - distance, near)
-    levels = stranger_levels(vectors, people, distance)
-    above = similarities(vectors, edges[:, 0], edges[:, 1]) - levels[edges].mean(axis=1)
-    return average_linkage(vectors, levels, linkage_cut(distance), edges[above > linkage_cut(distance)])
+    baselines = stranger_baselines(vectors, people, distance)
+    above = similarities(vectors, edges[:, 0], edges[:, 1]) - baselines[edges].mean(axis=1)
+    return average_linkage(vectors, baselines, linkage_cut(distance), edges[above > linkage_cut(distance)])
 
 
 def reach(recipe_grouping: str, distance: float) -> float:
     """The distance up to which a grouping must know the pairs: average linkage looks past `distance`."""
     if recipe_grouping == "components":
         return distance
-    return max(distance, 1 - linkage_cut(distance) - lowest_level(distance))
+    return max(distance, 1 - linkage_cut(distance) - lowest_baseline(distance))
 
 
 def find_identities(out: Path, recipe: Recipe) -> Receipt:

@@ -22,7 +22,8 @@ from ffhqref.core.images import BadImage, Photo, Rgb, read, scan, write
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import Receipt, UserError, below, digest, digest_file, finished, lock, write_receipt
 from ffhqref.faces.align import Aligned, Aligner, by_crop, by_detector, by_landmarks, read_landmarks
-from ffhqref.faces.networks import Detector, Device, Embedder, ffhq_crop, provider_for
+from ffhqref.faces.geometry import ffhq_crop
+from ffhqref.faces.networks import Detector, Device, Embedder, provider_for
 
 REVISION = 1
 SHARD = 512  # photos a file; fixed, since a shard is the unit of resuming and of equal bytes

@@ -16,6 +16,7 @@ import numpy as np
 from ffhqref.core.images import BadImage, Rgb, read, write
 from ffhqref.demo.portrait.people import Real, draw_portrait, landmarks_of
 from ffhqref.demo.portrait.traits import generator, person
+from ffhqref.faces.geometry import align
 
 REVISION = 1  # of the drawing; a higher one gives other names, so that older files are not taken for these
 T = TypeVar("T")
@@ -65,8 +66,6 @@ def drawn(work: Callable[[Wanted], T], wanted: Sequence[Wanted], workers: int) -
 
 def aligned_face(wanted: Wanted) -> tuple[Rgb, int]:
     """The drawn face on ArcFace's template (112 x 112) and its person's number."""
-    from ffhqref.faces.networks import align
-
     portrait = draw_portrait(wanted.seed, wanted.number, wanted.photo)
     return align(portrait.image, portrait.landmarks.astype(np.float32)), wanted.number
 

@@ -13,7 +13,8 @@ from ffhqref.core import tables
 from ffhqref.core.images import Rgb, find, png_name, read, resize
 from ffhqref.demo import EMBEDDER
 from ffhqref.faces.align import read_landmarks
-from ffhqref.faces.networks import Embedder, align
+from ffhqref.faces.geometry import align
+from ffhqref.faces.networks import Embedder
 
 SIZE = 512  # px of the pictures in which landmarks are given
 DRAWS = 10_000  # of the bootstrap

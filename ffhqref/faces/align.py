@@ -9,16 +9,18 @@ from typing import Protocol
 
 import numpy as np
 
+from ffhqref.core.arrays import Float32
 from ffhqref.core.images import BadImage, Rgb
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import UserError
 from ffhqref.core.stream import entries
 from ffhqref.core.tables import IMAGE, LANDMARK_COLUMNS, read_csv
-from ffhqref.faces.networks import Detector, Face, Floats, align, best_placed, crop_middle, five_of_68
+from ffhqref.faces.geometry import align, crop_middle, five_of_68
+from ffhqref.faces.networks import Detector, Face, best_placed
 
 FFHQ_SIDE = 1024  # px of the picture that FFHQ's points are for
-LEAST_SPAN = 4  # px between the farthest of five points
-GREATEST = 1e6  # px; no picture is as wide
+MIN_SPAN = 4  # px between the farthest of five points
+MAX_PX = 1e6  # no picture is as wide
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Aligned:
 
     face: Rgb
     score: float
-    landmarks: Floats | None  # 5 x 2 px; None where only a crop was taken
+    landmarks: Float32 | None  # 5 x 2 px; None where only a crop was taken
 
 
 class Aligner(Protocol):
@@ -68,7 +70,7 @@ def by_landmarks(landmarks: Landmarks) -> Aligner:
         points = landmarks.find(name, image.shape[1])
         if points is None:
             raise BadImage("no_landmarks", "the landmarks file has no row for it")
-        if np.ptp(points, axis=0).max() < LEAST_SPAN:
+        if np.ptp(points, axis=0).max() < MIN_SPAN:
             raise BadImage("no_landmarks", "its landmarks span no face")
         if not ((points >= 0) & (points < image.shape[1::-1])).all(axis=1).any():
             raise BadImage("no_landmarks", "its landmarks lie outside the picture")
@@ -85,11 +87,11 @@ def by_crop(image: Rgb, name: str) -> tuple[list[Aligned], int]:
 class Landmarks:
     """Five points (5 x 2) by image name, scaled to the size of the picture at hand."""
 
-    def __init__(self, points: dict[str, Floats], side: int | None) -> None:
+    def __init__(self, points: dict[str, Float32], side: int | None) -> None:
         self._points = points
         self._side = side  # px the points were given for; None: the picture's own
 
-    def find(self, name: str, width: int) -> Floats | None:
+    def find(self, name: str, width: int) -> Float32 | None:
         """The points of `name` in px of a picture `width` px wide, or None where it has none."""
         if self._side is None:
             return self._points.get(name)
@@ -109,18 +111,18 @@ def read_landmarks(path: Path) -> Landmarks:
         values = frame[list(LANDMARK_COLUMNS)].to_numpy(np.float64).reshape(-1, 5, 2)
     except ValueError as error:
         raise UserError(f"{path}: a landmark is not a number ({error}).") from None
-    if not (np.abs(values) < GREATEST).all():
+    if not (np.abs(values) < MAX_PX).all():
         raise UserError(f"{path}: a landmark is not a finite number of pixels.")
     return Landmarks(dict(zip(frame[IMAGE], values.astype(np.float32), strict=True)), None)
 
 
-def _ffhq(path: Path) -> Iterator[tuple[str, Floats]]:
+def _ffhq(path: Path) -> Iterator[tuple[str, Float32]]:
     """Stem (NNNNN) and five points of each entry, one entry in memory at a time."""
     try:
         with path.open(encoding="utf-8") as opened:
             for key, entry in entries(opened):
                 points = np.asarray(entry["image"]["face_landmarks"], np.float64).reshape(68, 2)
-                if not (np.abs(points) < GREATEST).all():
+                if not (np.abs(points) < MAX_PX).all():
                     raise ValueError("not finite")
                 yield f"{int(key):05d}", five_of_68(np.asarray(points, np.float32))
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -1,4 +1,4 @@
-"""Who is one person: connected components, and average linkage that does not chain. Arrays in, arrays out."""
+"""Who is one person: connected components, and average linkage, which does not chain."""
 
 from __future__ import annotations
 
@@ -9,21 +9,27 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-Vectors = npt.NDArray[np.float32]  # n x D, unit rows
-Labels = npt.NDArray[np.int64]  # n, the lowest index of each group
+from ffhqref.core.arrays import Float32, Float64, Int64
+
+Vectors = Float32  # n x D, unit rows
+Labels = Int64  # n, the lowest index of each group
 Edges = npt.NDArray[np.int32]  # m x 2, left < right
 
-STRANGERS = slice(10, 60)  # ranks of the other people that say what a stranger looks like to a photo
+STRANGERS = slice(10, 60)  # ranks of the other people that say how similar strangers are to a photo
 
 
-def similarities(vectors: Vectors, left: npt.ArrayLike, right: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Cosine similarity of row pairs in float64, the same bits on every machine and in every order."""
+def similarities(vectors: Vectors, left: npt.ArrayLike, right: npt.ArrayLike) -> Float64:
+    """Cosine similarity of row pairs in float64: the same bits on every machine, however pairs are batched.
+
+    A product of two float32 is exact in float64, and NumPy's pairwise summation along a row adds in an
+    order that depends on D alone.
+    """
     rows, columns = np.atleast_1d(left), np.atleast_1d(right)
     found = np.empty(len(rows))
     for at in range(0, len(rows), 1024):
         part = slice(at, at + 1024)
         product = vectors[rows[part]].astype(np.float64) * vectors[columns[part]]
-        found[part] = product.sum(axis=1)  # pairwise summation along a row: its order depends on D alone
+        found[part] = product.sum(axis=1)
     return found
 
 
@@ -43,25 +49,40 @@ def lowest(labels: npt.NDArray[np.integer]) -> Labels:
 
 
 def linkage_cut(distance: float) -> float:
-    """How far above its strangers' level a group's mean similarity must lie: half of the pair's.
+    """How far above the strangers' baseline the mean similarity of two groups must lie to join them.
 
     A single pair needs similarity 1 - distance to be one person beyond doubt; strangers lie near 0 once
-    their level is taken off. Half-way between the two is where a mean over a group is decided.
+    their baseline is taken off. A mean over two groups is decided half-way between the two.
     """
     return (1 - distance) / 2
 
 
-def lowest_level(distance: float) -> float:
-    """The least level of strangers that is assumed, so that a set of few people is not judged by luck."""
+def lowest_baseline(distance: float) -> float:
+    """The least baseline of strangers that is assumed, so that luck does not decide among few people."""
     return (1 - distance) / 4
 
 
-def average_linkage(vectors: Vectors, levels: npt.NDArray[np.float64], cut: float, edges: Edges) -> Labels:
-    """Groups joined while the mean of (similarity - both levels' mean) between two of them passes `cut`.
+# Average linkage joins, again and again, the two groups with the greatest mean similarity over all pairs
+# between them, until no mean passes the cut. Two facts make that cheap and keep it exact.
+#
+# 1. No matrix is kept. With S the sum of a group's unit vectors, B that of its photos' baselines and n its
+#    size, the mean over all pairs (i in A, j in B) of  similarity(i, j) - (baseline_i + baseline_j) / 2  is
+#        S_A . S_B / (n_A n_B) - (B_A / n_A + B_B / n_B) / 2,
+#    and joining two groups adds their sums. A mean that passes the cut needs a pair that does, so only groups
+#    that such an edge connects are ever compared.
+# 2. There is no search over all pairs of groups. From any group, go to its nearest, to the nearest of that
+#    one, and so on until two are each other's nearest; join them, and go on from the one before. The mean of
+#    a union to a third group is a weighted mean of its parts' means, so it never exceeds the greater of them
+#    (the linkage is "reducible"). Hence joining others never separates two that are each other's nearest;
+#    the greedy algorithm joins them too, sooner or later, and the groups are the same. This is the
+#    nearest-neighbour chain of Benzécri 1982 and Juan 1982; Müllner 2011 (arXiv 1109.2378) has the proofs.
 
-    `levels` (n) is what a stranger's similarity looks like to each photo; zeros give plain average
-    linkage. `edges` must hold every pair that passes the cut by itself: a mean that passes needs at
-    least one. The mean over two groups is the dot product of their sums, so no matrix is kept.
+
+def average_linkage(vectors: Vectors, baselines: Float64, cut: float, edges: Edges) -> Labels:
+    """Groups joined while the mean of (similarity - both baselines' mean) between two of them passes `cut`.
+
+    `baselines` (n) is how similar strangers are to each photo; zeros give plain average linkage. `edges`
+    must hold every pair that passes the cut by itself.
     """
     labels = np.arange(len(vectors))
     parts = components(len(vectors), edges)
@@ -71,25 +92,21 @@ def average_linkage(vectors: Vectors, levels: npt.NDArray[np.float64], cut: floa
         inside = edges[order[begin:end]]
         members = np.unique(inside)
         local = np.searchsorted(members, inside).astype(np.int32)
-        labels[members] = members[_link(vectors[members], levels[members], cut, local)]
+        labels[members] = members[_link(vectors[members], baselines[members], cut, local)]
     return lowest(labels)
 
 
-def _link(vectors: Vectors, levels: npt.NDArray[np.float64], cut: float, edges: Edges) -> Labels:
-    """Average linkage inside one connected part, by the nearest-neighbour chain (Benzecri 1982).
-
-    Joining two groups never brings a third nearer to them than the nearer of both was, so two groups that
-    are each other's nearest may be joined at once, and one without a neighbour past the cut is done.
-    """
-    groups = _Groups(vectors.astype(np.float64), levels, edges)
+def _link(vectors: Vectors, baselines: Float64, cut: float, edges: Edges) -> Labels:
+    """Average linkage inside one connected part, by the nearest-neighbour chain."""
+    groups = _Groups(vectors.astype(np.float64), baselines, edges)
     for start in range(len(vectors)):
         chain = [start] if groups.parent[start] == start else []
         while chain:
             top = chain[-1]
             nearest, mean = groups.nearest(top, chain[-2:-1])
-            if mean <= cut:  # only the first of a chain: the others have the one before
+            if mean <= cut:  # this group is done; only the first of a chain, as the others passed the cut
                 break
-            if nearest in chain:  # the one before; an earlier one only where rounding parts equal means
+            if nearest in chain:  # the one before; an earlier one only where rounding splits equal means
                 joined = groups.join(chain[-2], top)
                 chain = chain[:-2] or [joined]
             else:
@@ -98,21 +115,21 @@ def _link(vectors: Vectors, levels: npt.NDArray[np.float64], cut: float, edges: 
 
 
 class _Groups:
-    """Sums over each group's photos (of vectors, of levels, of ones), and which other groups are near.
+    """Sums over each group's photos (of vectors, of baselines, of ones), and which other groups are near.
 
     A group is known by its lowest photo; `parent` leads from a photo to it.
     """
 
-    def __init__(self, sums: npt.NDArray[np.float64], levels: npt.NDArray[np.float64], edges: Edges):
+    def __init__(self, sums: Float64, baselines: Float64, edges: Edges):
         count = len(sums)
-        self.sums, self.levels = sums, levels.astype(np.float64)
+        self.sums, self.baselines = sums, baselines.astype(np.float64)
         self.sizes, self.parent = np.ones(count), np.arange(count)
         both = np.concatenate([edges, edges[:, ::-1]])
         both = both[np.argsort(both[:, 0], kind="stable")]
         self.near = np.split(both[:, 1].astype(np.int64), np.searchsorted(both[:, 0], np.arange(1, count)))
 
     def nearest(self, group: int, preferred: list[int]) -> tuple[int, float]:
-        """The near group of the greatest mean, and the mean; of equals a preferred one, then the lowest."""
+        """The near group with the greatest mean, and the mean; of equals a preferred one, then the lowest."""
         others = self._roots(self.near[group])
         others = self.near[group] = others[others != group]
         if len(others) == 0:
@@ -130,20 +147,20 @@ class _Groups:
         self.parent[photos] = roots
         return np.unique(roots)
 
-    def _means(self, group: int, others: Labels) -> npt.NDArray[np.float64]:
-        """Mean over all pairs between `group` and each other one of similarity less both levels' mean."""
+    def _means(self, group: int, others: Labels) -> Float64:
+        """The mean between `group` and each other one, as equation 1 above has it."""
         dots = np.empty(len(others))
         for at in range(0, len(others), 256):  # few enough to stay in the cache
             part = slice(at, at + 256)
             dots[part] = (self.sums[others[part]] * self.sums[group]).sum(axis=1)
         size = self.sizes[group]
-        level = self.levels[others] / self.sizes[others] + self.levels[group] / size
-        return np.asarray(dots / (self.sizes[others] * size) - level / 2, np.float64)
+        baseline = self.baselines[others] / self.sizes[others] + self.baselines[group] / size
+        return np.asarray(dots / (self.sizes[others] * size) - baseline / 2, np.float64)
 
     def join(self, one: int, other: int) -> int:
-        """Make two groups one; returns its number."""
+        """Join two groups; the number of the one that they become."""
         kept, gone = min(one, other), max(one, other)
-        for sums in (self.sums, self.levels, self.sizes):
+        for sums in (self.sums, self.baselines, self.sizes):
             sums[kept] += sums[gone]
         self.parent[gone] = kept
         self.near[kept] = np.concatenate([self.near[kept], self.near[gone]])
@@ -151,6 +168,7 @@ class _Groups:
         return kept
 
     def labels(self) -> Labels:
+        """The group of each photo."""
         found = self.parent
         while (found != found[found]).any():
             found = found[found]
@@ -158,9 +176,9 @@ class _Groups:
 
 
 def weakest_link(vectors: Vectors) -> tuple[int, int, float]:
-    """The longest edge (left, right, distance) of the minimum spanning tree: where a chain would part.
+    """The longest edge (left, right, distance) of the minimum spanning tree: where a chain would break.
 
-    Prim's algorithm, a row of similarities at a time, so that memory does not grow with the square.
+    Prim's algorithm, one row of similarities at a time, so that memory does not grow with the square of n.
     """
     wide = vectors.astype(np.float64)
     best, link = wide @ wide[0], np.zeros(len(wide), np.int64)
@@ -205,14 +223,6 @@ class Agreement:
     def bcubed_f(self) -> float:
         return _harmonic(self.bcubed_precision, self.bcubed_recall)
 
-    def sentence(self) -> str:
-        """One line for people."""
-        return (
-            f"pairwise precision {self.pair_precision:.4f}, recall {self.pair_recall:.4f}, "
-            f"F {self.pair_f:.4f}; BCubed precision {self.bcubed_precision:.4f}, "
-            f"recall {self.bcubed_recall:.4f}, F {self.bcubed_f:.4f} ({self.photos} photos)"
-        )
-
 
 def _harmonic(a: float, b: float) -> float:
     return 2 * a * b / (a + b) if a + b else 0.0
@@ -220,14 +230,13 @@ def _harmonic(a: float, b: float) -> float:
 
 def agreement(found: npt.ArrayLike, known: npt.ArrayLike) -> Agreement:
     """Compare two labellings of the same photos (any labels; Amigo et al. 2009 for BCubed)."""
-    _, of_found = np.unique(np.asarray(found), return_inverse=True)
-    _, of_known = np.unique(np.asarray(known), return_inverse=True)
+    numbered = (np.unique(np.asarray(labels), return_inverse=True)[1] for labels in (found, known))
+    of_found, of_known = (numbers.ravel() for numbers in numbered)
     count = len(of_found)
-    table = coo_array((np.ones(count), (of_found.ravel(), of_known.ravel()))).tocsr().tocoo()
-    both = table.data
-    in_found, in_known = np.bincount(of_found.ravel()), np.bincount(of_known.ravel())
+    table = coo_array((np.ones(count), (of_found, of_known))).tocsr().tocoo()
+    both, in_found, in_known = table.data, np.bincount(of_found), np.bincount(of_known)
 
-    def pairs(sizes: npt.NDArray[np.float64] | npt.NDArray[np.int64]) -> float:
+    def pairs(sizes: Float64 | Int64) -> float:
         return float((sizes * (sizes - 1) / 2).sum())
 
     right, of_pairs, all_pairs = pairs(both), pairs(in_found), pairs(in_known)

@@ -8,8 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ffhqref.core.arrays import Float32
 from ffhqref.core.images import BadImage, Rgb
-from ffhqref.faces.networks import Detector, Floats, ffhq_crop, ffhq_matrix
+from ffhqref.faces.geometry import ffhq_crop, ffhq_matrix
+from ffhqref.faces.networks import Detector
 
 FEATHER = 0.06  # of the square's side: how far the edge of a pasted face fades out
 
@@ -35,7 +37,7 @@ class Aligner:
         return ffhq_crop(photo, landmarks, size[0]), lambda face: paste(photo, face, landmarks)
 
 
-def paste(photo: Rgb, face: Rgb, landmarks: Floats) -> Rgb:
+def paste(photo: Rgb, face: Rgb, landmarks: Float32) -> Rgb:
     """The photograph with `face` (as `ffhq_crop` frames it) in its place, faded out at the edge."""
     side = face.shape[0]
     back = cv2.invertAffineTransform(ffhq_matrix(landmarks, side))

@@ -91,8 +91,8 @@ def test_the_identities_are_the_people(built: Path, opaque: Opaque) -> None:
     names = tables.texts(table, tables.IMAGE)
     assert len(names) == 369
     score = agreement(tables.texts(table, tables.IDENTITY), [opaque.people[name] for name in names])
-    assert score.pair_precision >= 0.995, score.sentence()
-    assert score.bcubed_f >= 0.99, score.sentence()
+    assert score.pair_precision >= 0.995, score
+    assert score.bcubed_f >= 0.99, score
 
 
 def brute_force(vectors: Array, distance: float) -> tuple[set[tuple[int, int]], list[int]]:

@@ -17,7 +17,7 @@ from ffhqref.demo.album import Wanted, album, drawn, photograph
 from ffhqref.demo.portrait import people, traits
 from ffhqref.demo.portrait.people import draw_portrait, ffhq_frame, landmarks_of
 from ffhqref.demo.portrait.raster import Mesh, draw
-from ffhqref.faces.networks import ffhq_matrix
+from ffhqref.faces.geometry import ffhq_matrix
 
 SEED = 5
 

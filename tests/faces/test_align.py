@@ -14,7 +14,7 @@ from ffhqref.core.images import BadImage
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import UserError
 from ffhqref.core.tables import LANDMARK_COLUMNS
-from ffhqref.faces import networks
+from ffhqref.faces import geometry, networks
 from ffhqref.faces.align import by_crop, by_detector, by_landmarks, read_landmarks
 from tests.conftest import Known
 
@@ -65,7 +65,7 @@ def test_aligning_a_smaller_copy_gives_the_same_face(tmp_path: Path, known: list
     (one,), count = aligner(large, "00007.png")
     assert count == 1 and one.score == 1.0 and one.landmarks is not None
     assert np.abs(one.landmarks - photo.landmarks).max() < 1e-3
-    assert np.abs(one.face.astype(int) - networks.align(large, photo.landmarks)).mean() < 0.05
+    assert np.abs(one.face.astype(int) - geometry.align(large, photo.landmarks)).mean() < 0.05
     (half,), _ = aligner(images.resize(large, 512, 512), "00007.png")
     assert half.landmarks is not None and np.abs(half.landmarks * 2 - photo.landmarks).max() < 1e-3
     assert np.abs(half.face.astype(int) - one.face).mean() < 6
@@ -90,7 +90,7 @@ def test_a_csv_of_five_points_is_in_px_of_the_picture(tmp_path: Path) -> None:
     assert landmarks.find("b.png", 512) is None
 
 
-FIVE = np.array(networks.TEMPLATE, np.float32).reshape(1, 10)
+FIVE = np.array(geometry.TEMPLATE, np.float32).reshape(1, 10)
 BAD_CSV = {
     "a column less": (csv_text(["a.png"], FIVE).replace("nose_x", "nase_x"), "no column nose_x"),
     "words": (csv_text(["a.png"], FIVE).replace("38.2946", "left"), "not a number"),
@@ -168,7 +168,7 @@ def test_the_crop_takes_no_landmarks() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
     (one,), count = by_crop(picture, "any")
     assert count == 1 and one.landmarks is None
-    assert np.array_equal(one.face, networks.crop_middle(picture))
+    assert np.array_equal(one.face, geometry.crop_middle(picture))
 
 
 class OneFace:

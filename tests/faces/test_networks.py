@@ -14,8 +14,9 @@ from onnx import TensorProto, helper
 
 from ffhqref.core import images
 from ffhqref.core.store import UserError
-from ffhqref.faces import networks
-from ffhqref.faces.networks import Detector, Embedder, Face, align, best_placed, similarity_to
+from ffhqref.faces import geometry, networks
+from ffhqref.faces.geometry import align, similarity_to
+from ffhqref.faces.networks import Detector, Embedder, Face, best_placed
 from tests.conftest import Known
 
 Array = np.ndarray[Any, Any]
@@ -96,7 +97,7 @@ def test_the_similarity_is_insightfaces(known: list[Known]) -> None:
     from insightface.utils.face_align import estimate_norm, norm_crop
 
     for photo in known[::20]:
-        ours = similarity_to(photo.landmarks, np.array(networks.TEMPLATE, np.float32))
+        ours = similarity_to(photo.landmarks, np.array(geometry.TEMPLATE, np.float32))
         assert np.abs(ours - estimate_norm(photo.landmarks)).max() < 1e-3
         picture = images.read(photo.path)
         theirs = norm_crop(picture, photo.landmarks)
@@ -111,8 +112,8 @@ def test_the_similarity_finds_a_planted_one_and_never_mirrors() -> None:
         points = rng.uniform(0, 512, (5, 2))
         found = similarity_to(points, points @ matrix.T + shift)
         assert np.allclose(found, np.column_stack([matrix, shift]), atol=1e-6)
-    mirrored = np.array(networks.TEMPLATE) * (-1, 1)
-    assert np.linalg.det(similarity_to(mirrored, np.array(networks.TEMPLATE))[:, :2]) > 0
+    mirrored = np.array(geometry.TEMPLATE) * (-1, 1)
+    assert np.linalg.det(similarity_to(mirrored, np.array(geometry.TEMPLATE))[:, :2]) > 0
 
 
 def test_a_network_that_lies_about_its_batch_is_found_out(faces_folder: Path, five: Array) -> None:
@@ -261,7 +262,7 @@ def test_a_face_that_fills_the_picture_is_found_by_padding(
     chosen = [p for p in known if p.set == "celebref512"][::12]
     for photo in chosen:
         tight, landmarks = cut(photo, border, scale)
-        plain += any(off_by(face, landmarks) < 0.25 for face in finder._look(tight, 0, 320))
+        plain += any(off_by(face, landmarks) < 0.25 for face in finder._detect(tight, 0, 320))
         found = finder.find(tight)
         padded += bool(found) and off_by(found[0], landmarks) < 0.25
         assert len(finder.find_all(tight)) <= 1
@@ -340,9 +341,9 @@ def test_a_small_face_in_a_large_photograph_is_found(scrfd: Detector, known: lis
 def test_the_papers_crop() -> None:
     """6.25 % to 93.75 % of height and width, by area: on 128 px the 112 px in the middle as they are."""
     picture = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
-    assert np.array_equal(networks.crop_middle(picture), picture[8:120, 8:120])
+    assert np.array_equal(geometry.crop_middle(picture), picture[8:120, 8:120])
     double = picture.repeat(4, 0).repeat(4, 1)
-    assert np.array_equal(networks.crop_middle(double), picture[8:120, 8:120])
+    assert np.array_equal(geometry.crop_middle(double), picture[8:120, 8:120])
 
 
 def test_ffhqs_frame_keeps_an_ffhq_picture_where_it_is(known: list[Known]) -> None:
@@ -351,7 +352,7 @@ def test_ffhqs_frame_keeps_an_ffhq_picture_where_it_is(known: list[Known]) -> No
     for photo in known:
         if photo.set == "ffhq_singles":
             side = images.read(photo.path).shape[0]
-            matrix = networks.ffhq_matrix(photo.landmarks, side)
+            matrix = geometry.ffhq_matrix(photo.landmarks, side)
             middle = matrix @ (side / 2, side / 2, 1)
             assert np.abs(middle - side / 2).max() < 0.08 * side
             assert 0.85 < np.hypot(*matrix[:, 0]) < 1.15

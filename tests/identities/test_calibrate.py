@@ -32,7 +32,7 @@ def test_rates_are_the_brute_force_ones() -> None:
 def test_rates_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, person = people([3] * 40, 0, spread=0.9)
     whole = match_rates(vectors, list(map(str, person)))
-    monkeypatch.setattr("ffhqref.identities.calibrate.BLOCK", 7)
+    monkeypatch.setattr("ffhqref.identities.calibrate.BLOCK_ROWS", 7)
     parts = match_rates(vectors, list(map(str, person)))
     assert (whole.true_match == parts.true_match).all() and (whole.false_match == parts.false_match).all()
 

@@ -620,7 +620,7 @@ LANDMARKS = np.array([[240, 180], [300, 190], [268, 225], [240, 255], [290, 262]
 
 
 def test_a_pasted_face_lies_where_it_was_cut() -> None:
-    from ffhqref.faces.networks import ffhq_crop
+    from ffhqref.faces.geometry import ffhq_crop
 
     photo = images.resize(np.random.default_rng(3).integers(0, 256, (24, 32, 3), np.uint8), 640, 480)
     crop = ffhq_crop(photo, LANDMARKS, 512)

@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from ffhqref.core.store import digest_file, write_bytes, write_text
 from ffhqref.demo.album import Wanted, aligned_face, drawn
-from ffhqref.faces.networks import SIDE, Embedder
+from ffhqref.faces.geometry import ALIGNED_SIDE
+from ffhqref.faces.networks import Embedder
 from ffhqref.identities.calibrate import match_rates
 
 TRAINING_WORLD, JUDGING_WORLD = 20241, 77003  # seeds; the demo's own default seed is neither
@@ -203,7 +204,7 @@ def to_onnx(network: Network) -> bytes:
     )
     graph = helper.make_graph(
         nodes, "ffhqref-demo-embedder",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, SIDE, SIDE])],
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, ALIGNED_SIDE, ALIGNED_SIDE])],
         [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", DIMENSION])], weights,
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)

@@ -64,9 +64,9 @@ def below(root: Path, name: str) -> Path:
     return root / relative
 
 
-def flush_folder(folder: Path) -> None:
-    """fsync a folder, so that a rename in it survives a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def flush(path: Path) -> None:
+    """fsync a file, or a folder so that a rename in it survives a power cut."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:  # some network file systems cannot flush a folder
@@ -95,7 +95,7 @@ def atomic(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.filename in (None, str(part)):
             error.filename, error.filename2 = str(path), None  # users know the file, not its part
         raise
-    flush_folder(path.parent)
+    flush(path.parent)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -141,7 +141,7 @@ class Runner:
         self.restorer, self.record, self.outcome = restorer, record, outcome
         self.batch_size, self.sheet, self.aligner, self.advance = batch_size, sheet, aligner, advance
         self.settings = record.settings
-        self._looked: tuple[tuple[Path, ...], Any, list[Rgb]] | None = None
+        self._last_cached: tuple[tuple[Path, ...], Any, list[Rgb]] | None = None
 
     def run(self, jobs: Sequence[Job], versions: Mapping[str, str]) -> None:
         """People one after another, so that their references are looked at once."""
@@ -155,8 +155,8 @@ class Runner:
         for references, same in groupby(jobs, key=lambda job: job.references):
             for job in same:
                 try:
-                    seen, shown = self._look(references)
-                    ready.append((job, seen, shown, *self._fitted(job.lq, True)))
+                    cached, shown = self._cached(references)
+                    ready.append((job, cached, shown, *self._fitted(job.lq, True)))
                 except BadImage as error:
                     self._fail(job, str(error))
                 except _BadReference as error:
@@ -184,18 +184,18 @@ class Runner:
             seed = seed_for(seed, job.name, "x_T") >> 1  # torch's generator takes 63 bits
         return self.restorer.noise(seed)
 
-    def _look(self, paths: tuple[Path, ...]) -> tuple[Any, list[Rgb]]:
+    def _cached(self, paths: tuple[Path, ...]) -> tuple[Any, list[Rgb]]:
         """The cache of these references, kept until others come."""
-        if self._looked is None or self._looked[0] != paths:
+        if self._last_cached is None or self._last_cached[0] != paths:
             pictures = []
             for path in paths:
                 try:
                     pictures.append(self._fitted(path, False)[0])
                 except BadImage as error:
                     raise _BadReference(f"its reference {path} {error}") from None
-            seen = self.restorer.look(pictures, self.settings.options.encoding)
-            self._looked = (paths, seen, pictures)
-        return self._looked[1], self._looked[2]
+            cached = self.restorer.cache_references(pictures, self.settings.options.encoding)
+            self._last_cached = (paths, cached, pictures)
+        return self._last_cached[1], self._last_cached[2]
 
     def _fitted(self, path: Path, note: bool) -> tuple[Rgb, Any]:
         """The picture at the network's size, and what pastes a result back (None where not aligned)."""

@@ -19,7 +19,7 @@ import torch
 
 from ffhqref.refldm.model import checkpoint, schedule
 from ffhqref.refldm.model.autoencoder import Autoencoder, AutoencoderSize
-from ffhqref.refldm.model.unet import Seen, UNet, UNetSize, sinusoid
+from ffhqref.refldm.model.unet import ReferenceCache, UNet, UNetSize, sinusoid
 from ffhqref.refldm.restorer import Options, Restorer
 from tests.golden_cases import CASES, SPEC, write_checkpoints
 
@@ -162,12 +162,12 @@ def test_denoiser_without_references_block_by_block(raw: tuple[UNet, Autoencoder
     case, unet = load("unet_noref"), raw[0]
     close(sinusoid(case["t"], unet.size.channels), case["sinusoid"])
     close(unet.embed(case["t"]), case["act_time_embed"])
-    seen: dict[str, Any] = {}
+    outputs: dict[str, Any] = {}
     run = unet._run
 
     def spy(block: Any, *args: Any) -> Any:
         out = run(block, *args)
-        seen[next(name for name, module in unet.named_modules() if module is block)] = out.clone()
+        outputs[next(name for name, module in unet.named_modules() if module is block)] = out.clone()
         return out
 
     unet._run = spy  # type: ignore[method-assign]
@@ -179,20 +179,20 @@ def test_denoiser_without_references_block_by_block(raw: tuple[UNet, Autoencoder
     for key in case:
         if key.startswith("act_") and key != "act_time_embed":
             name = re.sub(r"_(\d+)$", r".\1", key[len("act_") :])
-            close(seen[name], case[key])
+            close(outputs[name], case[key])
 
 
 @pytest.mark.parametrize("count", REFERENCE_COUNTS)
-@pytest.mark.parametrize("roomy", [False, True])
-def test_denoiser_sees_references(raw: tuple[UNet, Autoencoder], count: int, roomy: bool) -> None:
+@pytest.mark.parametrize("with_room", [False, True])
+def test_denoiser_sees_references(raw: tuple[UNet, Autoencoder], count: int, with_room: bool) -> None:
     case, unet = load(f"unet_ref{count}"), raw[0]
     width = case["x_t"].shape[3]
     assert case["ref_latent"].shape[3] == count * width
-    seen = unet.see(case["ref_latent"], width)
-    if roomy:
-        seen = seen.roomy(unet.own_tokens(*case["x_t"].shape[2:]))
-    close(unet(case["x_t"], case["t"], case["lq_latent"], [seen]), case["eps"])
-    close(unet(case["x_t_second"], case["t_second"], case["lq_latent"], [seen]), case["eps_second"])
+    cached = unet.cache_references(case["ref_latent"], width)
+    if with_room:
+        cached = cached.with_room(unet.own_tokens(*case["x_t"].shape[2:]))
+    close(unet(case["x_t"], case["t"], case["lq_latent"], [cached]), case["eps"])
+    close(unet(case["x_t_second"], case["t_second"], case["lq_latent"], [cached]), case["eps_second"])
     close(unet(case["x_t"], case["t"], case["lq_latent"]), case["eps_refs_ignored"])
 
 
@@ -203,10 +203,13 @@ def test_guidance_halves_in_one_batch_with_the_null_reference_kept_once(
     case, unet = load(f"unet_ref{count}"), raw[0]
     x, t, lq = (case[key][:1].repeat_interleave(2, 0) for key in ("x_t", "t", "lq_latent"))
     width = x.shape[3]
-    references = unet.see(case["ref_latent"][:1], width)
-    null = unet.see(torch.zeros_like(case["ref_latent"][:1, :, :, :width]), width)
-    once = Seen(rows=1, layers=null.layers, copies=count)
-    for cache in ([once, references], [s.roomy(unet.own_tokens(*x.shape[2:])) for s in (once, references)]):
+    references = unet.cache_references(case["ref_latent"][:1], width)
+    null = unet.cache_references(torch.zeros_like(case["ref_latent"][:1, :, :, :width]), width)
+    once = ReferenceCache(rows=1, layers=null.layers, copies=count)
+    for cache in (
+        [once, references],
+        [s.with_room(unet.own_tokens(*x.shape[2:])) for s in (once, references)],
+    ):
         eps = unet(x, t, lq, cache)
         close(eps[:1], case["eps_cfg_uncond"])
         close(eps[1:], case["eps_cfg_cond"])
@@ -220,18 +223,18 @@ def test_large_latents_are_normalised_as_small_ones(
     case, unet = load(f"unet_ref{count}"), raw[0]
     x, t, lq = (case[key][:1] for key in ("x_t", "t", "lq_latent"))
     references = case["ref_latent"][:1]
-    null = unet.see(torch.zeros_like(references[:, :, :, : x.shape[3]]), x.shape[3])
-    close(unet(x, t, lq, [Seen(layers=null.layers, copies=count)]), case["eps_cfg_uncond"])
-    close(unet(x, t, lq, [unet.see(references, x.shape[3])]), case["eps_cfg_cond"])
+    null = unet.cache_references(torch.zeros_like(references[:, :, :, : x.shape[3]]), x.shape[3])
+    close(unet(x, t, lq, [ReferenceCache(layers=null.layers, copies=count)]), case["eps_cfg_uncond"])
+    close(unet(x, t, lq, [unet.cache_references(references, x.shape[3])]), case["eps_cfg_cond"])
 
 
 def test_cached_keys_and_values(raw: tuple[UNet, Autoencoder]) -> None:
     case, unet = load(f"unet_ref{REFERENCE_COUNTS[-1]}"), raw[0]
     width = case["x_t"].shape[3]
     count = case["ref_latent"].shape[3] // width
-    layers = unet.see(case["ref_latent"], width).layers
+    layers = unet.cache_references(case["ref_latent"], width).layers
     narrow = 2 ** (len(unet.size.multipliers) - 1)  # a narrower last piece gives fewer tokens
-    uneven = unet.see(case["ref_latent"][:, :, :, : width + narrow], width).layers
+    uneven = unet.cache_references(case["ref_latent"][:, :, :, : width + narrow], width).layers
     assert uneven[0][0].shape[2] * count * width == layers[0][0].shape[2] * (width + narrow)
     for place, layer in (("first", layers[0]), ("last", layers[-1])):
         for kind, ours in zip("kv", layer, strict=True):
@@ -296,7 +299,7 @@ def test_ddim(ema: Restorer, kind: Any, steps: str, scale: str) -> None:
     torch.testing.assert_close(now.double(), case[f"alphas_{key}"], rtol=1e-6, atol=0)
     torch.testing.assert_close(before.double(), case[f"alphas_prev_{key}"], rtol=1e-6, atol=0)
     states: list[Any] = []
-    references = [ema.see(latent[None]) for latent in case["ref_latent"]]
+    references = [ema.cache_latents(latent[None]) for latent in case["ref_latent"]]
     options = Options(steps=int(steps), schedule=kind, guidance=float(scale))
     latent = ema.sample(
         case["x_T"], case["lq_latent"], references, options, watch=lambda x, x0: states.append((x, x0))
@@ -322,7 +325,7 @@ def test_ddim_with_raw_weights(checkpoints: Path, architecture: Any) -> None:
     restorer = Restorer(
         checkpoint.load(checkpoints / "refldm.ckpt", architecture=architecture, weights="raw")
     )
-    references = [restorer.see(latent[None]) for latent in case["ref_latent"]]
+    references = [restorer.cache_latents(latent[None]) for latent in case["ref_latent"]]
     latent = restorer.sample(case["x_T"], case["lq_latent"], references, _second_scale_first_steps(case))
     close(latent, case["latent_raw_weights"], CHAIN)
 
@@ -332,7 +335,7 @@ def test_bfloat16_stays_near(checkpoints: Path, architecture: Any, kind: Any, st
     case = load("ddim")
     networks = checkpoint.load(checkpoints / "refldm.ckpt", architecture=architecture)
     narrow = Restorer(networks, dtype=torch.bfloat16)
-    references = [narrow.see(latent[None]) for latent in case["ref_latent"]]
+    references = [narrow.cache_latents(latent[None]) for latent in case["ref_latent"]]
     options = Options(steps=int(steps), schedule=kind, guidance=float(scale))
     latent = narrow.sample(case["x_T"], case["lq_latent"], references, options)
     theirs = case[f"latent_{kind}_S{steps}_cfg{scale}"]
@@ -343,7 +346,7 @@ def test_bfloat16_stays_near(checkpoints: Path, architecture: Any, kind: Any, st
 def test_ddim_with_fresh_noise(ema: Restorer) -> None:
     case = load("ddim")
     options = _second_scale_first_steps(case)
-    references = [ema.see(latent[None]) for latent in case["ref_latent"]]
+    references = [ema.cache_latents(latent[None]) for latent in case["ref_latent"]]
     latent = ema.sample(
         case["x_T"], case["lq_latent"], references, options, eta=1.0, noise=lambda i: case["eta1_noise"][i]
     )
@@ -360,13 +363,13 @@ def test_pipeline_from_pictures_to_picture(ema: Restorer) -> None:
     close(ema.encode(case["lq_u8"].numpy()), case["lq_latent"])
     close(ema.encode_references(references, "wide"), case["ref_latent"])
     options = Options(steps=int(case["steps"]), schedule=case["schedule"], guidance=float(case["cfg_scale"]))  # type: ignore[arg-type]
-    seen = ema.look(references)
-    latent = ema.sample(case["x_T"], case["lq_latent"], [seen], options)
+    cached = ema.cache_references(references)
+    latent = ema.sample(case["x_T"], case["lq_latent"], [cached], options)
     close(latent, case["latent"], CHAIN)
     sure = case["index_margin"] > 5e-4
     assert bool((ema.autoencoder.quantize.indices(latent) == case["indices"])[sure].all())
     close(ema.autoencoder.decode(latent), case["image"], CHAIN)
-    restored = ema.restore(list(case["lq_u8"].numpy()), [seen], [ema.noise(int(case["seed"]))], options)
+    restored = ema.restore(list(case["lq_u8"].numpy()), [cached], [ema.noise(int(case["seed"]))], options)
     same_picture(restored[0], case["image_u8"].numpy())
 
 

@@ -111,7 +111,7 @@ def test_latents_of_a_batch(case: Arrays, networks: tuple[UNet, Autoencoder]) ->
 
 def predict(case: Arrays, unet: UNet, references: Any) -> tuple[Any, Any]:
     x = Diffusion().noised(case["z"], case["t"], case["noise"])
-    cache = [unet.see(references, x.shape[3])]
+    cache = [unet.cache_references(references, x.shape[3])]
     return x, unet(x, case["t"], case["lq_latent"], cache)
 
 

@@ -26,7 +26,7 @@ from ffhqref.core import images, store, tables
 from ffhqref.core.store import UserError
 from ffhqref.refldm.model import checkpoint
 from ffhqref.refldm.model.autoencoder import Autoencoder
-from ffhqref.refldm.model.unet import Seen, UNet
+from ffhqref.refldm.model.unet import ReferenceCache, UNet
 from ffhqref.refldm.restorer import Options, Restorer, explained, fit
 from ffhqref.restore.align import paste
 from tests.golden_cases import CASES, config, write_checkpoints
@@ -246,31 +246,35 @@ def test_noise_by_name_or_for_all(tiny: Path, tmp_path: Path) -> None:
 # The core
 
 
-def _jobs(restorer: Restorer) -> tuple[list[Any], list[Seen], list[Any]]:
+def _jobs(restorer: Restorer) -> tuple[list[Any], list[ReferenceCache], list[Any]]:
     generator = np.random.default_rng(5)
     drawn = generator.integers(0, 256, (9, HEIGHT, WIDTH, 3), np.uint8)
-    seen = [restorer.look(list(drawn[4 : 4 + n])) for n in (0, 1, 3)]
-    return list(drawn[:4]), [seen[1], seen[0], seen[2], seen[2]], [restorer.noise(i) for i in range(4)]
+    cached = [restorer.cache_references(list(drawn[4 : 4 + n])) for n in (0, 1, 3)]
+    return (
+        list(drawn[:4]),
+        [cached[1], cached[0], cached[2], cached[2]],
+        [restorer.noise(i) for i in range(4)],
+    )
 
 
 def test_a_result_does_not_depend_on_its_batch(restorer: Restorer) -> None:
-    pictures, seen, noises = _jobs(restorer)
+    pictures, cached, noises = _jobs(restorer)
     options = Options(steps=3)
-    together = restorer.restore(pictures, seen, noises, options)
-    reversed_ = restorer.restore(pictures[::-1], seen[::-1], noises[::-1], options)[::-1]
+    together = restorer.restore(pictures, cached, noises, options)
+    reversed_ = restorer.restore(pictures[::-1], cached[::-1], noises[::-1], options)[::-1]
     for i, batch, other in zip(range(4), together, reversed_, strict=True):
-        (alone,) = restorer.restore(pictures[i : i + 1], seen[i : i + 1], noises[i : i + 1], options)
+        (alone,) = restorer.restore(pictures[i : i + 1], cached[i : i + 1], noises[i : i + 1], options)
         for one in (batch, other):
             difference = np.abs(one.astype(int) - alone.astype(int))
             assert difference.max() <= 1 and (difference > 0).mean() <= 0.005
 
 
 def test_threads_share_a_model_and_an_error_leaves_it_as_it_was(restorer: Restorer) -> None:
-    pictures, seen, noises = _jobs(restorer)
+    pictures, cached, noises = _jobs(restorer)
     options = Options(steps=3)
 
     def one(i: int) -> Any:
-        return restorer.restore(pictures[i : i + 1], seen[i : i + 1], noises[i : i + 1], options)[0]
+        return restorer.restore(pictures[i : i + 1], cached[i : i + 1], noises[i : i + 1], options)[0]
 
     before = [one(i) for i in range(4)]
 
@@ -278,7 +282,7 @@ def test_threads_share_a_model_and_an_error_leaves_it_as_it_was(restorer: Restor
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        restorer.restore(pictures[:1], seen[:1], noises[:1], options, watch=stop)
+        restorer.restore(pictures[:1], cached[:1], noises[:1], options, watch=stop)
     found: dict[int, Any] = {}
     threads = [threading.Thread(target=lambda i=i: found.update({i: one(i)})) for i in range(4)]
     for thread in threads:
@@ -319,7 +323,8 @@ def test_one_program_serves_any_number_of_references(tiny: Path, monkeypatch: py
     for count in (3, 2, 5, 1):
         lq, *references = generator.integers(0, 256, (count + 1, HEIGHT, WIDTH, 3), np.uint8)
         a, b = (
-            one.restore([lq], [one.look(references)], [one.noise(1)], options)[0] for one in (plain, compiled)
+            one.restore([lq], [one.cache_references(references)], [one.noise(1)], options)[0]
+            for one in (plain, compiled)
         )
         assert np.abs(a.astype(int) - b.astype(int)).max() <= 1
         programs.append(counter.frame_count)

@@ -21,7 +21,7 @@ from ffhqref.demo.portrait.people import Portrait, draw_portrait
 from ffhqref.faces.networks import Embedder
 from ffhqref.refldm.model import checkpoint
 from ffhqref.refldm.model.autoencoder import Autoencoder
-from ffhqref.refldm.model.unet import Seen
+from ffhqref.refldm.model.unet import ReferenceCache
 from ffhqref.refldm.restorer import Options, Restorer, fit
 from ffhqref.refldm.training import data
 
@@ -102,15 +102,19 @@ def cases(people: int, size: tuple[int, int], workers: int) -> list[Case]:
     return found
 
 
-def restored(restorer: Restorer, judged: Sequence[Case], seen: Sequence[Seen], what: str) -> list[Rgb]:
-    """Every target of every case, restored with what is `seen` for the case."""
-    jobs = [(fit(lq, *restorer.size), one) for case, one in zip(judged, seen, strict=True) for lq in case.lq]
+def restored(
+    restorer: Restorer, judged: Sequence[Case], cached: Sequence[ReferenceCache], what: str
+) -> list[Rgb]:
+    """Every target of every case, restored with the references that are `cached` for the case."""
+    jobs = [
+        (fit(lq, *restorer.size), one) for case, one in zip(judged, cached, strict=True) for lq in case.lq
+    ]
     pictures: list[Rgb] = []
     noise = restorer.noise(2024)
     for start in tqdm(range(0, len(jobs), SAMPLES), desc=what, unit="batch", disable=None):
         batch = jobs[start : start + SAMPLES]
         pictures += restorer.restore(
-            [lq for lq, _ in batch], [seen for _, seen in batch], [noise] * len(batch), Options()
+            [lq for lq, _ in batch], [cached for _, cached in batch], [noise] * len(batch), Options()
         )
     return pictures
 
@@ -120,11 +124,11 @@ def with_references(restorer: Restorer, judged: Sequence[Case]) -> dict[str, lis
     made = {}
     for count in COUNTS:
         kind = f"{count} references"
-        seen = [restorer.look(case.references[:count]) for case in judged]
-        made[kind] = restored(restorer, judged, seen, kind)
-    others = [*seen[1:], seen[0]]
+        cached = [restorer.cache_references(case.references[:count]) for case in judged]
+        made[kind] = restored(restorer, judged, cached, kind)
+    others = [*cached[1:], cached[0]]
     made[f"{kind} of another person"] = restored(restorer, judged, others, "of another person")
-    null = restorer.see(torch.zeros(1, *restorer.latent))
+    null = restorer.cache_latents(torch.zeros(1, *restorer.latent))
     made["null condition"] = restored(restorer, judged, [null] * len(judged), "null condition")
     return made
 
@@ -146,7 +150,7 @@ def judge(path: Path, ldm: Path, people: int, workers: int, sheet: Path) -> dict
             restorer.decode(restorer.encode(fit(p.image, *restorer.size)[None]))[0] for p in targets
         ],
     }
-    made["LDM"] = restored(plain, judged, [Seen()] * len(judged), "LDM")
+    made["LDM"] = restored(plain, judged, [ReferenceCache()] * len(judged), "LDM")
     made |= with_references(restorer, judged)
     write(sheet, show(judged, made, restorer.size))
     found = to_targets(targets, made)

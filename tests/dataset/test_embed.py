@@ -109,7 +109,7 @@ def test_every_photo_has_a_row_with_its_status(
 
 
 def _header_of_20000() -> bytes:
-    from test_images import png_claiming
+    from tests.core.test_images import png_claiming
 
     return png_claiming(20_000, 20_000)
 
@@ -243,7 +243,7 @@ def test_a_damaged_shard_is_made_again(
 def test_all_faces_of_a_photo_become_photos(
     known: list[Known], recipe: Recipe, tmp_path: Path, asked: list[str]
 ) -> None:
-    from test_faces import collage
+    from tests.faces.test_networks import collage
 
     canvas, _ = collage(known, 256, 3, 1)
     images.write(tmp_path / "photos" / "group.png", canvas)

@@ -26,7 +26,7 @@ from ffhqref.demo import EMBEDDER, FIRST_STAGE, RESTORER, run
 from ffhqref.demo.album import Wanted, album, aligned_face, drawn
 from ffhqref.demo.portrait.people import draw_portrait, landmarks_of
 from ffhqref.demo.run import draw_photos, judged, run_demo, tree
-from ffhqref.download.stage import Outcome
+from ffhqref.download.stage import DownloadOutcome
 from ffhqref.faces.align import read_landmarks
 from ffhqref.faces.networks import Embedder
 from ffhqref.identities.calibrate import match_rates
@@ -161,7 +161,7 @@ def test_the_demo_as_it_is_shows_what_references_are_for(tmp_path: Path) -> None
 def test_without_torch_the_demo_says_how_to_restore(
     demo: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ffhqref.cli.restore.has_torch", lambda: False)
+    monkeypatch.setattr("ffhqref.restore.run.has_torch", lambda: False)
     arguments = ["demo", "--out", str(demo[0]), "--people", str(PEOPLE), "--seed", str(SEED)]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0 and done.output.splitlines()[-1].startswith("To restore the test images too")
@@ -338,7 +338,7 @@ def test_real_people_are_built_and_judged_by_their_folders(
     downloads = tmp_path / "out" / "downloads"
     people = sorted((faces_folder / "photos" / "celebref512").iterdir())[:6]
 
-    def fetched(sources: object, out: Path, options: object) -> Outcome:
+    def fetched(sources: object, out: Path, options: object) -> DownloadOutcome:
         for person in people:
             for photo in person.iterdir():
                 (out / "lfw" / person.name).mkdir(parents=True, exist_ok=True)
@@ -346,7 +346,7 @@ def test_real_people_are_built_and_judged_by_their_folders(
         (out / "buffalo_sc").mkdir()
         (out / "buffalo_sc" / "det_500m.onnx").symlink_to(detector)
         (out / "buffalo_sc" / "w600k_mbf.onnx").symlink_to(embedder)
-        return Outcome()
+        return DownloadOutcome()
 
     monkeypatch.setattr(run, "download", fetched)
     asked: list[str] = []
@@ -362,7 +362,7 @@ def test_real_people_need_accepted_terms_and_a_network(
 ) -> None:
     refused = CliRunner().invoke(app, ["demo", "--real", "--out", str(tmp_path / "a")])
     assert refused.exit_code == 1 and "--accept-terms" in refused.output
-    monkeypatch.setattr(run, "download", lambda *_: Outcome(missing=[("lfw.tgz", "no network")]))
+    monkeypatch.setattr(run, "download", lambda *_: DownloadOutcome(missing=[("lfw.tgz", "no network")]))
     command = ["demo", "--real", "--accept-terms", "--out", str(tmp_path / "b")]
     failed = CliRunner().invoke(app, command)
     assert failed.exit_code == 1 and "lfw.tgz" in failed.output and "Traceback" not in failed.output

@@ -22,7 +22,7 @@ from ffhqref.faces.networks import Embedder
 from ffhqref.refldm.model import checkpoint
 from ffhqref.refldm.model.autoencoder import Autoencoder
 from ffhqref.refldm.model.unet import ReferenceCache
-from ffhqref.refldm.restorer import Options, Restorer, fit
+from ffhqref.refldm.restorer import Restorer, SamplingOptions, fit
 from ffhqref.refldm.training import data
 
 JUDGING_WORLD = 77004  # seed; neither the training world nor the demo's own default
@@ -114,7 +114,7 @@ def restored(
     for start in tqdm(range(0, len(jobs), SAMPLES), desc=what, unit="batch", disable=None):
         batch = jobs[start : start + SAMPLES]
         pictures += restorer.restore(
-            [lq for lq, _ in batch], [cached for _, cached in batch], [noise] * len(batch), Options()
+            [lq for lq, _ in batch], [cached for _, cached in batch], [noise] * len(batch), SamplingOptions()
         )
     return pictures
 
@@ -171,4 +171,4 @@ def show(judged: Sequence[Case], made: Mapping[str, Sequence[Rgb]], size: tuple[
                  fit(case.targets[0].image, *size), *case.references[:3]]  # fmt: skip
         rows.append([sheets.Panel(picture) for picture in shown])
     titles = ["low quality", "alone", most, "target", "references"]
-    return sheets.draw(titles, rows, SIDE)
+    return sheets.compose(rows, titles, side=SIDE)

@@ -44,7 +44,7 @@ class Result:
     levels: tuple[str, ...]  # of low-quality test images that were made
 
 
-def draw_photos(out: Path, *, people: int = 60, seed: int = 0, workers: int = 2) -> Path:
+def render_photos(out: Path, *, people: int = 60, seed: int = 0, workers: int = 2) -> Path:
     """Draw the photographs of a demo below `out`/photos, with labels.csv and landmarks.csv beside it.
 
     What an earlier run drew is kept; photographs of another seed or of more people are removed. The
@@ -117,7 +117,7 @@ def run_demo(
         "nothing here is a photograph, and the network is of no use for real ones."
     )
     began = time.monotonic()
-    photos = draw_photos(out, people=people, seed=seed, workers=workers)
+    photos = render_photos(out, people=people, seed=seed, workers=workers)
     drew = time.monotonic()
     count = len(list(photos.iterdir()))
     say(f"{count:,} drawn photos of {people} people ({drew - began:.0f} s): {photos}")

@@ -15,9 +15,9 @@ from ffhqref.core import sheets
 from ffhqref.core.images import Rgb, write
 from ffhqref.degrade.operators import sampler
 from ffhqref.demo import EMBEDDER
-from ffhqref.demo.album import Wanted, drawn
+from ffhqref.demo.album import Wanted, map_photos
 from ffhqref.demo.likeness import SIZE, mean_over_people, similarities
-from ffhqref.demo.portrait.people import Portrait, draw_portrait
+from ffhqref.demo.portrait.people import Portrait, render_portrait
 from ffhqref.faces.networks import Embedder
 from ffhqref.refldm.model import checkpoint
 from ffhqref.refldm.model.autoencoder import Autoencoder
@@ -44,7 +44,7 @@ def judge_first_stage(
 ) -> dict[str, Any]:
     """What pictures of unseen people lose in it: similarity to the target, mean distance of [-1, 1]."""
     wanted = [Wanted(JUDGING_WORLD, number, photo) for number in range(people) for photo in range(2)]
-    portraits = list(drawn(_portrait, wanted, workers))
+    portraits = list(map_photos(_portrait, wanted, workers))
     made: dict[str, list[Rgb]] = {"at 64 px": [], "through the first stage": []}
     distances = []
     for portrait in portraits:
@@ -83,14 +83,16 @@ class Case:
 
 
 def _portrait(wanted: Wanted) -> Portrait:
-    return draw_portrait(wanted.seed, wanted.number, wanted.photo)
+    return render_portrait(wanted.seed, wanted.number, wanted.photo)
 
 
 def cases(people: int, size: tuple[int, int], workers: int) -> list[Case]:
     """Unseen people, severely degraded at 512 px as the dataset's test images are."""
     each = TARGETS + max(COUNTS)
     wanted = [Wanted(JUDGING_WORLD, number, photo) for number in range(people) for photo in range(each)]
-    bar = tqdm(drawn(_portrait, wanted, workers), total=len(wanted), desc="draw", unit="photo", disable=None)
+    bar = tqdm(
+        map_photos(_portrait, wanted, workers), total=len(wanted), desc="draw", unit="photo", disable=None
+    )
     portraits = list(bar)
     degrade = sampler("severe")
     found = []

@@ -180,7 +180,7 @@ def sheet(
             row = made[level][name]
             line.append(Panel(images.read(below(out, row[tables.LQ_IMAGE])), caption(row)))
         cells.append(line)
-    images.write(path, sheets.draw(["clean", *level_folders], cells))
+    images.write(path, sheets.lay_out(cells, titles=["clean", *level_folders]))
 
 
 def caption(row: Mapping[str, Any]) -> tuple[str, str]:

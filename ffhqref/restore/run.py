@@ -10,12 +10,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
-import numpy as np
 from tqdm import tqdm
 
 from ffhqref import __version__
-from ffhqref.core import images
+from ffhqref.core import images, sheets
 from ffhqref.core.images import BadImage, Rgb
 from ffhqref.core.store import UserError, digest, digest_file, lock, seed_for, write_text
 from ffhqref.restore.jobs import Job, shard
@@ -229,13 +227,8 @@ class _BadReference(Exception):
 
 def draw_sheet(columns: Sequence[tuple[str, Rgb]]) -> Rgb:
     """Pictures side by side, each under its caption."""
-    tiles = []
-    for caption, picture in columns:
-        tile = np.full((TILE + 28, TILE, 3), 255, np.uint8)
-        tile[28:] = images.resize(picture, TILE, TILE)
-        cv2.putText(tile, caption, (6, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (40, 40, 40), 1, cv2.LINE_AA)
-        tiles += [tile, np.full((TILE + 28, 4, 3), 255, np.uint8)]
-    return np.concatenate(tiles[:-1], axis=1)
+    titles = [caption for caption, _ in columns]
+    return sheets.lay_out([[sheets.Panel(picture) for _, picture in columns]], titles=titles, side=TILE)
 
 
 @dataclass(frozen=True, kw_only=True)

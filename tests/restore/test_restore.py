@@ -106,7 +106,7 @@ def test_one_picture_with_references(tiny: Path, tmp_path: Path) -> None:
                "--out", out, "--sheet", *FAST)  # fmt: skip
     assert "1 restored, 0 kept, 0 failed" in said
     assert images.read(out / "old.png").shape == (HEIGHT, WIDTH, 3)
-    assert images.read(out / "sheets" / "old.png").shape[1] == 5 * 256 + 4 * 4  # LQ, three, restored
+    assert images.read(out / "sheets" / "old.png").shape[1] == 5 * 264 + 8  # LQ, three, restored
     record = json.loads((out / "run.json").read_text())
     assert record["settings"]["checkpoint"] == store.digest_file(tiny / "tiny.safetensors")
     assert record["settings"]["options"]["steps"] == 2 and list(record["finished"]) == ["old.png"]
@@ -214,7 +214,7 @@ def test_a_built_dataset(tiny: Path, dataset: Path) -> None:
                "--checkpoint", tiny / "tiny.safetensors", "--sheet", *FAST)  # fmt: skip
     out = dataset / "built" / "restored" / "severe"
     assert "2 restored" in said and (out / "x1.png").is_file()
-    assert images.read(out / "sheets" / "x1.png").shape[1] == 4 * 256 + 3 * 4  # and the truth
+    assert images.read(out / "sheets" / "x1.png").shape[1] == 4 * 264 + 8  # and the truth
     csv = dataset / "built" / "reference_mapping" / "test_references.csv"
     lq = dataset / "built" / "test_images" / "severe_degrad"
     other = dataset / "csv"

@@ -171,4 +171,4 @@ def show(judged: Sequence[Case], made: Mapping[str, Sequence[Rgb]], size: tuple[
                  fit(case.targets[0].image, *size), *case.references[:3]]  # fmt: skip
         rows.append([sheets.Panel(picture) for picture in shown])
     titles = ["low quality", "alone", most, "target", "references"]
-    return sheets.draw(titles, rows, SIDE)
+    return sheets.lay_out(rows, titles=titles, side=SIDE)

@@ -23,7 +23,6 @@ NEEDED_PYTHON = (3, 11)
 LITTLE_SPACE = 5e9  # bytes; a set of networks with room to unpack them
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 INDEXES = ("faiss-cpu", "faiss-gpu")
-BOTH = "the CPU and the GPU build are both installed and hide each other"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 
 

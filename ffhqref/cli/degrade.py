@@ -73,12 +73,12 @@ def degrade(
     ffhqref degrade mine --level moderate --level severe
     ffhqref degrade --level severe --images photos --out lq --sheet look.png
     """
-    from ffhqref.degrade import stage as stage
+    from ffhqref.degrade import draws, stage
     from ffhqref.degrade.levels import load_level
 
     levels = [load_level(text) for text in level or []]
     _check(dataset, [one.name for one in levels], images, out, list_, sheet)
-    options = stage.Options(
+    options = draws.DegradeOptions(
         size=size, seed=seed, copies=copies, filter=filter_, format=format_, replay=replay_published,
         table=from_table, workers=workers,
     )  # fmt: skip
@@ -91,7 +91,7 @@ def degrade(
         else:
             assert images is not None and out is not None
             target = out / one.name if len(levels) > 1 else out
-            names = stage.read_names(list_) if list_ else None
+            names = draws.read_names(list_) if list_ else None
             receipt = stage.degrade_folder(one, images, target, names=names, options=options)
             folders[one.name] = (target, "")
         summaries.append(_made(receipt, one.name, *folders[one.name], size))

@@ -61,24 +61,31 @@ def demo(
 
 def _restore(out: Path, checkpoint: Path | None) -> None:
     """Restore the severe test images: by the given restorer, or the demo's own."""
-    from ffhqref.cli.restore import has_torch, restore
+    from ffhqref.cli.restore import say
     from ffhqref.demo import RESTORER
+    from ffhqref.demo.likeness import of_restored
+    from ffhqref.restore.run import (
+        RestoreOptions,
+        has_torch,
+        restore_dataset,
+        restore_pictures,
+        restored_folder,
+    )
 
-    dataset, photos = out / "dataset", out / "photos"
+    dataset, photos, options = out / "dataset", out / "photos", RestoreOptions(sheets=True)
+    place = restored_folder(dataset, "severe")
     if checkpoint is not None:
-        restore(checkpoint, [dataset], level="severe", images=photos, sheet=True)
+        say(restore_dataset(dataset, checkpoint, level="severe", photos=photos, options=options), place)
         return
     if not (out / "landmarks.csv").is_file():  # real people
         return
     if not has_torch():
         typer.echo("To restore the test images too: pip install 'ffhqref[train]', and run this again.")
         return
-    from ffhqref.demo.likeness import of_restored
-
     typer.echo("Restoring the severe test images at 64 px, with references and without ...")
     alone = dataset / "restored" / "severe-alone"
-    restore(RESTORER, lq=dataset / "test_images" / "severe_degrad", out=alone)
-    restore(RESTORER, [dataset], level="severe", images=photos, sheet=True)
+    say(restore_pictures(dataset / "test_images" / "severe_degrad", RESTORER, out=alone), alone)
+    say(restore_dataset(dataset, RESTORER, level="severe", photos=photos, options=options), place)
     for line in of_restored(out):
         typer.echo(line)
 

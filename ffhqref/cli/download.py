@@ -18,7 +18,7 @@ from ffhqref.core.store import UserError
 
 if TYPE_CHECKING:
     from ffhqref.download.sources import Source
-    from ffhqref.download.stage import Outcome
+    from ffhqref.download.stage import DownloadOutcome
 
 SHOWN = 20  # rows of a table in the terminal; the file beside the download has all
 
@@ -74,7 +74,7 @@ def download(
     if out is None:
         raise UserError("Say where the files go: give --out DIR.")
     manners = Manners(rate=_bytes(rate), timeout=timeout, retries=retries)
-    options = stage.Options(
+    options = stage.DownloadOptions(
         only=tuple(only or ()), exclude=exclude, mirrors=tuple(mirror or ()), jobs=jobs, verify=verify,
         manners=manners,
     )  # fmt: skip
@@ -124,7 +124,7 @@ def _list_sources() -> None:
     typer.echo("\nNext: ffhqref download NAME --out DIR (sizes nobody published are left blank)")
 
 
-def _say_plan(plan: Outcome, out: Path) -> None:
+def _say_plan(plan: DownloadOutcome, out: Path) -> None:
     for note in plan.notes:
         typer.echo(note)
     left = plan.wanted - plan.there
@@ -136,7 +136,7 @@ def _say_plan(plan: Outcome, out: Path) -> None:
     )
 
 
-def _say_outcome(outcome: Outcome, sources: list[Source], out: Path) -> None:
+def _say_outcome(outcome: DownloadOutcome, sources: list[Source], out: Path) -> None:
     """What was made and what follows; UserError, so exit code 1, where files are missing."""
     if outcome.excluded_on_disk:
         typer.echo(
@@ -150,7 +150,7 @@ def _say_outcome(outcome: Outcome, sources: list[Source], out: Path) -> None:
     typer.echo(f"{outcome.wanted:,} files are in {out} and right ({counts}).{following}")
 
 
-def _say_missing(outcome: Outcome, out: Path) -> None:
+def _say_missing(outcome: DownloadOutcome, out: Path) -> None:
     reasons = Counter(reason for _, reason in outcome.missing)
     for path, reason in outcome.missing[:SHOWN]:
         typer.echo(f"missing  {path}  {reason}", err=True)

@@ -14,7 +14,7 @@ from ffhqref.demo import RESTORER
 
 if TYPE_CHECKING:
     from ffhqref.refldm.model.checkpoint import Architecture
-    from ffhqref.restore.run import Outcome
+    from ffhqref.restore.record import RestoreOutcome
 
 
 class Schedule(StrEnum):
@@ -124,24 +124,35 @@ def restore(
     ffhqref restore mine --level severe --images photos --checkpoint refldm.ckpt
     """
     dataset, more = _positional(list(paths or []), lq)
+    shared = [*(refs or []), *more]
     _check_align(align, paste_back, detector)
     out = _destination(out, dataset, level)
-    _need_torch()
-    from ffhqref.refldm.restorer import Options
-    from ffhqref.restore import jobs, run
+    from ffhqref.restore import run
 
-    collected = jobs.collect(
-        dataset=dataset, level=level, split=split, lq=lq, refs=[*(refs or []), *more], refs_dir=refs_dir,
-        references=references, images_dir=images, most=max_references,
+    run.need_torch()
+    options = run.RestoreOptions(
+        steps=steps, schedule=schedule.value, guidance=guidance, reference_encoding=reference_encoding.value,
+        max_references=max_references, seed=seed, noise=noise.value, precision=precision.value, device=device,
+        batch_size=batch_size, compiled=compile, sheets=sheet, detector=detector, paste_back=paste_back,
+        autoencoder=autoencoder, architecture=_architecture(architecture), shard=shard,
     )  # fmt: skip
-    work = run.Work(
-        checkpoint=checkpoint, autoencoder=autoencoder, architecture=_architecture(architecture),
-        options=Options(steps=steps, schedule=schedule.value, guidance=guidance,
-                        encoding=reference_encoding.value),
-        seed=seed, noise=noise.value, precision=precision.value, device=device, compiled=compile,
-        batch_size=batch_size, sheet=sheet, detector=detector, paste_back=paste_back, part=shard,
-    )  # fmt: skip
-    _say(work.run(collected.jobs, collected.failed, out), out)
+    if dataset is not None:
+        if level is None or lq or shared or refs_dir or references or images is None:
+            raise UserError(
+                f"With the dataset {dataset} give --level (such as severe) and --images, the folder of its "
+                "photographs, and none of --lq, --refs, --refs-dir, --references."
+            )
+        outcome = run.restore_dataset(
+            dataset, checkpoint, level=level, photos=images, split=split, out=out, options=options
+        )
+    else:
+        if lq is None:
+            raise UserError("Give --lq, a picture or a folder of them, or a built dataset and --level.")
+        outcome = run.restore_pictures(
+            lq, checkpoint, out=out, references=shared, refs_dir=refs_dir, mapping=references, photos=images,
+            options=options,
+        )  # fmt: skip
+    say(outcome, out)
 
 
 def _check_align(align: bool, paste_back: bool, detector: Path | None) -> None:
@@ -169,18 +180,6 @@ def _positional(paths: list[Path], lq: Path | None) -> tuple[Path | None, list[P
     return (paths[0] if paths else None), []
 
 
-def has_torch() -> bool:
-    """Whether what the restorer runs on is installed."""
-    from importlib.util import find_spec
-
-    return all(find_spec(name) for name in ("torch", "safetensors"))
-
-
-def _need_torch() -> None:
-    if not has_torch():
-        raise UserError("The restorer needs torch: `pip install 'ffhqref[train]'`.")
-
-
 def _architecture(path: Path | None) -> Architecture | None:
     if path is None:
         return None
@@ -190,7 +189,8 @@ def _architecture(path: Path | None) -> Architecture | None:
     return parse_architecture(load_toml(path), str(path))
 
 
-def _say(outcome: Outcome, out: Path) -> None:
+def say(outcome: RestoreOutcome, out: Path) -> None:
+    """What became of the pictures; UserError where none could be restored."""
     for path in outcome.odd[:3]:
         typer.echo(f"Warning: {path} is not square; it was resized as published. See --align.", err=True)
     if len(outcome.odd) > 3:
@@ -226,8 +226,9 @@ def convert(
     if out.suffix not in (".safetensors", ".ckpt"):
         raise UserError(f"{out} must end in .safetensors or .ckpt.")
     shape = _architecture(architecture)
-    _need_torch()
+    from ffhqref.restore.run import need_torch
 
+    need_torch()
     from ffhqref.refldm.model.checkpoint import convert as write
 
     if out.suffix == ".ckpt":

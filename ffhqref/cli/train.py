@@ -17,7 +17,7 @@ from ffhqref.core.store import UserError, lock
 
 if TYPE_CHECKING:
     from ffhqref.refldm.training.config import Config
-    from ffhqref.refldm.training.train import Given, Result
+    from ffhqref.refldm.training.train import Given, TrainingResult
 
 
 class Stage(StrEnum):
@@ -103,7 +103,7 @@ def train(
 def _train(
     config: Config, given: Given, data: Path, images: Path, out: Path, level: str, resume: bool,
     device: str, workers: int,
-) -> Result:  # fmt: skip
+) -> TrainingResult:  # fmt: skip
     from ffhqref.degrade.operators import sampler
     from ffhqref.refldm.training import train as training
     from ffhqref.refldm.training.data import open_dataset
@@ -113,7 +113,7 @@ def _train(
     return training.train(config, source, out, given, resume=resume, device=device, workers=workers)
 
 
-def summary(result: Result, config: Config, out: Path, data: Path, images: Path) -> str:
+def summary(result: TrainingResult, config: Config, out: Path, data: Path, images: Path) -> str:
     """The one line at the end."""
     model = result.checkpoint / "model.safetensors"
     loss = f"loss {result.losses['loss']:.4f}, " if "loss" in result.losses else ""

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ffhqref.core import sheets, tables
 from ffhqref.core.images import BadImage, Rgb, find, read, write
-from ffhqref.core.sheets import Panel
+from ffhqref.core.sheets import Panel, Tag
 from ffhqref.core.store import UserError, recorded_images
 
-SIDE, APART = 144, 8  # px of a picture, and of the space that sets the targets off from their references
+CELL, GAP = 144, 4  # px, side of a picture and the space between two
 COLUMNS = 7  # the target and at most six references
 COLOURS = {"train": (52, 101, 164), "val": (196, 120, 20), "test": (170, 40, 50)}
 
@@ -79,13 +79,16 @@ def _spread(
     return [apart[place] for place in places]
 
 
-def panels(row: SheetRow, pictures: Sequence[Rgb | None]) -> list[Panel]:
-    """A row's decoded pictures, the target first: its split in its corner, in the last what is not shown."""
-    found = [Panel(picture) for picture in pictures]
-    found[0] = Panel(pictures[0], tag=row.split, tag_colour=COLOURS[row.split])
-    if more := len(row.references) + 1 - len(pictures):
-        found[-1] = Panel(pictures[-1], tag=f"and {more} more")
-    return found
+def compose(rows: Sequence[tuple[SheetRow, Sequence[Rgb | None]]]) -> Rgb:
+    """Rows of decoded pictures (target first) as one sheet, height x width x 3 uint8."""
+    panels = []
+    for row, pictures in rows:
+        line = [Panel(picture) for picture in pictures]
+        line[0] = replace(line[0], tag=Tag(row.split, COLOURS[row.split]))
+        if more := len(row.references) + 1 - len(pictures):
+            line[-1] = replace(line[-1], tag=Tag(f"and {more} more"))
+        panels.append(line)
+    return sheets.compose(panels, side=CELL, gap=GAP, apart=2 * GAP)
 
 
 def contact_sheet(
@@ -112,18 +115,18 @@ def contact_sheet(
     root = images or recorded_images(out)
     missing: list[str] = []
     rows = [
-        panels(row, [_read(root, name, missing) for name in (row.target, *row.references)[:COLUMNS]])
+        (row, [_read(root, name, missing) for name in (row.target, *row.references)[:COLUMNS]])
         for row in chosen
     ]
-    if len(missing) == sum(map(len, rows)):
+    if len(missing) == sum(len(pictures) for _, pictures in rows):
         raise UserError(f"{root} holds none of the photographs of {out}: give their folder with --images.")
-    write(target, sheets.lay_out(rows, side=SIDE, apart=APART))
+    write(target, compose(rows))
     return ContactSheet(target, len(rows), tuple(missing))
 
 
 def _read(root: Path, name: str, missing: list[str]) -> Rgb | None:
     try:
-        return sheets.fitted(read(find(root, name)), SIDE)  # at once: a large sheet holds many
+        return sheets.fitted(read(find(root, name)), CELL)
     except BadImage:
         missing.append(name)
         return None

@@ -21,7 +21,7 @@ Format = Literal["png", "webp"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class DegradeOptions:
     """How targets are read and what is drawn for them. `workers` never changes what is made."""
 
     size: int = 512  # px, width and height of what is made
@@ -111,7 +111,7 @@ class Drawn:
         return self.replayed.noise() if self.replayed else None
 
 
-def draws(level: Level, targets: Sequence[Target], options: Options) -> Iterator[Drawn]:
+def draws(level: Level, targets: Sequence[Target], options: DegradeOptions) -> Iterator[Drawn]:
     """What is to be made of the targets, in the order of the published stream where that is replayed."""
     if options.table:
         yield from _draws_of_table(options.table, level, targets, options.size)

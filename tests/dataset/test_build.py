@@ -30,6 +30,7 @@ from ffhqref.core import images, tables
 from ffhqref.identities.grouping import agreement
 from tests.conftest import Known, Opaque
 from tests.core.test_store import HOLD, parts
+from tests.synthetic import statuses
 
 Array = np.ndarray[Any, Any]
 FRESH = "Built and verified"
@@ -83,7 +84,7 @@ def assert_same(one: Path, other: Path) -> None:
 
 
 def test_no_photo_is_without_a_face(built: Path) -> None:
-    assert Counter(status for status, _ in tables.load_statuses(built).values()) == {"ok": 369}
+    assert Counter(status for status, _ in statuses(built).values()) == {"ok": 369}
 
 
 def test_the_identities_are_the_people(built: Path, opaque: Opaque) -> None:
@@ -402,9 +403,7 @@ def test_an_unknown_network_needs_a_distance(sixty: Path, networks: list[str], f
 def test_photographs_without_any_face(networks: list[str], tmp_path: Path) -> None:
     images.write(tmp_path / "photos" / "a.png", np.full((300, 300, 3), 99, np.uint8))
     told(call("build-refs", "--images", tmp_path / "photos", "--out", tmp_path / "m", *networks), "no photo")
-    assert Counter(s for s, _ in tables.load_statuses(tmp_path / "m").values()) == {"no_face": 1}, (
-        "and why is kept"
-    )
+    assert Counter(s for s, _ in statuses(tmp_path / "m").values()) == {"no_face": 1}, "and why is kept"
 
 
 def test_a_second_build_in_the_same_folder_is_refused(

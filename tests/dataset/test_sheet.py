@@ -11,10 +11,8 @@ from typer.testing import CliRunner
 from ffhqref.cli import app
 from ffhqref.core import tables
 from ffhqref.core.images import read, write
-from ffhqref.core.sheets import GAP
 from ffhqref.core.store import UserError, write_text
-from ffhqref.dataset.sheet import APART, SIDE, SheetRow, choose, contact_sheet, panels
-from ffhqref.dataset.sheet import COLOURS as SPLIT_COLOURS
+from ffhqref.dataset.sheet import CELL, GAP, SheetRow, choose, compose, contact_sheet
 
 COLOURS = {f"{n:02d}.png": (10 + 9 * n, 255 - 10 * n, (37 * n) % 256) for n in range(20)}
 
@@ -54,21 +52,26 @@ def test_the_sheet_shows_target_first_then_references_in_their_order(dataset: Pa
     made = contact_sheet(dataset, tmp_path / "photos", count=9)
     assert (made.path, made.rows, made.missing) == (dataset / "contact-sheet.png", 3, ())
     sheet = read(made.path)
-    assert sheet.shape[0] == GAP + 3 * (SIDE + GAP)
+    assert sheet.shape[0] == GAP + 3 * (CELL + GAP)
     for line, names in enumerate((["00.png", "01.png", "02.png"], ["03.png", "04.png"])):
-        y = GAP + line * (SIDE + GAP) + SIDE // 2
+        y = GAP + line * (CELL + GAP) + CELL // 2
         for column, name in enumerate(names):
-            x = GAP + column * (SIDE + GAP) + (APART if column else 0) + SIDE // 2
+            x = GAP + column * (CELL + GAP) + (2 * GAP if column else 0) + CELL // 2
             assert tuple(int(value) for value in sheet[y, x]) == COLOURS[name], name
 
 
-def test_the_split_is_in_the_corner_and_references_left_out_are_counted() -> None:
+def test_the_corner_is_the_colour_of_the_split() -> None:
+    plain = np.full((30, 30, 3), 200, np.uint8)
+    cell = compose([(SheetRow("test", "t", ()), [plain])])[GAP:, GAP:]
+    assert tuple(cell[1, 1]) == (170, 40, 50) and (cell[CELL // 2 : CELL, :CELL] == 200).all()
+
+
+def test_more_references_than_columns_are_counted_on_the_sheet() -> None:
     pictures = [np.full((9, 9, 3), 99, np.uint8)] * 7
-    few = panels(SheetRow("train", "t", tuple("abcdef")), pictures)
-    many = panels(SheetRow("train", "t", tuple("abcdefghi")), pictures)
-    assert [panel.tag for panel in few] == ["train"] + [""] * 6
-    assert few[0].tag_colour == SPLIT_COLOURS["train"]
-    assert many[:-1] == few[:-1] and many[-1].tag == "and 3 more"
+    few = compose([(SheetRow("train", "t", tuple("abcdef")), pictures)])
+    many = compose([(SheetRow("train", "t", tuple("abcdefghi")), pictures)])
+    assert few.shape == many.shape and (few != many).any()
+    assert (few != many).nonzero()[1].min() >= few.shape[1] - CELL - GAP  # only in the last cell
 
 
 def test_a_missing_photo_is_grey_and_named_and_none_at_all_is_an_error(dataset: Path, tmp_path: Path) -> None:

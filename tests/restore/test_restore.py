@@ -27,7 +27,7 @@ from ffhqref.core.store import UserError
 from ffhqref.refldm.model import checkpoint
 from ffhqref.refldm.model.autoencoder import Autoencoder
 from ffhqref.refldm.model.unet import ReferenceCache, UNet
-from ffhqref.refldm.restorer import Options, Restorer, explained, fit
+from ffhqref.refldm.restorer import Restorer, SamplingOptions, explained, fit
 from ffhqref.restore.align import paste
 from tests.golden_cases import CASES, config, write_checkpoints
 
@@ -106,7 +106,7 @@ def test_one_picture_with_references(tiny: Path, tmp_path: Path) -> None:
                "--out", out, "--sheet", *FAST)  # fmt: skip
     assert "1 restored, 0 kept, 0 failed" in said
     assert images.read(out / "old.png").shape == (HEIGHT, WIDTH, 3)
-    assert images.read(out / "sheets" / "old.png").shape[1] == 5 * 264 + 8  # LQ, three, restored
+    assert images.read(out / "sheets" / "old.png").shape[1] == 5 * 256 + 4 * 4  # LQ, three, restored
     record = json.loads((out / "run.json").read_text())
     assert record["settings"]["checkpoint"] == store.digest_file(tiny / "tiny.safetensors")
     assert record["settings"]["options"]["steps"] == 2 and list(record["finished"]) == ["old.png"]
@@ -214,7 +214,7 @@ def test_a_built_dataset(tiny: Path, dataset: Path) -> None:
                "--checkpoint", tiny / "tiny.safetensors", "--sheet", *FAST)  # fmt: skip
     out = dataset / "built" / "restored" / "severe"
     assert "2 restored" in said and (out / "x1.png").is_file()
-    assert images.read(out / "sheets" / "x1.png").shape[1] == 4 * 264 + 8  # and the truth
+    assert images.read(out / "sheets" / "x1.png").shape[1] == 4 * 256 + 3 * 4  # and the truth
     csv = dataset / "built" / "reference_mapping" / "test_references.csv"
     lq = dataset / "built" / "test_images" / "severe_degrad"
     other = dataset / "csv"
@@ -259,7 +259,7 @@ def _jobs(restorer: Restorer) -> tuple[list[Any], list[ReferenceCache], list[Any
 
 def test_a_result_does_not_depend_on_its_batch(restorer: Restorer) -> None:
     pictures, cached, noises = _jobs(restorer)
-    options = Options(steps=3)
+    options = SamplingOptions(steps=3)
     together = restorer.restore(pictures, cached, noises, options)
     reversed_ = restorer.restore(pictures[::-1], cached[::-1], noises[::-1], options)[::-1]
     for i, batch, other in zip(range(4), together, reversed_, strict=True):
@@ -271,7 +271,7 @@ def test_a_result_does_not_depend_on_its_batch(restorer: Restorer) -> None:
 
 def test_threads_share_a_model_and_an_error_leaves_it_as_it_was(restorer: Restorer) -> None:
     pictures, cached, noises = _jobs(restorer)
-    options = Options(steps=3)
+    options = SamplingOptions(steps=3)
 
     def one(i: int) -> Any:
         return restorer.restore(pictures[i : i + 1], cached[i : i + 1], noises[i : i + 1], options)[0]
@@ -319,7 +319,7 @@ def test_one_program_serves_any_number_of_references(tiny: Path, monkeypatch: py
     plain, compiled = (
         Restorer(checkpoint.load(tiny / "tiny.safetensors"), compiled=compiled) for compiled in (False, True)
     )
-    generator, options, programs = np.random.default_rng(8), Options(steps=2), []
+    generator, options, programs = np.random.default_rng(8), SamplingOptions(steps=2), []
     for count in (3, 2, 5, 1):
         lq, *references = generator.integers(0, 256, (count + 1, HEIGHT, WIDTH, 3), np.uint8)
         a, b = (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ffhqref.core.images import Rgb
-from ffhqref.core.sheets import LINE, MISSING, PAPER, Panel, Tag, compose, fitted
+from ffhqref.core.sheets import GROUND, LINE, PAPER, Panel, Tag, compose, fitted
 
 SIDE, GAP = 60, 12
 RED, BLUE = (200, 30, 30), (30, 30, 200)
@@ -38,8 +38,8 @@ def test_a_picture_keeps_its_shape_and_its_middle() -> None:
 
 def test_what_cannot_be_shown_is_a_cross_on_grey() -> None:
     cross = square(compose([[Panel(None)]], side=SIDE), 0)
-    assert (cross[0, 0] != MISSING).all() and (cross[SIDE // 2, SIDE // 2] != MISSING).all()
-    assert (cross[SIDE // 2, 2] == MISSING).all() and (cross[2, SIDE // 2] == MISSING).all()
+    assert (cross[0, 0] != GROUND).all() and (cross[SIDE // 2, SIDE // 2] != GROUND).all()
+    assert (cross[SIDE // 2, 2] == GROUND).all() and (cross[2, SIDE // 2] == GROUND).all()
 
 
 def test_a_tag_is_a_word_on_its_colour_and_changes_its_corner_alone() -> None:

@@ -61,8 +61,8 @@ def build(kind: type[T], table: Mapping[str, object], where: str) -> T:
     for key in table:
         if key not in hints:
             near = difflib.get_close_matches(key, hints, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(hints)}."
-            raise UserError(f"{where}: unknown key {key!r}; {hint}")
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(hints)}"
+            raise UserError(f"{where}: unknown key {key!r} ({hint}).")
     for item in fields(kind):
         if item.name not in table and item.default is MISSING and item.default_factory is MISSING:
             raise UserError(f"{where}: {item.name} is missing.")

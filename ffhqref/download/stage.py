@@ -105,27 +105,34 @@ def _selected(
     sources: Sequence[Source], out: Path, options: DownloadOptions, listed: dict[str, list[SourceFile]]
 ) -> Iterator[Task | str]:
     """The tasks of all sources in order, and the paths that are excluded; UserError where none is left."""
-    excluded = options.exclude and read_text(options.exclude, "a list of names, one a line")
+    excluded = read_text(options.exclude, "a list of names, one a line") if options.exclude else ""
     seen: dict[str, SourceFile] = {}
-    chosen = 0
+    chosen = False
     for source in sources:
-        selection = Selection.make(options.only, source, (excluded or "").splitlines())
-        always = {file.path for file in source.files} if source.listing else set()
-        for file in [*source.files, *listed.get(source.name, ())]:
+        selection = Selection.make(options.only, source, excluded.splitlines())
+        chosen = chosen or bool(source.listing and source.name not in listed)
+        for file, asked in _wanted(source, selection, listed.get(source.name, ())):
             if selection.excludes(file.path):
                 yield file.path
                 continue
-            if not (file.unpack or file.path in always or selection.wants(file.path)):
-                continue
-            chosen += file.path not in always
+            chosen = chosen or asked
             if seen.setdefault(file.path, file) != file:
                 raise UserError(f"Two sources have a file {file.path}: give them folders of their own.")
             if seen[file.path] is file:
                 yield Task(file, selection)
-        if source.listing and source.name not in listed:
-            chosen += 1
     if not chosen:
         raise UserError(f"--only {' '.join(options.only)} selects no file: see --dry-run without it.")
+
+
+def _wanted(
+    source: Source, selection: Selection, listed: Sequence[SourceFile]
+) -> Iterator[tuple[SourceFile, bool]]:
+    """The files that are excluded or wanted, and whether they count as selected: a listing is always had."""
+    always = {file.path for file in source.files} if source.listing else set()
+    for file in [*source.files, *listed]:
+        wanted = file.unpack or file.path in always or selection.wants(file.path)
+        if wanted or selection.excludes(file.path):
+            yield file, file.path not in always
 
 
 class _Run:

@@ -188,8 +188,10 @@ def test_the_sampler_is_for_worker_processes() -> None:
     sampler = pickle.loads(pickle.dumps(operators.sampler("train", seed=3)))
     image = picture(5)
     low = sampler(image, "a.png", 4)
-    np.testing.assert_array_equal(low, operators.apply(image, sampler.draw("a.png", 4)))
+    drawn = operators.sample(load_level("train"), 3, "a.png", 4)
+    np.testing.assert_array_equal(low, published(image, drawn))  # as whole pictures, in float64
     assert low.dtype == np.uint8 and low.shape == image.shape
+    assert (low != sampler(image, "a.png", 5)).any() and (low != sampler(image, "b.png", 4)).any()
     assert (low != sampler(image, "a.png", 5)).any()
 
 

@@ -116,10 +116,8 @@ def test_the_report_names_what_lies_where(demo: tuple[Path, str]) -> None:
 def test_running_again_does_nothing_anew(demo: tuple[Path, str]) -> None:
     out, _ = demo
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.png") if p.name != "contact-sheet.png"}
-    began = time.monotonic()
     result = run_demo(out, people=PEOPLE, seed=SEED)
     assert not result.built.fresh
-    assert time.monotonic() - began < 20  # seconds; drawing alone takes longer
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 

@@ -631,7 +631,7 @@ def test_missing_pictures_are_named(work: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "sentence"),
     [
-        ({"batchsize": 3}, "unknown key 'batchsize'; did you mean batch_size?"),
+        ({"batchsize": 3}, "unknown key 'batchsize' (did you mean batch_size?)."),
         ({"lr": "fast"}, "lr is 'fast': give a number."),
         ({"steps": 2.5}, "steps is 2.5: give a whole number."),
         ({"steps": True}, "steps is True: give a whole number."),

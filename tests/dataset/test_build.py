@@ -349,9 +349,9 @@ def test_the_mapping_is_pandas_own_dialect() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--images", "none"], ["none", "is no folder"]),
+        (["--images", "none"], ["none", "is not a folder"]),
         (["--images", "empty"], ["empty", "holds no PNG, JPEG or WebP"]),
-        (["--images", "file.txt"], ["file.txt", "is no folder"]),
+        (["--images", "file.txt"], ["file.txt", "is not a folder"]),
         (["--detector", "none.onnx"], ["none.onnx"]),
         (["--embedder", "none.onnx"], ["none.onnx"]),
         (["--exclude", "none.txt"], ["none.txt"]),

@@ -19,10 +19,10 @@ demo-models: .venv/train  ## train a small restorer on drawn people (an hour) fo
 	$(BIN)/python -m ffhqref.demo.making.train_restorer --work demo-models --out ffhqref/demo/restorer.safetensors
 
 test: .venv/dev  ## set up and run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: .venv/dev  ## the tests of more than a minute: kills, large inputs
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 install: .venv/core  ## set up .venv with the command ffhqref
 	@echo "Installed: $(BIN)/ffhqref --help"

@@ -286,13 +286,6 @@ def load_embeddings(out: Path) -> Embeddings:
     )
 
 
-def load_statuses(out: Path) -> dict[str, tuple[str, str]]:
-    """Every photo's status and reason, ordered by name."""
-    table = _read_all(out, [IMAGE, STATUS, REASON]).sort_by(IMAGE)
-    columns = [texts(table, name) for name in (IMAGE, STATUS, REASON)]
-    return {image: (status, reason) for image, status, reason in zip(*columns, strict=True)}
-
-
 def count_statuses(shards: Iterable[Path]) -> dict[str, int]:
     """How many photos of these embedding shards have each status."""
     counts: Counter[str] = Counter()

@@ -30,7 +30,7 @@ SHARD = 512  # photos a file; fixed, since a shard is the unit of resuming and o
 SMALLEST = 16  # px; no face can be seen below this side
 FACE_SIDE = 512  # px of a face cut out of a photograph (`--faces all`)
 METADATA, ROWS = b"ffhqref", b"rows"  # of a shard: which photos by which work; rows of each
-Row = dict[str, Any]
+EmbeddingRow = dict[str, Any]
 
 
 def faces_folder(out: Path) -> Path:
@@ -39,7 +39,7 @@ def faces_folder(out: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Work:
+class EmbedWork:
     """Everything that decides an embedding but the photo: the recipe's part, the networks, the provider."""
 
     recipe: Recipe
@@ -65,7 +65,7 @@ class Work:
         return Embedder(Path(self.recipe.embedder or ""), self.device)
 
 
-def plan(recipe: Recipe, device: Device) -> Work:
+def plan(recipe: Recipe, device: Device) -> EmbedWork:
     """The work of a recipe. UserError where a file it needs is not named or not there."""
     files = {"embedder": recipe.embedder}
     if recipe.align == "detect":
@@ -84,7 +84,7 @@ def plan(recipe: Recipe, device: Device) -> Work:
             raise UserError(f"There is no {what} {file}: give --{what} the path of a file.")
         parameters[what] = digest_file(Path(file))
     parameters["provider"] = provider_for(device)
-    return Work(recipe, device, parameters)
+    return EmbedWork(recipe, device, parameters)
 
 
 def wanted_receipt(
@@ -145,7 +145,7 @@ def embed_photos(
 
 
 def _make_all(
-    missing: Sequence[Shard], total: int, out: Path, work: Work, workers: int, batch_size: int
+    missing: Sequence[Shard], total: int, out: Path, work: EmbedWork, workers: int, batch_size: int
 ) -> None:
     known = _known_rows(tables.embeddings_folder(out), work.key)
     maker = Maker(out, work.recipe, work.open_aligner(), work.open_embedder(), batch_size)
@@ -243,10 +243,10 @@ class Maker:
         table = table.replace_schema_metadata({METADATA: shard.metadata, ROWS: counts})
         tables.write(shard.path, tables.EMBEDDINGS, table)
 
-    def embed(self, photos: Sequence[Photo], pool: ThreadPoolExecutor, bar: Any) -> list[list[Row]]:
+    def embed(self, photos: Sequence[Photo], pool: ThreadPoolExecutor, bar: Any) -> list[list[EmbeddingRow]]:
         """The rows of each photo, in the photos' order."""
-        waiting: list[tuple[Row, Rgb]] = []
-        batches: list[tuple[list[Row], Future[Any]]] = []
+        waiting: list[tuple[EmbeddingRow, Rgb]] = []
+        batches: list[tuple[list[EmbeddingRow], Future[Any]]] = []
         results = []
 
         def send() -> None:
@@ -268,7 +268,7 @@ class Maker:
                 row[tables.EMBEDDING] = vector
         return results
 
-    def _prepare(self, photo: Photo) -> tuple[list[Row], list[Rgb]]:
+    def _prepare(self, photo: Photo) -> tuple[list[EmbeddingRow], list[Rgb]]:
         """Read a photo and align its face or faces. One that cannot be used gets a row that says why."""
         base = _row(photo.name)
         try:
@@ -289,7 +289,7 @@ class Maker:
             rows = [base | _face_columns(faces[0])]
         return rows, [face.face for face in faces]
 
-    def _own_photo(self, name: str, number: int, image: Rgb, face: Aligned) -> Row:
+    def _own_photo(self, name: str, number: int, image: Rgb, face: Aligned) -> EmbeddingRow:
         """Cut a face out as FFHQ frames it, into `<out>/faces/<name>/<number>.png`."""
         assert face.landmarks is not None  # `plan` lets --faces all go with detection only
         own = f"{name}/{number:03d}.png"
@@ -298,14 +298,14 @@ class Maker:
         return _face_columns(face) | _picture_columns(crop) | {tables.IMAGE: own}
 
 
-def _picture_columns(image: Rgb) -> Row:
+def _picture_columns(image: Rgb) -> EmbeddingRow:
     height, width = image.shape[:2]
     pixels = hashlib.sha256(f"{width}x{height}:".encode())
     pixels.update(np.ascontiguousarray(image).data)
     return {tables.WIDTH: width, tables.HEIGHT: height, tables.PIXELS: pixels.hexdigest()}
 
 
-def _face_columns(face: Aligned) -> Row:
+def _face_columns(face: Aligned) -> EmbeddingRow:
     return {
         tables.STATUS: "ok",
         tables.DET_SCORE: face.score,
@@ -313,13 +313,13 @@ def _face_columns(face: Aligned) -> Row:
     }
 
 
-def _row(name: str, status: str = "", reason: str = "") -> Row:
-    empty: Row = {tables.PIXELS: "", tables.WIDTH: 0, tables.HEIGHT: 0, tables.FACES: 0}
+def _row(name: str, status: str = "", reason: str = "") -> EmbeddingRow:
+    empty: EmbeddingRow = {tables.PIXELS: "", tables.WIDTH: 0, tables.HEIGHT: 0, tables.FACES: 0}
     none = {tables.DET_SCORE: None, tables.LANDMARKS: None, tables.EMBEDDING: None}
     return {tables.IMAGE: name, tables.STATUS: status, tables.REASON: reason, **empty, **none}
 
 
-def _table(rows: Sequence[Row]) -> pa.Table:
+def _table(rows: Sequence[EmbeddingRow]) -> pa.Table:
     columns = {name: [row[name] for row in rows] for name in tables.EMBEDDINGS.names}
     return tables.from_columns(tables.EMBEDDINGS, columns)
 

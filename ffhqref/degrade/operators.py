@@ -86,7 +86,7 @@ class Sampler:
         return apply(image, self.draw(name, copy))
 
     def draw(self, name: str, copy: int = 0) -> Degradation:
-        """Its parameters, e.g. for `ffhqref.refldm.training.degrade`; `copy` can be the epoch or the step."""
+        """Its parameters; `copy` can be the epoch or the step."""
         return sample(self.level, self.seed, name, copy)
 
 
@@ -138,25 +138,9 @@ def gaussian_kernel(sigma_x: float, sigma_y: float, theta: float = 0.0, size: in
     return np.asarray(weights / weights.sum())
 
 
-def to_bgr(image: Rgb) -> Real:
-    """uint8 RGB => float64 BGR in [0, 1]."""
-    return np.ascontiguousarray(image[:, :, ::-1]) / 255.0
-
-
-def blur(image: Real, kernel: Real) -> Real:
-    """Correlate with the kernel; beyond its border the picture is mirrored (reflect 101)."""
-    return np.asarray(cv2.filter2D(image, -1, kernel), np.float64)
-
-
 def small_size(height: int, width: int, scale: float) -> tuple[int, int]:
     """Height and width after downscaling, at least 1 x 1."""
     return max(int(height // scale), 1), max(int(width // scale), 1)
-
-
-def downscale(image: Real, scale: float) -> Real:
-    """Bilinear, half-pixel centres, no smoothing: each new pixel is drawn from four old ones."""
-    height, width = small_size(image.shape[0], image.shape[1], scale)
-    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.float64)
 
 
 def draw_noise(seed: int, shape: tuple[int, ...]) -> Noise:
@@ -170,18 +154,13 @@ def add_noise(image: Floats, noise: float, unit: Noise) -> Floats:
     return np.asarray(np.clip(image + unit * noise / 255.0, 0, 1))
 
 
-def jpeg(image: Real, quality: int) -> Levels:
-    """Through a JPEG of this quality (4:2:0): BGR in [0, 1] => uint8 BGR."""
-    return through_jpeg(round_levels(image), quality)
-
-
 def round_levels(image: Floats) -> Levels:
     """[0, 1] => 0..255, half to even."""
     return np.rint(image * 255.0).astype(np.uint8)
 
 
 def through_jpeg(levels: Levels, quality: int) -> Levels:
-    """Encode and decode uint8 BGR: the codec for `ffhqref.refldm.training.degrade`."""
+    """Encode and decode uint8 BGR as a JPEG of this quality (4:2:0)."""
     _, data = cv2.imencode(".jpg", levels, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
 
@@ -221,11 +200,6 @@ def small_levels(image: Rgb, degradation: Degradation, unit: Noise) -> Levels:
     if len(doubts[0]):
         levels[doubts] = round_levels(add_noise(blur.at(*doubts) / 255.0, degradation.noise, unit[doubts]))
     return levels.astype(np.uint8)
-
-
-def blur_downscale(image: Rgb, degradation: Degradation) -> Real:
-    """`downscale(blur(to_bgr(image), kernel), scale)` without the pixels that nobody samples."""
-    return _blur(image, degradation).whole(np.float64) / 255.0
 
 
 def kernel_of(degradation: Degradation) -> Real:

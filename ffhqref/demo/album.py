@@ -13,8 +13,10 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
+from ffhqref.core.arrays import Float64
 from ffhqref.core.images import BadImage, Rgb, read, write
-from ffhqref.demo.portrait.people import Real, draw_portrait, landmarks_of
+from ffhqref.demo.portrait.camera import landmarks_of
+from ffhqref.demo.portrait.people import render_portrait
 from ffhqref.demo.portrait.traits import generator, person
 from ffhqref.faces.geometry import align
 
@@ -54,7 +56,7 @@ def _single_thread() -> None:
     cv2.setNumThreads(1)
 
 
-def drawn(work: Callable[[Wanted], T], wanted: Sequence[Wanted], workers: int) -> Iterator[T]:
+def map_photos(work: Callable[[Wanted], T], wanted: Sequence[Wanted], workers: int) -> Iterator[T]:
     """`work` on each photograph, in order, in so many processes; 1 draws here."""
     if workers <= 1:
         yield from map(work, wanted)
@@ -66,7 +68,7 @@ def drawn(work: Callable[[Wanted], T], wanted: Sequence[Wanted], workers: int) -
 
 def aligned_face(wanted: Wanted) -> tuple[Rgb, int]:
     """The drawn face on ArcFace's template (112 x 112) and its person's number."""
-    portrait = draw_portrait(wanted.seed, wanted.number, wanted.photo)
+    portrait = render_portrait(wanted.seed, wanted.number, wanted.photo)
     return align(portrait.image, portrait.landmarks.astype(np.float32)), wanted.number
 
 
@@ -79,7 +81,7 @@ class Label:
     age: int  # years
     gender: str
     skin_tone: str
-    landmarks: Real  # 5 x 2 px: eye, eye, nose tip, mouth corner, mouth corner, the picture's left first
+    landmarks: Float64  # 5 x 2 px: eye, eye, nose tip, mouth corner, mouth corner, the picture's left first
 
 
 def photograph(folder: Path, wanted: Wanted) -> Label:
@@ -93,7 +95,7 @@ def photograph(folder: Path, wanted: Wanted) -> Label:
         read(path)
         marks = landmarks_of(wanted.seed, wanted.number, wanted.photo)
     except BadImage:
-        portrait = draw_portrait(wanted.seed, wanted.number, wanted.photo)
+        portrait = render_portrait(wanted.seed, wanted.number, wanted.photo)
         write(path, portrait.image)
         marks = portrait.landmarks
     who = person(wanted.seed, wanted.number)
@@ -102,4 +104,4 @@ def photograph(folder: Path, wanted: Wanted) -> Label:
 
 def photographs(folder: Path, wanted: Sequence[Wanted], workers: int) -> Iterator[Label]:
     """`photograph` for each, in order."""
-    return drawn(partial(photograph, folder), wanted, workers)
+    return map_photos(partial(photograph, folder), wanted, workers)

@@ -16,13 +16,13 @@ from ffhqref.core.recipe import Recipe, load_recipe
 from ffhqref.core.store import Receipt, UserError, finished, lock, need_space, write_receipt, write_text
 from ffhqref.dataset.build import Built, build_refs
 from ffhqref.dataset.sheet import contact_sheet
+from ffhqref.degrade.draws import DegradeOptions
 from ffhqref.degrade.levels import load_level
-from ffhqref.degrade.stage import Options, degrade_dataset
+from ffhqref.degrade.stage import degrade_dataset
 from ffhqref.demo import EMBEDDER
 from ffhqref.demo.album import REVISION, Label, album, photographs
 from ffhqref.download.sources import load_source
-from ffhqref.download.stage import Options as DownloadOptions
-from ffhqref.download.stage import accept_terms, download
+from ffhqref.download.stage import DownloadOptions, accept_terms, download
 from ffhqref.identities.grouping import Agreement, agreement
 
 PHOTO_BYTES = 420_000  # of a drawn PNG, about
@@ -44,7 +44,7 @@ class Result:
     levels: tuple[str, ...]  # of low-quality test images that were made
 
 
-def draw_photos(out: Path, *, people: int = 60, seed: int = 0, workers: int = 2) -> Path:
+def render_photos(out: Path, *, people: int = 60, seed: int = 0, workers: int = 2) -> Path:
     """Draw the photographs of a demo below `out`/photos, with labels.csv and landmarks.csv beside it.
 
     What an earlier run drew is kept; photographs of another seed or of more people are removed. The
@@ -117,7 +117,7 @@ def run_demo(
         "nothing here is a photograph, and the network is of no use for real ones."
     )
     began = time.monotonic()
-    photos = draw_photos(out, people=people, seed=seed, workers=workers)
+    photos = render_photos(out, people=people, seed=seed, workers=workers)
     drew = time.monotonic()
     count = len(list(photos.iterdir()))
     say(f"{count:,} drawn photos of {people} people ({drew - began:.0f} s): {photos}")
@@ -133,7 +133,7 @@ def run_demo(
 def degrade_tests(dataset: Path, photos: Path, workers: int) -> tuple[str, ...]:
     """Severe and moderate low-quality images of the test targets; the levels' names."""
     for level in LEVELS:
-        degrade_dataset(load_level(level), dataset, photos=photos, options=Options(workers=workers))
+        degrade_dataset(load_level(level), dataset, photos=photos, options=DegradeOptions(workers=workers))
     return LEVELS
 
 

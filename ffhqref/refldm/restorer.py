@@ -26,7 +26,7 @@ Watch = Callable[[Tensor, Tensor], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class SamplingOptions:
     """How to sample; the defaults are those of the published single-picture script."""
 
     steps: int = 50
@@ -35,7 +35,7 @@ class Options:
     encoding: Encoding = "wide"
 
 
-def check_options(options: Options, device: str) -> None:
+def check_options(options: SamplingOptions, device: str) -> None:
     """UserError where the options cannot work, before anything is loaded."""
     try:
         schedule.timesteps(options.schedule, options.steps)
@@ -149,7 +149,7 @@ class Restorer:
             )
 
     def denoiser(
-        self, lq: Tensor, references: Sequence[ReferenceCache], options: Options
+        self, lq: Tensor, references: Sequence[ReferenceCache], options: SamplingOptions
     ) -> Callable[[Tensor, int], Tensor]:
         """denoise(x, t): the guided noise of rows with these low-quality latents and references.
 
@@ -182,7 +182,7 @@ class Restorer:
         x: Tensor,
         lq: Tensor,
         references: Sequence[ReferenceCache],
-        options: Options,
+        options: SamplingOptions,
         eta: float = 0.0,
         noise: Callable[[int], Tensor] | None = None,
         watch: Watch | None = None,
@@ -207,7 +207,7 @@ class Restorer:
         pictures: Sequence[Rgb],
         references: Sequence[ReferenceCache],
         noises: Sequence[Tensor],
-        options: Options,
+        options: SamplingOptions,
         watch: Watch | None = None,
     ) -> list[Rgb]:
         """Restore a batch: pictures of the network's size, each with its references and its x_T."""

@@ -37,7 +37,7 @@ def test_every_shipped_recipe_loads(path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("distanse = 0.4", "unknown key 'distanse'; did you mean distance?"),
+        ("distanse = 0.4", "unknown key 'distanse' (did you mean distance?)."),
         ('distance = "0.4"', "distance is '0.4': give a number"),
         ("distance = true", "distance is True"),
         ("seed = 1.5", "seed is 1.5: give a whole number."),
@@ -66,7 +66,7 @@ def test_every_shipped_recipe_loads(path: Path) -> None:
         ("det_size = 8192", "det_size must be from 32 to 4096"),
         ("det_size = 100", "det_size must be a multiple of 32"),
         ("a = [", "not valid TOML"),
-        ("[table]\na = 1", "unknown key 'table'; known are name, align, "),
+        ("[table]\na = 1", "unknown key 'table' (known are name, align, "),
     ],
 )
 def test_every_mistake_is_named_with_its_file(tmp_path: Path, text: str, words: str) -> None:

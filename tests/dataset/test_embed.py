@@ -23,6 +23,7 @@ from ffhqref.faces.geometry import align
 from ffhqref.faces.networks import Embedder
 from tests.faces.stand_in import write_embedder
 from tests.photographs import Known
+from tests.synthetic import statuses
 
 Array = np.ndarray[Any, Any]
 
@@ -88,14 +89,14 @@ def test_every_photo_has_a_row_with_its_status(
     (tmp_path / "out.txt").write_text(f"{sources[2].name}\n\n not there.png\n")
     out = tmp_path / "out"
     counts = run(photos, out, replace(recipe, exclude=str(tmp_path / "out.txt")))
-    statuses = tables.load_statuses(out)
-    assert {name: status for name, (status, _) in statuses.items() if status != "ok"} == {
+    found = statuses(out)
+    assert {name: status for name, (status, _) in found.items() if status != "ok"} == {
         "cut.png": "unreadable", "text.jpg": "unreadable", "empty.webp": "unreadable",
         "line\nbreak.png": "bad_name", "Case.png": "bad_name", "case.png": "bad_name",
         "grey.png": "no_face", "one.png": "too_small", "strip.png": "too_small", "small.png": "too_small",
         "bomb.png": "too_large", sources[2].name: "excluded",
     }  # fmt: skip
-    assert all(bool(reason) == (status != "ok") for status, reason in statuses.values())
+    assert all(bool(reason) == (status != "ok") for status, reason in found.values())
     assert counts == {
         "bad_name": 3, "excluded": 1, "no_face": 1, "ok": 11, "too_large": 1, "too_small": 3, "unreadable": 3,
     }  # fmt: skip
@@ -187,7 +188,7 @@ def test_exclude_and_limit(photos: Path, recipe: Recipe, tmp_path: Path, asked: 
     chosen = replace(recipe, exclude=str(tmp_path / "x.txt"))
     assert run(photos, out, chosen) == {"excluded": 2, "ok": 10}
     assert sorted(asked) == [name for name in names[5:] if name != names[9]]
-    assert tables.load_statuses(out)[names[1]][0] == "excluded"
+    assert statuses(out)[names[1]][0] == "excluded"
     asked.clear()
     assert run(photos, out, recipe) == {"ok": 12}
     assert sorted(asked) == [names[1], names[9]]

@@ -12,6 +12,7 @@ import pytest
 from ffhqref.degrade import operators
 from ffhqref.degrade.levels import load_level
 from ffhqref.degrade.operators import Degradation
+from tests.degrade import plain
 from tests.golden_cases import CASES
 
 KINDS = ("iso", "aniso")
@@ -119,8 +120,8 @@ def test_a_small_kernel() -> None:
 
 @each_stage("blur_bgr")
 def test_blur(stage: Stage) -> None:
-    image = operators.to_bgr(stage.image)
-    blurred = operators.blur(image, operators.kernel_of(stage.drawn))
+    image = plain.to_bgr(stage.image)
+    blurred = plain.blur(image, operators.kernel_of(stage.drawn))
     stats = [blurred.mean(), blurred.std(), blurred[0, 0, 0], blurred[-1, -1, 2], blurred[0, -1, 1]]
     np.testing.assert_allclose(stats, stage.arrays["blur_stats"], rtol=0, atol=1e-10)
     np.testing.assert_allclose(stage.cut(blurred, "blur_bgr"), stage.arrays["blur_bgr"], rtol=0, atol=FLOAT)
@@ -128,13 +129,13 @@ def test_blur(stage: Stage) -> None:
 
 @each_stage("down_bgr")
 def test_downscale_and_its_short_cut(stage: Stage) -> None:
-    blurred = operators.blur(operators.to_bgr(stage.image), operators.kernel_of(stage.drawn))
-    plain = operators.downscale(blurred, stage.scale)
-    short = operators.blur_downscale(stage.image, stage.drawn)
-    for ours in (plain, short):
+    blurred = plain.blur(plain.to_bgr(stage.image), operators.kernel_of(stage.drawn))
+    whole = plain.downscale(blurred, stage.scale)
+    short = plain.ours(stage.image, stage.drawn)
+    for ours in (whole, short):
         assert ours.shape == tuple(stage.arrays["down_shape"])
         np.testing.assert_allclose(stage.cut(ours, "down_bgr"), stage.arrays["down_bgr"], rtol=0, atol=FLOAT)
-    np.testing.assert_allclose(short, plain, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(short, whole, rtol=0, atol=1e-9)
 
 
 @each_stage("noisy_bgr")
@@ -146,7 +147,7 @@ def test_noise(stage: Stage) -> None:
 
 @each_stage("jpeg_u8_bgr")
 def test_jpeg(stage: Stage) -> None:
-    ours = operators.jpeg(stage.arrays["noisy_bgr"].astype(np.float64), stage.quality)
+    ours = plain.jpeg(stage.arrays["noisy_bgr"].astype(np.float64), stage.quality)
     close(ours, stage.arrays["jpeg_u8_bgr"])
 
 

@@ -8,7 +8,7 @@ import pytest
 from ffhqref.core.images import resize
 from ffhqref.demo import EMBEDDER
 from ffhqref.demo.likeness import Mean, mean_over_people, similarities
-from ffhqref.demo.portrait.people import draw_portrait
+from ffhqref.demo.portrait.people import render_portrait
 from ffhqref.faces.networks import Embedder
 
 
@@ -30,7 +30,7 @@ def test_the_interval_is_that_of_a_mean_of_people() -> None:
 
 
 def test_a_person_is_like_themselves_and_unlike_others_at_any_size() -> None:
-    mine, again, other = (draw_portrait(5, who, photo) for who, photo in ((1, 0), (1, 1), (2, 0)))
+    mine, again, other = (render_portrait(5, who, photo) for who, photo in ((1, 0), (1, 1), (2, 0)))
     made = {"small": [resize(mine.image, 96, 96)], "the same": [mine.image]}
     network = Embedder(EMBEDDER, "cpu")
     found = similarities(network, [mine.image], made, [mine.landmarks])

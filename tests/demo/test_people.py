@@ -13,26 +13,29 @@ import numpy.typing as npt
 import pytest
 
 from ffhqref.core.images import read
-from ffhqref.demo.album import Wanted, album, drawn, photograph
-from ffhqref.demo.portrait import people, traits
-from ffhqref.demo.portrait.people import draw_portrait, ffhq_frame, landmarks_of
-from ffhqref.demo.portrait.raster import Mesh, draw
+from ffhqref.demo.album import Wanted, album, map_photos, photograph
+from ffhqref.demo.portrait import paint, people, shape, traits
+from ffhqref.demo.portrait.camera import ffhq_frame, landmarks_of
+from ffhqref.demo.portrait.people import render_portrait
+from ffhqref.demo.portrait.raster import Mesh, rasterize
 from ffhqref.faces.geometry import ffhq_matrix
 
 SEED = 5
 
 
 def digest(wanted: Wanted) -> str:
-    return hashlib.sha256(draw_portrait(wanted.seed, wanted.number, wanted.photo).image.tobytes()).hexdigest()
+    return hashlib.sha256(
+        render_portrait(wanted.seed, wanted.number, wanted.photo).image.tobytes()
+    ).hexdigest()
 
 
 def test_a_portrait_is_the_same_in_another_process_and_with_workers() -> None:
     wanted = [Wanted(SEED, 0, 0), Wanted(SEED, 3, 1), Wanted(SEED, 1, 0)]
     here = [digest(one) for one in wanted]
     assert len(set(here)) == 3
-    assert list(drawn(digest, wanted[::-1], 2)) == here[::-1]
+    assert list(map_photos(digest, wanted[::-1], 2)) == here[::-1]
     code = (
-        "from ffhqref.demo.portrait.people import draw_portrait as d; import hashlib, sys; "
+        "from ffhqref.demo.portrait.people import render_portrait as d; import hashlib, sys; "
         f"sys.stdout.write(hashlib.sha256(d({SEED}, 3, 1).image.tobytes()).hexdigest())"
     )
     fresh = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -40,7 +43,7 @@ def test_a_portrait_is_the_same_in_another_process_and_with_workers() -> None:
 
 
 def test_a_portrait_is_512_px_of_rgb_with_landmarks_known_without_drawing() -> None:
-    portrait = draw_portrait(SEED, 2, 0)
+    portrait = render_portrait(SEED, 2, 0)
     assert portrait.image.shape == (512, 512, 3) and portrait.image.dtype == np.uint8
     np.testing.assert_array_equal(portrait.landmarks, landmarks_of(SEED, 2, 0))
 
@@ -76,7 +79,7 @@ def test_the_eye_landmarks_lie_on_dark_pupils_in_white_eyes() -> None:
     """Within 7 px of an eye's landmark there is a pupil, darker than everything beside it on the cheek."""
     right = 0
     for number in range(12):
-        portrait = draw_portrait(SEED, number, 0)
+        portrait = render_portrait(SEED, number, 0)
         for eye in portrait.landmarks[:2]:
             pupil = _patch(portrait.image, eye, 7).mean(-1).min()
             cheek = np.median(_patch(portrait.image, eye + [0, 62], 8).mean(-1))
@@ -91,7 +94,7 @@ def test_a_landmark_follows_its_painted_feature(point: int, monkeypatch: pytest.
 
     def spotted(who: traits.Person, taken: traits.Shot) -> object:
         skin = plain(who, taken)
-        mesh = people.head(who, taken)
+        mesh = shape.head(who, taken)
         places = [
             (-mesh.eye[0], mesh.eye[1]),
             mesh.eye,
@@ -100,14 +103,17 @@ def test_a_landmark_follows_its_painted_feature(point: int, monkeypatch: pytest.
             mesh.mouth,
         ]
         a, v = places[point]
-        centre = (round((a + people.SPAN) * people.SCALE), round((people.SPAN - v) * people.SCALE))
+        centre = (
+            round((a + paint.SKIN_SPAN) * paint.SKIN_SCALE),
+            round((paint.SKIN_SPAN - v) * paint.SKIN_SCALE),
+        )
         cv2.circle(skin.color, centre, 7, (0.0, 1.0, 0.0), -1)
         return skin
 
     monkeypatch.setattr(people, "paint", spotted)
     off = []
     for number in (2, 4, 6, 9):
-        portrait = draw_portrait(SEED, number, 1)
+        portrait = render_portrait(SEED, number, 1)
         image = portrait.image.astype(np.int32)
         green = image[..., 1] - np.maximum(image[..., 0], image[..., 2])
         place = portrait.landmarks[point]
@@ -128,7 +134,7 @@ def test_photos_of_one_person_differ_and_keep_the_person() -> None:
 
 def test_people_cover_tones_genders_and_ages() -> None:
     crowd = [traits.person(SEED, number) for number in range(150)]
-    assert {who.skin_tone for who in crowd} == set(traits.SKIN)
+    assert {who.skin_tone for who in crowd} == set(traits.SKIN_TONES)
     assert {who.gender for who in crowd} == {"Male", "Female"}
     assert min(who.age for who in crowd) >= 18 and max(who.age for who in crowd) > 65
     assert all(who.beard == "none" for who in crowd if who.gender == "Female")
@@ -152,7 +158,7 @@ def test_the_rasteriser_agrees_with_brute_force() -> None:
     grid = np.stack(np.meshgrid(np.linspace(40, 300, 6), np.linspace(30, 200, 5)), -1)
     points = np.concatenate([grid + rng.uniform(-9, 9, grid.shape), rng.uniform(0, 80, (5, 6, 1))], -1)
     mesh = Mesh(points.astype(np.float32), points.astype(np.float32), both_sides=True)
-    layer = draw(mesh)
+    layer = rasterize(mesh)
     want = np.full((512, 512), -np.inf)
     for i in range(4):
         for j in range(5):

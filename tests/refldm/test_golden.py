@@ -20,7 +20,7 @@ import torch
 from ffhqref.refldm.model import checkpoint, schedule
 from ffhqref.refldm.model.autoencoder import Autoencoder, AutoencoderSize
 from ffhqref.refldm.model.unet import ReferenceCache, UNet, UNetSize, sinusoid
-from ffhqref.refldm.restorer import Options, Restorer
+from ffhqref.refldm.restorer import Restorer, SamplingOptions
 from tests.golden_cases import CASES, SPEC, write_checkpoints
 
 SINGLE, CHAIN = 1e-4, 3e-4  # of the largest absolute value: one pass, a whole chain
@@ -300,7 +300,7 @@ def test_ddim(ema: Restorer, kind: Any, steps: str, scale: str) -> None:
     torch.testing.assert_close(before.double(), case[f"alphas_prev_{key}"], rtol=1e-6, atol=0)
     states: list[Any] = []
     references = [ema.cache_latents(latent[None]) for latent in case["ref_latent"]]
-    options = Options(steps=int(steps), schedule=kind, guidance=float(scale))
+    options = SamplingOptions(steps=int(steps), schedule=kind, guidance=float(scale))
     latent = ema.sample(
         case["x_T"], case["lq_latent"], references, options, watch=lambda x, x0: states.append((x, x0))
     )
@@ -313,11 +313,11 @@ def test_ddim(ema: Restorer, kind: Any, steps: str, scale: str) -> None:
             close(x0, theirs_x0, CHAIN)
 
 
-def _second_scale_first_steps(case: Arrays) -> Options:
+def _second_scale_first_steps(case: Arrays) -> SamplingOptions:
     runs = [run for run in DDIM_RUNS if run[0] == "uniform_trailing"]
     steps = [int(run[1]) for run in runs]
     scales = list(dict.fromkeys(float(run[2]) for run in runs))
-    return Options(steps=steps[0], schedule="uniform_trailing", guidance=scales[1])
+    return SamplingOptions(steps=steps[0], schedule="uniform_trailing", guidance=scales[1])
 
 
 def test_ddim_with_raw_weights(checkpoints: Path, architecture: Any) -> None:
@@ -336,7 +336,7 @@ def test_bfloat16_stays_near(checkpoints: Path, architecture: Any, kind: Any, st
     networks = checkpoint.load(checkpoints / "refldm.ckpt", architecture=architecture)
     narrow = Restorer(networks, dtype=torch.bfloat16)
     references = [narrow.cache_latents(latent[None]) for latent in case["ref_latent"]]
-    options = Options(steps=int(steps), schedule=kind, guidance=float(scale))
+    options = SamplingOptions(steps=int(steps), schedule=kind, guidance=float(scale))
     latent = narrow.sample(case["x_T"], case["lq_latent"], references, options)
     theirs = case[f"latent_{kind}_S{steps}_cfg{scale}"]
     # guidance multiplies what is lost: 0.022 to 0.031 of it here and with other networks of these sizes
@@ -362,7 +362,9 @@ def test_pipeline_from_pictures_to_picture(ema: Restorer) -> None:
     torch.testing.assert_close(ema.noise(int(case["seed"])), case["x_T"], rtol=0, atol=0)
     close(ema.encode(case["lq_u8"].numpy()), case["lq_latent"])
     close(ema.encode_references(references, "wide"), case["ref_latent"])
-    options = Options(steps=int(case["steps"]), schedule=case["schedule"], guidance=float(case["cfg_scale"]))  # type: ignore[arg-type]
+    options = SamplingOptions(
+        steps=int(case["steps"]), schedule=case["schedule"], guidance=float(case["cfg_scale"])
+    )  # type: ignore[arg-type]
     cached = ema.cache_references(references)
     latent = ema.sample(case["x_T"], case["lq_latent"], [cached], options)
     close(latent, case["latent"], CHAIN)

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -623,14 +624,14 @@ def test_missing_pictures_are_named(work: Path, tmp_path: Path) -> None:
     (photos / tiny.NAMES[1]).unlink()
     with pytest.raises(UserError, match=r"1 of 12 pictures are missing .*person0/1.png"):
         tiny.source(photos).check()
-    with pytest.raises(UserError, match="no path below"):
+    with pytest.raises(UserError, match="not a path below"):
         replace(tiny.source(photos), train=[ReferenceRow("../secret.png")]).check()
 
 
 @pytest.mark.parametrize(
     ("table", "sentence"),
     [
-        ({"batchsize": 3}, "unknown key 'batchsize'; did you mean batch_size?"),
+        ({"batchsize": 3}, "unknown key 'batchsize' (did you mean batch_size?)."),
         ({"lr": "fast"}, "lr is 'fast': give a number."),
         ({"steps": 2.5}, "steps is 2.5: give a whole number."),
         ({"steps": True}, "steps is True: give a whole number."),
@@ -815,3 +816,24 @@ def test_bad_input_is_one_sentence(
     assert result.exit_code == 1, result.output
     assert sentence in result.output.replace("\n", " ")
     assert "Traceback" not in result.output and not (tmp_path / "run/checkpoints").exists()
+
+
+# ---- pictures as a photograph has them -----------------------------------------------------------
+
+
+def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:
+    upright = np.zeros((32, 48, 3), np.uint8)
+    upright[:, :24] = 220  # light on the left
+    turned = Image.fromarray(np.rot90(upright).copy())  # as the camera was held
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    turned.save(tmp_path / "photo.jpg", exif=exif, quality=95)
+    read = data.Pictures(tmp_path, 32, 48).read("photo.jpg")
+    np.testing.assert_allclose(read.astype(int), upright, atol=12)
+
+
+def test_sixteen_bits_are_scaled_not_cut_off(tmp_path: Path) -> None:
+    ramp = np.tile(np.linspace(0, 65535, 256).astype(np.uint16), (256, 1))
+    cv2.imwrite(str(tmp_path / "ramp.png"), ramp)
+    read = data.Pictures(tmp_path, 256, 256).read("ramp.png")
+    assert abs(float(read.mean()) - 127.5) < 1 and read[0, 128].max() in (127, 128, 129)

@@ -219,11 +219,6 @@ def test_learning_rates() -> None:
 
     cosine = json.loads(str(case["cosine_args"]))
     same([optimise.warmup_cosine(step, **cosine) for step in steps], "cosine")
-    cycles = optimise.Cycles(**json.loads(str(case["cycles_args"])))
-    same([cycles.cosine(step) for step in steps], "cosine_cycles")
-    same([cycles.linear(step) for step in steps], "linear_cycles")
-    constant = optimise.Cycles(**json.loads(str(case["linear_warmup_args"])))
-    same([constant.linear(step) for step in steps], "linear_warmup_const")
 
 
 def test_the_published_layout(tmp_path: Any) -> None:

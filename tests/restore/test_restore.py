@@ -27,7 +27,7 @@ from ffhqref.core.store import UserError
 from ffhqref.refldm.model import checkpoint
 from ffhqref.refldm.model.autoencoder import Autoencoder
 from ffhqref.refldm.model.unet import ReferenceCache, UNet
-from ffhqref.refldm.restorer import Options, Restorer, explained, fit
+from ffhqref.refldm.restorer import Restorer, SamplingOptions, explained, fit
 from ffhqref.restore.align import paste
 from tests.golden_cases import CASES, config, write_checkpoints
 
@@ -259,7 +259,7 @@ def _jobs(restorer: Restorer) -> tuple[list[Any], list[ReferenceCache], list[Any
 
 def test_a_result_does_not_depend_on_its_batch(restorer: Restorer) -> None:
     pictures, cached, noises = _jobs(restorer)
-    options = Options(steps=3)
+    options = SamplingOptions(steps=3)
     together = restorer.restore(pictures, cached, noises, options)
     reversed_ = restorer.restore(pictures[::-1], cached[::-1], noises[::-1], options)[::-1]
     for i, batch, other in zip(range(4), together, reversed_, strict=True):
@@ -271,7 +271,7 @@ def test_a_result_does_not_depend_on_its_batch(restorer: Restorer) -> None:
 
 def test_threads_share_a_model_and_an_error_leaves_it_as_it_was(restorer: Restorer) -> None:
     pictures, cached, noises = _jobs(restorer)
-    options = Options(steps=3)
+    options = SamplingOptions(steps=3)
 
     def one(i: int) -> Any:
         return restorer.restore(pictures[i : i + 1], cached[i : i + 1], noises[i : i + 1], options)[0]
@@ -309,6 +309,7 @@ def test_pictures_are_resized_as_published() -> None:
 # The compiled denoiser
 
 
+@pytest.mark.slow
 def test_one_program_serves_any_number_of_references(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced whole, without a break; anew for a single reference, which needs no `copies`."""
     from torch._dynamo.testing import CompileCounter
@@ -319,7 +320,7 @@ def test_one_program_serves_any_number_of_references(tiny: Path, monkeypatch: py
     plain, compiled = (
         Restorer(checkpoint.load(tiny / "tiny.safetensors"), compiled=compiled) for compiled in (False, True)
     )
-    generator, options, programs = np.random.default_rng(8), Options(steps=2), []
+    generator, options, programs = np.random.default_rng(8), SamplingOptions(steps=2), []
     for count in (3, 2, 5, 1):
         lq, *references = generator.integers(0, 256, (count + 1, HEIGHT, WIDTH, 3), np.uint8)
         a, b = (

@@ -15,14 +15,14 @@ from ffhqref.core import sheets
 from ffhqref.core.images import Rgb, write
 from ffhqref.degrade.operators import sampler
 from ffhqref.demo import EMBEDDER
-from ffhqref.demo.album import Wanted, drawn
+from ffhqref.demo.album import Wanted, map_photos
 from ffhqref.demo.likeness import SIZE, mean_over_people, similarities
-from ffhqref.demo.portrait.people import Portrait, draw_portrait
+from ffhqref.demo.portrait.people import Portrait, render_portrait
 from ffhqref.faces.networks import Embedder
 from ffhqref.refldm.model import checkpoint
 from ffhqref.refldm.model.autoencoder import Autoencoder
 from ffhqref.refldm.model.unet import ReferenceCache
-from ffhqref.refldm.restorer import Options, Restorer, fit
+from ffhqref.refldm.restorer import Restorer, SamplingOptions, fit
 from ffhqref.refldm.training import data
 
 JUDGING_WORLD = 77004  # seed; neither the training world nor the demo's own default
@@ -44,7 +44,7 @@ def judge_first_stage(
 ) -> dict[str, Any]:
     """What pictures of unseen people lose in it: similarity to the target, mean distance of [-1, 1]."""
     wanted = [Wanted(JUDGING_WORLD, number, photo) for number in range(people) for photo in range(2)]
-    portraits = list(drawn(_portrait, wanted, workers))
+    portraits = list(map_photos(_portrait, wanted, workers))
     made: dict[str, list[Rgb]] = {"at 64 px": [], "through the first stage": []}
     distances = []
     for portrait in portraits:
@@ -83,14 +83,16 @@ class Case:
 
 
 def _portrait(wanted: Wanted) -> Portrait:
-    return draw_portrait(wanted.seed, wanted.number, wanted.photo)
+    return render_portrait(wanted.seed, wanted.number, wanted.photo)
 
 
 def cases(people: int, size: tuple[int, int], workers: int) -> list[Case]:
     """Unseen people, severely degraded at 512 px as the dataset's test images are."""
     each = TARGETS + max(COUNTS)
     wanted = [Wanted(JUDGING_WORLD, number, photo) for number in range(people) for photo in range(each)]
-    bar = tqdm(drawn(_portrait, wanted, workers), total=len(wanted), desc="draw", unit="photo", disable=None)
+    bar = tqdm(
+        map_photos(_portrait, wanted, workers), total=len(wanted), desc="draw", unit="photo", disable=None
+    )
     portraits = list(bar)
     degrade = sampler("severe")
     found = []
@@ -114,7 +116,7 @@ def restored(
     for start in tqdm(range(0, len(jobs), SAMPLES), desc=what, unit="batch", disable=None):
         batch = jobs[start : start + SAMPLES]
         pictures += restorer.restore(
-            [lq for lq, _ in batch], [cached for _, cached in batch], [noise] * len(batch), Options()
+            [lq for lq, _ in batch], [cached for _, cached in batch], [noise] * len(batch), SamplingOptions()
         )
     return pictures
 
@@ -171,4 +173,4 @@ def show(judged: Sequence[Case], made: Mapping[str, Sequence[Rgb]], size: tuple[
                  fit(case.targets[0].image, *size), *case.references[:3]]  # fmt: skip
         rows.append([sheets.Panel(picture) for picture in shown])
     titles = ["low quality", "alone", most, "target", "references"]
-    return sheets.draw(titles, rows, SIDE)
+    return sheets.compose(rows, titles, side=SIDE)

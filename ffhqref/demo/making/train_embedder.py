@@ -22,7 +22,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from ffhqref.core.store import digest_file, write_bytes, write_text
-from ffhqref.demo.album import Wanted, aligned_face, drawn
+from ffhqref.demo.album import Wanted, aligned_face, map_photos
 from ffhqref.faces.geometry import ALIGNED_SIDE
 from ffhqref.faces.networks import Embedder
 from ffhqref.identities.calibrate import match_rates
@@ -89,7 +89,11 @@ def faces(
     """Aligned faces (N x 112 x 112 x 3 uint8 RGB) and their people's numbers, drawn."""
     wanted = [Wanted(world, number, photo) for number in range(people) for photo in range(photos)]
     bar = tqdm(
-        drawn(aligned_face, wanted, workers), total=len(wanted), desc="drawing", unit="photo", disable=None
+        map_photos(aligned_face, wanted, workers),
+        total=len(wanted),
+        desc="drawing",
+        unit="photo",
+        disable=None,
     )
     pictures, numbers = zip(*bar, strict=True)
     return np.stack(pictures), np.array(numbers, np.int64)

@@ -28,7 +28,7 @@ from ffhqref.core.store import atomic, digest_file, write_text
 from ffhqref.dataset.build import build_refs
 from ffhqref.demo import FIRST_STAGE, RESTORER
 from ffhqref.demo.making.judge_restorer import judge, judge_first_stage, normalised
-from ffhqref.demo.run import demo_recipe, draw_photos
+from ffhqref.demo.run import demo_recipe, render_photos
 from ffhqref.refldm.model import checkpoint
 from ffhqref.refldm.restorer import fit
 from ffhqref.refldm.training.config import Config, parse
@@ -44,7 +44,7 @@ SHEET = "restored.jpg"  # beside the restorer: some of the people that it was ju
 
 def dataset(work: Path, people: int, workers: int) -> tuple[Path, Path]:
     """Draw and build the training people; the dataset and its photographs at the restorer's size."""
-    photos = draw_photos(work, people=people, seed=TRAINING_WORLD, workers=workers)
+    photos = render_photos(work, people=people, seed=TRAINING_WORLD, workers=workers)
     built = work / "dataset"
     recipe = override(demo_recipe(work, TRAINING_WORLD), val=0.03, test=0.01)
     build_refs(photos, built, recipe, device="cpu", workers=workers)

@@ -10,6 +10,7 @@ from ffhqref.demo.portrait.hair import scalp_line
 from ffhqref.demo.portrait.paint import (
     Points,
     Skin,
+    Window,
     bare,
     curve,
     grid,
@@ -17,21 +18,32 @@ from ffhqref.demo.portrait.paint import (
     mirrored,
     noise,
     polygon,
+    polygons,
     shaded,
     window,
 )
-from ffhqref.demo.portrait.shape import WRAP, Floats, bump, nose_tip, step
-from ffhqref.demo.portrait.traits import Person, Shot, generator, person
+from ffhqref.demo.portrait.shape import (
+    WRAP,
+    Reals,
+    bump,
+    eye_across,
+    mouth_half,
+    mouth_height,
+    nose_tip,
+    step,
+)
+from ffhqref.demo.portrait.traits import Color, Person, Shot, as_color, person
 
-DARK = (0.09, 0.06, 0.055)
+DARK = (0.09, 0.06, 0.055)  # of lashes and brows
+LIPSTICKS = ((0.72, 0.2, 0.24), (0.74, 0.32, 0.34), (0.62, 0.22, 0.3), (0.8, 0.38, 0.36))
 EYES = window(-2.1, 2.1, -0.8, 1.4)
 MOUTH = window(-1.6, 1.6, -3.3, -0.8)
 
 
 def paint(who: Person, taken: Shot) -> Skin:
     """The face's skin in one photo, expression included."""
-    still = _still(who.seed, who.number)
-    skin = Skin(still.color.copy(), still.relief.copy(), still.gloss.copy())
+    static = _static(who.seed, who.number)
+    skin = Skin(static.color.copy(), static.relief.copy(), static.gloss.copy())
     _mouth(skin, who, taken)
     _eyes(skin, who, taken)
     _brows(skin, who, taken)
@@ -39,7 +51,7 @@ def paint(who: Person, taken: Shot) -> Skin:
 
 
 @lru_cache(maxsize=2)
-def _still(seed: int, number: int) -> Skin:
+def _static(seed: int, number: int) -> Skin:
     """What no expression moves, kept for a person's next photo."""
     who = person(seed, number)
     skin = bare(who)
@@ -57,50 +69,42 @@ def _lids(who: Person, taken: Shot) -> tuple[Points, Points]:
     opening = (1 + s["eye_open"]) * taken.lids * (1 + s["eye_size"])
     squint = 1 - 0.22 * max(taken.smile, 0)
     slope = (0.05 + s["eye_tilt"]) * t * half
+    raised = 1.15 - 0.4 * max(taken.smile, 0)
     upper = 0.215 * opening * squint * (1 - np.abs(t + 0.06) ** 2.3).clip(0) + slope
-    lower = (
-        -0.15 * opening * (1.15 - 0.4 * max(taken.smile, 0)) * (1 - np.abs(t - 0.1) ** 2.2).clip(0) + slope
-    )
-    a = 1 + s["eye_apart"] + half * t
+    lower = -0.15 * opening * raised * (1 - np.abs(t - 0.1) ** 2.2).clip(0) + slope
+    a = eye_across(who) + half * t
     return np.stack([a, upper], -1), np.stack([a, lower], -1)
 
 
 def _eyes(skin: Skin, who: Person, taken: Shot) -> None:
     upper, lower = _lids(who, taken)
-    outline = np.vstack([upper, lower[::-1]])
-    opened = np.maximum(*[polygon(side, EYES, 0.006) for side in mirrored(outline)])
+    opened = polygons(np.vstack([upper, lower[::-1]]), EYES, 0.006)
     _eyelids(skin, who, upper, lower)
-    a, v = (g[EYES] for g in grid())
     skin.fill(opened, (0.86, 0.83, 0.81), EYES)
     corner = np.array([upper[0], upper[0] + [0.07, 0.0]])
-    skin.fill(
-        opened * np.maximum(*[lines([c], 0.09, EYES, 0.03) for c in mirrored(corner)]),
-        (0.83, 0.55, 0.52),
-        EYES,
-    )
-    for side in (-1, 1):
-        half = slice(0, a.shape[1] // 2) if side < 0 else slice(a.shape[1] // 2, None)
-        where = (EYES[0], slice(EYES[1].start + half.start, EYES[1].start + (half.stop or a.shape[1])))
-        _iris(skin, who, taken, side, opened[:, half], where)
+    corners = np.maximum(*[lines([side], 0.09, EYES, 0.03) for side in mirrored(corner)])
+    skin.fill(opened * corners, (0.83, 0.55, 0.52), EYES)
+    rows, columns = EYES
+    half = (columns.stop - columns.start) // 2
+    middle = columns.start + half
+    _iris(skin, who, taken, -1, opened[:, :half], (rows, slice(columns.start, middle)))
+    _iris(skin, who, taken, 1, opened[:, half:], (rows, slice(middle, columns.stop)))
     above = lines(mirrored(upper), 0.10, EYES, 0.045)
     skin.dye(opened * above * 0.75, (0.45, 0.42, 0.42), EYES)  # the lid's shadow on the eyeball
     skin.gloss[EYES] = np.maximum(skin.gloss[EYES] * (1 - opened), 0.2 * opened)
     _lashes(skin, who, upper, lower)
 
 
-def _iris(
-    skin: Skin, who: Person, taken: Shot, side: int, opened: Floats, where: tuple[slice, slice]
-) -> None:
+def _iris(skin: Skin, who: Person, taken: Shot, side: int, opened: Reals, where: Window) -> None:
     """Iris, pupil and the light's reflection in one eye, over the window `where`, inside `opened`."""
-    eye, radius = 1 + who.shape["eye_apart"], 0.205 * (1 + 0.4 * who.shape["eye_size"])
+    eye, radius = eye_across(who), 0.205 * (1 + 0.4 * who.shape["eye_size"])
     a, v = (g[where] for g in grid())
     x, y = a - (side * eye + taken.gaze[0]), v - (0.045 + taken.gaze[1])
     r = np.sqrt(x * x + y * y) / radius
     iris = opened * (1 - step(r, 0.93, 1.04))
     rays = 1 + 0.16 * np.sin(np.arctan2(y, x) * 17 + 5 * r) * step(r, 0.3, 0.6) + 0.35 * (0.55 - r)
     rays *= 1 + 0.35 * np.clip(-y / radius, -0.6, 1)  # light falls in from above and shines below
-    part = skin.color[where]
-    part += iris[..., None] * (np.array(who.eyes, np.float32) * rays[..., None] - part)
+    skin.cover(iris, np.array(who.eyes, np.float32) * rays[..., None], where)
     skin.dye(iris * step(r, 0.74, 1.0), (0.38, 0.36, 0.38), where)
     skin.fill(opened * (1 - step(r, 0.36, 0.46)), (0.02, 0.02, 0.025), where)
     glint = 0.07 if taken.light[0] > 0 else -0.07
@@ -116,12 +120,13 @@ def _eyelids(skin: Skin, who: Person, upper: Points, lower: Points) -> None:
     strength = float(np.clip(0.85 + 0.6 * who.shape["lid_fold"], 0.25, 1))
     skin.dye(mask * strength, (0.56, 0.47, 0.45), EYES)
     skin.relief[EYES] -= 0.05 * strength * mask
-    lid = np.maximum(*[polygon(p, EYES, 0.04) for p in mirrored(np.vstack([upper, crease[::-1]]))])
+    lid = polygons(np.vstack([upper, crease[::-1]]), EYES, 0.04)
     tint = (0.72, 0.58, 0.62) if who.number % 2 else (0.66, 0.56, 0.5)
     skin.dye(lid * (0.35 + 0.65 * who.makeup), tint if who.makeup > 0.2 else (0.86, 0.8, 0.78), EYES)
     edge = lower + np.array([0, -0.035])
     skin.fill(lines(mirrored(edge), 0.03, EYES, 0.015), shaded(who.skin, 1.07), EYES, 0.6)
-    skin.dye(lines(mirrored(lower + np.array([0, -0.14])), 0.05, EYES, 0.05) * 0.6, (0.84, 0.76, 0.75), EYES)
+    bag = lower + np.array([0, -0.14])
+    skin.dye(lines(mirrored(bag), 0.05, EYES, 0.05) * 0.6, (0.84, 0.76, 0.75), EYES)
 
 
 def _lashes(skin: Skin, who: Person, upper: Points, lower: Points) -> None:
@@ -132,15 +137,14 @@ def _lashes(skin: Skin, who: Person, upper: Points, lower: Points) -> None:
     if who.gender == "Female":
         length = 0.09 + 0.06 * who.makeup
         t = np.linspace(-0.3, 1, 17)
-        roots = upper[14:40:1][:: max(1, 26 // 17)][:17]
-        tips = roots + length * np.stack([0.25 + 0.5 * t[: len(roots)], 0.9 - 0.35 * t[: len(roots)]], -1)
+        roots = upper[14:31]
+        tips = roots + length * np.stack([0.25 + 0.5 * t, 0.9 - 0.35 * t], -1)
         strokes = [stroke for pair_ in zip(roots, tips, strict=True) for stroke in mirrored(np.array(pair_))]
         skin.fill(lines(strokes, 0.011, EYES, 0.004), DARK, EYES, 0.55 + 0.3 * who.makeup)
 
 
 def _brows(skin: Skin, who: Person, taken: Shot) -> None:
-    s, rng = who.shape, generator(who.seed, f"person {who.number}", "brows")
-    eye = 1 + s["eye_apart"]
+    s, eye, rng = who.shape, eye_across(who), who.generator("brows")
     lift = 0.56 + s["brow_height"] + 0.09 * taken.brows
     arch = 0.1 * (1 + s["brow_arch"])
     start, end = eye - 0.56, eye + 0.62 * (1 + s["brow_length"])
@@ -152,8 +156,7 @@ def _brows(skin: Skin, who: Person, taken: Shot) -> None:
     shade = polygon(np.vstack([spine + width, (spine - width)[::-1]]), EYES, 0.035)
     shade = shade + shade[:, ::-1]
     base = np.array(who.hair) * (0.75 if sum(who.hair) > 1.2 else 0.9)
-    tone = 0.75 * base + 0.25 * np.array(DARK) if sum(who.hair) < 2.2 else base * 0.85
-    color = (float(tone[0]), float(tone[1]), float(tone[2]))
+    color = as_color(0.75 * base + 0.25 * np.array(DARK) if sum(who.hair) < 2.2 else base * 0.85)
     skin.fill(shade, color, EYES, 0.5)
     strokes = []
     for place, across in zip(rng.uniform(0, 1, 150), rng.uniform(-1, 1, 150), strict=True):
@@ -171,14 +174,14 @@ def _scalp(skin: Skin, who: Person) -> None:
     line = scalp_line(who, np.abs(a) / WRAP)
     mask = step(v - line, 0.0, 0.4) * (0.14 if who.style == "bald" else 0.6)
     tone = np.array(who.hair, np.float32) * (0.8 + 0.1 * noise("pores"))[..., None]
-    skin.color += mask[..., None] * (np.clip(tone, 0, 1) - skin.color)
+    skin.cover(mask, np.clip(tone, 0, 1))
 
 
 def _nose(skin: Skin, who: Person) -> None:
     tip, wide = nose_tip(who), 1 + who.shape["nose_width"]
     hole = curve((0.09 * wide, tip - 0.2), (0.18 * wide, tip - 0.155), (0.28 * wide, tip - 0.2),
                   (0.26 * wide, tip - 0.25), (0.15 * wide, tip - 0.25))  # fmt: skip
-    mask = np.maximum(*[polygon(p, MOUTH, 0.022) for p in mirrored(hole)])
+    mask = polygons(hole, MOUTH, 0.022)
     skin.fill(mask, (0.2, 0.09, 0.08) if sum(who.skin) > 1.4 else (0.1, 0.05, 0.04), MOUTH, 0.85)
     wing = curve((0.40 * wide, tip + 0.13), (0.52 * wide, tip - 0.02), (0.52 * wide, tip - 0.19),
                   (0.38 * wide, tip - 0.27))  # fmt: skip
@@ -187,38 +190,32 @@ def _nose(skin: Skin, who: Person) -> None:
     skin.relief[MOUTH] -= 0.04 * mask
 
 
-def _lip_lines(who: Person, taken: Shot) -> tuple[Points, Points, Points, Points]:
+def _lip_lines(who: Person, taken: Shot) -> list[Points]:
     """Upper lip's upper and lower edge, lower lip's upper and lower edge, from left to right."""
     s = who.shape
-    smile, centre = taken.smile, -2.05 + s["mouth_height"]
-    half = 0.82 + s["mouth_width"] + 0.17 * max(smile, 0) - 0.05 * taken.mouth
+    smile, centre, half = taken.smile, mouth_height(who), mouth_half(who, taken) - 0.05 * taken.mouth
     t = np.linspace(-1, 1, 49)
     corner = 0.17 * smile * np.abs(t) ** 1.8 - 0.02 * (1 - t * t)
     thin = 1 - 0.38 * max(smile, 0)
     upper = 0.19 * (1 + s["lip_upper"]) * thin
-    bow = (
-        (1 - np.abs(t) ** 1.5)
-        - 0.26 * np.exp(-((t / 0.12) ** 2))
-        + 0.05 * np.exp(-(((np.abs(t) - 0.22) / 0.12) ** 2))
-    )
+    dip, peaks = np.exp(-((t / 0.12) ** 2)), np.exp(-(((np.abs(t) - 0.22) / 0.12) ** 2))
+    bow = (1 - np.abs(t) ** 1.5) - 0.26 * dip + 0.05 * peaks
     gap = taken.mouth * (1 - np.abs(t) ** 2.2)
     lower = 0.27 * (1 + s["lip_lower"]) * thin * (1 - np.abs(t) ** 2.4)
     line = centre + corner + 0.02 * np.cos(3 * np.pi * t) * (1 - t * t)
     rows = (line + upper * bow + 0.03 * gap, line + 0.09 * gap, line - 0.24 * gap, line - 0.24 * gap - lower)
-    return tuple(np.stack([half * t, row], -1) for row in rows)  # type: ignore[return-value]
+    return [np.stack([half * t, row], -1) for row in rows]
+
+
+def _lip_color(who: Person) -> Color:
+    natural = np.array(who.skin) * np.array([0.86, 0.62, 0.60] if sum(who.skin) > 1.5 else [0.95, 0.72, 0.74])
+    made_up = np.array(LIPSTICKS[who.number % len(LIPSTICKS)])
+    return as_color(natural + max(0.0, who.makeup - 0.25) * 0.95 * (made_up - natural))
 
 
 def _mouth(skin: Skin, who: Person, taken: Shot) -> None:
     top, inner_top, inner_low, low = _lip_lines(who, taken)
-    base = np.array(who.skin)
-    natural = (
-        base * np.array([0.86, 0.62, 0.60]) if sum(who.skin) > 1.5 else base * np.array([0.95, 0.72, 0.74])
-    )
-    made_up = np.array(
-        [(0.72, 0.2, 0.24), (0.74, 0.32, 0.34), (0.62, 0.22, 0.3), (0.8, 0.38, 0.36)][who.number % 4]
-    )
-    tint = natural + max(0.0, who.makeup - 0.25) * 0.95 * (made_up - natural)
-    color = (float(tint[0]), float(tint[1]), float(tint[2]))
+    color = _lip_color(who)
     upper_lip = polygon(np.vstack([top, inner_top[::-1]]), MOUTH, 0.018)
     lower_lip = polygon(np.vstack([inner_low, low[::-1]]), MOUTH, 0.022)
     skin.fill(upper_lip, shaded(color, 0.88), MOUTH, 0.9)
@@ -232,9 +229,8 @@ def _mouth(skin: Skin, who: Person, taken: Shot) -> None:
         _teeth(skin, np.vstack([inner_top, inner_low[::-1]]), inner_top, taken)
     crease = lines([inner_top, inner_low], 0.022, MOUTH, 0.012)
     skin.fill(crease, (0.24, 0.09, 0.09), MOUTH, 0.75)
-    ends = [np.array([row[0] + [-0.03, -0.01], row[2]]) for row in (inner_top, inner_top[::-1] * 1.0)]
-    ends[1] = ends[0] * np.array([-1.0, 1.0])
-    skin.dye(0.7 * lines(ends, 0.05, MOUTH, 0.03), (0.55, 0.42, 0.4), MOUTH)
+    corner = np.array([inner_top[0] + [-0.03, -0.01], inner_top[2]])
+    skin.dye(0.7 * lines(mirrored(corner), 0.05, MOUTH, 0.03), (0.55, 0.42, 0.4), MOUTH)
     shadow = low + np.array([0, -0.07])
     skin.dye(0.5 * lines([shadow[12:-12]], 0.1, MOUTH, 0.06), (0.78, 0.7, 0.68), MOUTH)
     _smile_lines(skin, who, taken)
@@ -249,13 +245,9 @@ def _teeth(skin: Skin, opening: Points, edge: Points, taken: Shot) -> None:
     teeth = inside * polygon(bite, MOUTH, 0.012)
     a = grid()[0][MOUTH]
     fade = 1 - 0.6 * step(np.abs(a), 0.3, 0.85)
-    part = skin.color[MOUTH]
-    white = np.array([0.93, 0.91, 0.86], np.float32) * fade[..., None]
-    part += teeth[..., None] * (white - part)
-    gaps = [
-        np.array([[x, edge[24, 1] + 0.1], [x, edge[24, 1] - height]])
-        for x in (-0.53, -0.37, -0.19, 0, 0.19, 0.37, 0.53)
-    ]
+    skin.cover(teeth, np.array([0.93, 0.91, 0.86], np.float32) * fade[..., None], MOUTH)
+    high, low = edge[24, 1] + 0.1, edge[24, 1] - height
+    gaps = [np.array([[x, high], [x, low]]) for x in (-0.53, -0.37, -0.19, 0, 0.19, 0.37, 0.53)]
     skin.dye(0.4 * teeth * lines(gaps, 0.01, MOUTH, 0.008), (0.62, 0.55, 0.5), MOUTH)
     skin.dye(0.7 * inside * lines([edge], 0.06, MOUTH, 0.03), (0.5, 0.42, 0.4), MOUTH)
     skin.gloss[MOUTH] += 0.25 * teeth
@@ -264,44 +256,39 @@ def _teeth(skin: Skin, opening: Points, edge: Points, taken: Shot) -> None:
 def _smile_lines(skin: Skin, who: Person, taken: Shot) -> None:
     """The fold from the wings of the nose past the corners of the mouth."""
     depth = float(np.clip((who.age - 25) / 55, 0, 1) * 0.8 + 0.5 * max(taken.smile, 0))
-    corner = 0.82 + who.shape["mouth_width"] + 0.17 * max(taken.smile, 0)
-    tip = nose_tip(who)
+    corner, tip = mouth_half(who, taken), nose_tip(who)
     fold = curve((0.62, tip - 0.05), (0.86, tip - 0.4), (corner + 0.13, -1.88), (corner + 0.14, -2.2))
     mask = lines(mirrored(fold), 0.03, MOUTH, 0.04)
     skin.relief[MOUTH] -= 0.075 * depth * mask
     skin.dye(0.42 * depth * mask, (0.66, 0.56, 0.53), MOUTH)
 
 
-def beard_mask(who: Person, a: Floats, v: Floats) -> Floats:
+def beard_mask(who: Person, a: Reals, v: Reals) -> Reals:
     """Where hair grows on the lower face, 0..1."""
-    mouth = -2.05 + who.shape["mouth_height"]
+    mouth = mouth_height(who)
     lip = bump(a, v, 0, mouth + 0.36, 0.85, 0.2) * 1.5
     chin = bump(a, v, 0, mouth - 0.95, 0.72, 0.55) * 1.5
     cheeks = step(np.abs(a) * 0.75 - v - 0.05, 2.3, 2.75) * step(v, -4.2, -3.6) * step(-np.abs(a), -3.4, -3.0)
     cheeks = cheeks * step(-v - 0.12 * np.abs(a), -0.1, 0.6)
     lips = 1 - 1.2 * bump(a, v, 0, mouth - 0.05, 0.75, 0.3)
     whole = np.maximum(np.maximum(lip, chin), cheeks)
-    parts = {
-        "moustache": lip, "goatee": np.maximum(lip, chin), "none": cheeks * 0,
-        "full": whole, "stubble": whole,
-    }  # fmt: skip
+    parts = {"moustache": lip, "goatee": np.maximum(lip, chin), "full": whole, "stubble": whole}
     return np.asarray(np.clip(parts[who.beard] * np.clip(lips, 0, 1), 0, 1), np.float32)
 
 
 def _beard(skin: Skin, who: Person) -> None:
     if who.beard == "none":
         return
-    rng = generator(who.seed, f"person {who.number}", "beard")
+    rng = who.generator("beard")
     a, v = grid()
     mask = beard_mask(who, a, v)
     fine = np.roll(noise("pores"), int(rng.integers(999)), 1)
     strands = np.roll(noise("strands"), int(rng.integers(999)), 1)
-    whole = (slice(None), slice(None))
     if who.beard == "stubble":
-        skin.fill(mask * np.clip(0.36 + 0.12 * fine, 0, 0.75), shaded(who.hair, 0.8), whole)
+        skin.fill(mask * np.clip(0.36 + 0.12 * fine, 0, 0.75), shaded(who.hair, 0.8))
         return
     ragged = step(mask + (0.1 * strands + 0.05 * fine) * (mask > 0.02), 0.3, 0.75)
     tone = np.array(who.hair, np.float32) * (0.82 + 0.07 * strands + 0.14 * fine)[..., None]
-    skin.color += (0.93 * ragged)[..., None] * (np.clip(tone, 0.02, 1) - skin.color)
+    skin.cover(0.93 * ragged, np.clip(tone, 0.02, 1))
     skin.relief += ragged * (0.03 + 0.006 * strands)
     skin.gloss *= 1 - 0.8 * ragged

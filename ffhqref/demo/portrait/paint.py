@@ -9,92 +9,116 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ffhqref.demo.portrait.shape import Floats, bump, nose_tip, pair
+from ffhqref.core.arrays import Float64, UInt8
+from ffhqref.demo.portrait.shape import Reals, bump, eye_across, nose_tip, pair
 from ffhqref.demo.portrait.traits import Color, Person, generator
 
-SCALE = 96  # px per unit
-SPAN = 4.0  # the picture reaches from -SPAN to SPAN both ways
-SIDE = int(2 * SPAN * SCALE)
+SKIN_SCALE = 96  # px per unit
+SKIN_SPAN = 4.0  # the picture reaches from -SKIN_SPAN to SKIN_SPAN both ways
+SKIN_SIDE = int(2 * SKIN_SPAN * SKIN_SCALE)
 
-Points = npt.NDArray[np.float64]  # n x 2: (a, v)
+WHOLE = (slice(None), slice(None))
+
+Points = Float64  # n x 2: (a, v)
+Window = tuple[slice, slice]  # rows and columns of the picture
 
 
 @dataclass
 class Skin:
-    """`color` is sRGB 0..1, SIDE x SIDE x 3; `relief` in units outwards; `gloss` 0..1. Painted in place."""
+    """Pictures of SKIN_SIDE x SKIN_SIDE that are painted in place."""
 
-    color: Floats
-    relief: Floats
-    gloss: Floats
+    color: Reals  # x 3, sRGB 0..1
+    relief: Reals  # units outwards
+    gloss: Reals  # 0..1
 
-    def fill(self, mask: Floats, color: Color, where: tuple[slice, slice], strength: float = 1.0) -> None:
+    def fill(self, mask: Reals, color: Color, where: Window = WHOLE, strength: float = 1.0) -> None:
         """Lay a colour over a part of the picture by a mask from 0 to 1."""
-        part = self.color[where]
-        part += (mask * np.float32(strength))[..., None] * (np.array(color, np.float32) - part)
+        self.cover(mask * np.float32(strength), np.array(color, np.float32), where)
 
-    def dye(
-        self, mask: Floats, factor: Color, where: tuple[slice, slice] = (slice(None), slice(None))
-    ) -> None:
+    def cover(self, mask: Reals, colors: Reals, where: Window = WHOLE) -> None:
+        """Lay colours (3, or H x W x 3) over a part of the picture by a mask from 0 to 1."""
+        part = self.color[where]
+        part += mask[..., None] * (colors - part)
+
+    def dye(self, mask: Reals, factor: Color, where: Window = WHOLE) -> None:
         """Multiply the colour by a factor where the mask is 1."""
         part = self.color[where]
         part *= 1 - mask[..., None] * (1 - np.array(factor, np.float32))
 
 
+def at(picture: Reals, a: Reals, v: Reals) -> Reals:
+    """A picture over (a, v) at n places, bilinear: n or n x channels."""
+    x, y = (a + SKIN_SPAN) * SKIN_SCALE - 0.5, (SKIN_SPAN - v) * SKIN_SCALE - 0.5
+    found = [
+        cv2.remap(picture, x[i : i + 30000, None], y[i : i + 30000, None], cv2.INTER_LINEAR,
+                  borderMode=cv2.BORDER_REPLICATE)[:, 0]
+        for i in range(0, len(x), 30000)  # OpenCV's remap takes at most 32767 rows
+    ]  # fmt: skip
+    return np.concatenate(found) if found else np.zeros((0, *picture.shape[2:]), np.float32)
+
+
 @lru_cache(maxsize=1)
-def grid() -> tuple[Floats, Floats]:
+def grid() -> tuple[Reals, Reals]:
     """a and v of every pixel's centre."""
-    line = ((np.arange(SIDE) + 0.5) / SCALE - SPAN).astype(np.float32)
+    line = ((np.arange(SKIN_SIDE) + 0.5) / SKIN_SCALE - SKIN_SPAN).astype(np.float32)
     a, v = np.meshgrid(line, -line)
     return a, v
 
 
-def window(a0: float, a1: float, v0: float, v1: float) -> tuple[slice, slice]:
+def window(a0: float, a1: float, v0: float, v1: float) -> Window:
     """The pixels between a0 and a1, v0 and v1."""
-    return (slice(int((SPAN - v1) * SCALE), int((SPAN - v0) * SCALE)),
-            slice(int((a0 + SPAN) * SCALE), int((a1 + SPAN) * SCALE)))  # fmt: skip
+    return (slice(int((SKIN_SPAN - v1) * SKIN_SCALE), int((SKIN_SPAN - v0) * SKIN_SCALE)),
+            slice(int((a0 + SKIN_SPAN) * SKIN_SCALE), int((a1 + SKIN_SPAN) * SKIN_SCALE)))  # fmt: skip
 
 
-def _pixels(points: Points, where: tuple[slice, slice]) -> npt.NDArray[np.int32]:
+def _pixels(points: Points, where: Window) -> npt.NDArray[np.int32]:
     """Points in 1/16 px of a window, as OpenCV draws them."""
-    px = (points[:, 0] + SPAN) * SCALE - 0.5 - where[1].start
-    py = (SPAN - points[:, 1]) * SCALE - 0.5 - where[0].start
+    px = (points[:, 0] + SKIN_SPAN) * SKIN_SCALE - 0.5 - where[1].start
+    py = (SKIN_SPAN - points[:, 1]) * SKIN_SCALE - 0.5 - where[0].start
     return np.round(np.stack([px, py], -1) * 16).astype(np.int32)
 
 
-def polygon(points: Points, where: tuple[slice, slice], soft: float = 0.0) -> Floats:
-    """A filled outline as a mask over the window, its edge softened by `soft` units."""
-    mask = np.zeros((where[0].stop - where[0].start, where[1].stop - where[1].start), np.uint8)
+def polygon(points: Points, where: Window, soft: float) -> Reals:
+    """A filled outline as a mask over the window."""
+    mask = _blank(where)
     cv2.fillPoly(mask, [_pixels(points, where)], 255, cv2.LINE_AA, 4)
     return _softened(mask, soft)
 
 
-def lines(strokes: list[Points], width: float, where: tuple[slice, slice], soft: float = 0.0) -> Floats:
+def polygons(points: Points, where: Window, soft: float) -> Reals:
+    """A polygon and its mirror image on the other side of the face."""
+    return np.maximum(*[polygon(side, where, soft) for side in mirrored(points)])
+
+
+def lines(strokes: list[Points], width: float, where: Window, soft: float) -> Reals:
     """Open lines of a width in units as a mask over the window."""
-    mask = np.zeros((where[0].stop - where[0].start, where[1].stop - where[1].start), np.uint8)
-    thick = max(1, round(width * SCALE))
+    mask = _blank(where)
+    thick = max(1, round(width * SKIN_SCALE))
     cv2.polylines(mask, [_pixels(stroke, where) for stroke in strokes], False, 255, thick, cv2.LINE_AA, 4)
     return _softened(mask, soft)
 
 
-def _softened(mask: npt.NDArray[np.uint8], soft: float) -> Floats:
-    if soft:
-        mask = np.asarray(cv2.GaussianBlur(mask, (0, 0), soft * SCALE), np.uint8)
-    return mask.astype(np.float32) / np.float32(255)
+def _blank(where: Window) -> UInt8:
+    rows, columns = where
+    return np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.uint8)
+
+
+def _softened(mask: UInt8, soft: float) -> Reals:
+    """The mask as 0..1, its edge blurred by `soft` units."""
+    return np.asarray(cv2.GaussianBlur(mask, (0, 0), soft * SKIN_SCALE), np.float32) / np.float32(255)
+
+
+NOISES = {  # px, deviations of the blur across and down
+    "clouds": (40, 40), "mottle": (7, 7), "pores": (1.0, 1.0), "strands": (1.6, 60), "curls": (2.2, 2.6),
+}  # fmt: skip
 
 
 @lru_cache(maxsize=8)
-def noise(kind: str) -> Floats:
-    """SIDE x SIDE of noise (mean 0, deviation 1), its edges joined: clouds, mottle, pores, strands, curls."""
+def noise(kind: str) -> Reals:
+    """SKIN_SIDE x SKIN_SIDE of noise of a kind (mean 0, deviation 1) that joins at the edges."""
     rng = generator(0, kind, "noise")
-    white = rng.standard_normal((SIDE, SIDE)).astype(np.float32)
-    spread = {
-        "clouds": (40, 40),
-        "mottle": (7, 7),
-        "pores": (1.0, 1.0),
-        "strands": (1.6, 60),
-        "curls": (2.2, 2.6),
-    }[kind]
-    soft = _blurred(white, *spread)
+    white = rng.standard_normal((SKIN_SIDE, SKIN_SIDE)).astype(np.float32)
+    soft = _blurred(white, *NOISES[kind])
     if kind == "strands":
         soft = soft / soft.std() + 0.8 * np.roll(_normal(_blurred(white, 7, 120)), 99, 1)
     if kind == "curls":
@@ -102,40 +126,44 @@ def noise(kind: str) -> Floats:
     return _normal(soft)
 
 
-def _blurred(picture: Floats, across: float, down: float) -> Floats:
+def noise_at(kind: str, row: Reals, column: Reals) -> Reals:
+    """The noise at places in px, which wrap around."""
+    return noise(kind)[row.astype(np.int32) % SKIN_SIDE, column.astype(np.int32) % SKIN_SIDE]
+
+
+def _blurred(picture: Reals, across: float, down: float) -> Reals:
     """A Gaussian blur (deviations in px) that joins at the edges."""
-    y, x = np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE)[None]
+    y, x = np.fft.fftfreq(SKIN_SIDE)[:, None], np.fft.rfftfreq(SKIN_SIDE)[None]
     window_ = np.exp(-2 * np.pi**2 * ((x * across) ** 2 + (y * down) ** 2))
     return np.asarray(np.fft.irfft2(np.fft.rfft2(picture) * window_, picture.shape), np.float32)
 
 
-def _normal(values: Floats) -> Floats:
+def _normal(values: Reals) -> Reals:
     return np.asarray((values - values.mean()) / values.std(), np.float32)
 
 
-def bare(person: Person) -> Skin:
+def bare(who: Person) -> Skin:
     """The skin before its features: tone, blush, freckles, lines of age."""
-    rng = generator(person.seed, f"person {person.number}", "skin")
+    rng = who.generator("skin")
     a, v = grid()
-    clouds, mottle, pores = (np.roll(noise(k), tuple(rng.integers(0, SIDE, 2)), (0, 1))
+    clouds, mottle, pores = (np.roll(noise(k), tuple(rng.integers(0, SKIN_SIDE, 2)), (0, 1))
                              for k in ("clouds", "mottle", "pores"))  # fmt: skip
-    rough = 0.6 + person.age / 80
+    rough = 0.6 + who.age / 80
     shade = 1 + 0.012 * clouds + 0.007 * rough * mottle + 0.014 * pores
-    color = np.array(person.skin, np.float32) * shade[..., None]
-    skin = Skin(
-        color.astype(np.float32), (0.0012 * rough * pores + 0.0014 * rough * mottle), np.full_like(a, 0.35)
-    )
-    tip = nose_tip(person)
+    color = np.array(who.skin, np.float32) * shade[..., None]
+    relief = 0.0012 * rough * pores + 0.0014 * rough * mottle
+    skin = Skin(color.astype(np.float32), relief, np.full_like(a, 0.35))
+    tip = nose_tip(who)
     red = (0.55 * pair(a, v, 1.35, -0.95, 0.7, 0.5) + 0.5 * bump(a, v, 0, tip, 0.5, 0.35)
            + 0.25 * bump(a, v, 0, -2.9, 0.5, 0.3) + 0.3 * pair(a, v, 0.4, tip - 0.1, 0.25, 0.25))  # fmt: skip
     red = red * float(rng.uniform(0.5, 1.3)) * (1 + 0.25 * clouds)
     skin.dye(np.clip(red, 0, 1), (1.0, 0.86, 0.85))
-    socket = pair(a, v, 1 + person.shape["eye_apart"], -0.05, 0.6, 0.42)
-    skin.dye(np.clip(socket * (0.5 + person.age / 130), 0, 1), (0.86, 0.78, 0.78))
+    socket = pair(a, v, eye_across(who), -0.05, 0.6, 0.42)
+    skin.dye(np.clip(socket * (0.5 + who.age / 130), 0, 1), (0.86, 0.78, 0.78))
     skin.gloss += (0.35 * bump(a, v, 0, tip + 0.1, 0.3, 0.4) + 0.22 * bump(a, v, 0, 1.1, 1.1, 0.5)
                    + 0.16 * pair(a, v, 1.3, -0.6, 0.4, 0.3)).astype(np.float32)  # fmt: skip
-    _freckles(skin, person, rng)
-    _age_lines(skin, person, rng)
+    _freckles(skin, who, rng)
+    _age_lines(skin, who, rng)
     return Skin(skin.color, skin.relief.astype(np.float32), skin.gloss)
 
 
@@ -185,11 +213,10 @@ def _age_lines(skin: Skin, who: Person, rng: np.random.Generator) -> None:
         y = 0.98 + 0.27 * k + rng.normal(0, 0.03)
         w = rng.uniform(0.7, 1.2)
         strokes.append(curve((-w, y - 0.02), (-w / 2, y + 0.05), (0, y), (w / 2, y + 0.05), (w, y - 0.02)))
-    eye = 1 + who.shape["eye_apart"]
+    eye = eye_across(who)
     for k in (-1, 0, 1):
-        strokes += mirrored(
-            curve((eye + 0.6, 0.08 * k), (eye + 0.78, 0.16 * k - 0.02), (eye + 0.92, 0.27 * k - 0.06))
-        )
+        ray = curve((eye + 0.6, 0.08 * k), (eye + 0.78, 0.16 * k - 0.02), (eye + 0.92, 0.27 * k - 0.06))
+        strokes += mirrored(ray)
     strokes += mirrored(curve((eye - 0.36, -0.36), (eye - 0.05, -0.48), (eye + 0.35, -0.4)))  # bags
     mask = lines(strokes, 0.02, where, 0.022)
     skin.relief[where] -= 0.055 * depth * mask

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from ffhqref.demo.portrait.shape import Floats
+from ffhqref.core.arrays import Int64
+from ffhqref.demo.portrait.shape import Reals
 
-SIZE = 512  # px, side of the picture
+FRAME = 512  # px, side of a portrait
 BOXES = (4, 6, 9, 14, 24)  # px, sides of the boxes in which triangles are searched; larger ones singly
 
 
@@ -21,8 +24,8 @@ class Mesh:
     x n, carried to the pixels. Quads with a corner where `keep` is False everywhere are left out.
     """
 
-    points: Floats
-    values: Floats
+    points: Reals
+    values: Reals
     keep: npt.NDArray[np.bool_] | None = None
     both_sides: bool = False
 
@@ -31,12 +34,12 @@ class Mesh:
 class Layer:
     """What a mesh shows: flat pixel indices, their depth and the values carried there."""
 
-    pixel: npt.NDArray[np.int64]
-    depth: Floats
-    values: Floats  # pixels x n
+    pixel: Int64
+    depth: Reals
+    values: Reals  # pixels x n
 
 
-def normals(points: Floats) -> Floats:
+def normals(points: Reals) -> Reals:
     """Unit normals of a grid of points in space (outwards where rows run down and columns to the right)."""
     down = np.gradient(points, axis=0)
     right = np.gradient(points, axis=1)
@@ -44,7 +47,7 @@ def normals(points: Floats) -> Floats:
     return np.asarray(n / (np.linalg.norm(n, axis=-1, keepdims=True) + 1e-9), np.float32)
 
 
-def _triangles(mesh: Mesh) -> npt.NDArray[np.int64]:
+def _triangles(mesh: Mesh) -> Int64:
     rows, columns = mesh.points.shape[:2]
     index = np.arange(rows * columns).reshape(rows, columns)
     corners = np.stack([index[:-1, :-1], index[1:, :-1], index[1:, 1:], index[:-1, 1:]], -1).reshape(-1, 4)
@@ -53,18 +56,20 @@ def _triangles(mesh: Mesh) -> npt.NDArray[np.int64]:
     return np.concatenate([corners[:, [0, 1, 2]], corners[:, [0, 2, 3]]])
 
 
-def _ends(x: Floats) -> tuple[Floats, Floats]:
+def _ends(x: Reals) -> tuple[Reals, Reals]:
     """The least and the greatest of three columns."""
-    return (
-        np.minimum(np.minimum(x[:, 0], x[:, 1]), x[:, 2]),
-        np.maximum(np.maximum(x[:, 0], x[:, 1]), x[:, 2]),
-    )
+    first, second, third = x.T
+    return np.minimum(np.minimum(first, second), third), np.maximum(np.maximum(first, second), third)
 
 
-def _fragments(x: Floats, y: Floats, box: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]:
+def _double_area(x: Reals, y: Reals) -> Reals:
+    """Twice the area of triangles (corners n x 3 each), negative where they face the camera."""
+    return (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (x[:, 2] - x[:, 0]) * (y[:, 1] - y[:, 0])
+
+
+def _fragments(x: Reals, y: Reals, box: int) -> tuple[Int64, Int64, Reals]:
     """(triangle, pixel, barycentric weights) of all pixels inside triangles (n x 3 each) that fit the box."""
-    left, top = np.ceil(_ends(x)[0]), np.ceil(_ends(y)[0])
-    area = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (x[:, 2] - x[:, 0]) * (y[:, 1] - y[:, 0])
+    left, top, area = np.ceil(_ends(x)[0]), np.ceil(_ends(y)[0]), _double_area(x, y)
     scale = 1 / np.where(np.abs(area) < 1e-6, 1e-6, area)
     dx, dy = np.tile(np.arange(box, dtype=np.float32), box), np.repeat(np.arange(box, dtype=np.float32), box)
     weights = []
@@ -77,51 +82,51 @@ def _fragments(x: Floats, y: Floats, box: int) -> tuple[npt.NDArray[np.int64], n
     inside = np.minimum(np.minimum(first, second), third) >= -1e-5
     triangle, offset = np.nonzero(inside)
     px, py = left[triangle] + dx[offset], top[triangle] + dy[offset]
-    seen = (px >= 0) & (px < SIZE) & (py >= 0) & (py < SIZE)
+    seen = (px >= 0) & (px < FRAME) & (py >= 0) & (py < FRAME)
     triangle, offset = triangle[seen], offset[seen]
-    pixel = (py[seen] * SIZE + px[seen]).astype(np.int64)
+    pixel = (py[seen] * FRAME + px[seen]).astype(np.int64)
     w = np.stack([part[triangle, offset] for part in (first, second, third)], -1)
     return triangle, pixel, w.astype(np.float32)
 
 
-def draw(mesh: Mesh) -> Layer:
+def rasterize(mesh: Mesh) -> Layer:
     """The pixels that the mesh covers, each from its nearest triangle."""
     points = mesh.points.reshape(-1, 3).astype(np.float32)
     triangles = _triangles(mesh)
     x, y = points[:, 0][triangles], points[:, 1][triangles]
-    area = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (x[:, 2] - x[:, 0]) * (y[:, 1] - y[:, 0])
-    (left, right), (top, bottom) = _ends(x), _ends(y)
-    facing = np.abs(area) > 1e-4 if mesh.both_sides else area < -1e-4
-    seen = facing & (right >= 0) & (left < SIZE) & (bottom >= 0) & (top < SIZE)
-    extent = np.maximum(np.floor(right) - np.ceil(left), np.floor(bottom) - np.ceil(top)) + 1
-    owners, pixels, weights, previous = [], [], [], 0
-    for box in BOXES:
-        chosen = np.nonzero(seen & (extent > previous) & (extent <= box))[0]
-        previous = box
-        if len(chosen):
-            triangle, pixel, weight = _fragments(x[chosen], y[chosen], box)
-            owners.append(chosen[triangle])
-            pixels.append(pixel)
-            weights.append(weight)
-    for one in np.nonzero(seen & (extent > previous))[0]:
-        _, pixel, weight = _fragments(x[one : one + 1], y[one : one + 1], int(extent[one]))
-        owners.append(np.full(len(pixel), one))
+    owners, pixels, weights = [], [], []
+    for chosen, box in _by_box(x, y, mesh.both_sides):
+        triangle, pixel, weight = _fragments(x[chosen], y[chosen], box)
+        owners.append(chosen[triangle])
         pixels.append(pixel)
         weights.append(weight)
     if not owners:
-        return Layer(
-            np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros((0, mesh.values.shape[-1]), np.float32)
-        )
+        nothing = np.zeros((0, mesh.values.shape[-1]), np.float32)
+        return Layer(np.zeros(0, np.int64), np.zeros(0, np.float32), nothing)
     return _nearest(mesh, triangles, np.concatenate(owners), np.concatenate(pixels), np.concatenate(weights))
 
 
-def _nearest(mesh: Mesh, triangles: npt.NDArray[np.int64], owner: npt.NDArray[np.int64],
-             pixel: npt.NDArray[np.int64], weight: Floats) -> Layer:  # fmt: skip
+def _by_box(x: Reals, y: Reals, both_sides: bool) -> Iterator[tuple[Int64, int]]:
+    """Triangles on the picture that face the camera, by the side (px) of the box to search them in."""
+    area, (left, right), (top, bottom) = _double_area(x, y), _ends(x), _ends(y)
+    facing = np.abs(area) > 1e-4 if both_sides else area < -1e-4
+    seen = facing & (right >= 0) & (left < FRAME) & (bottom >= 0) & (top < FRAME)
+    extent = np.maximum(np.floor(right) - np.ceil(left), np.floor(bottom) - np.ceil(top)) + 1
+    for smaller, box in pairwise((0, *BOXES)):
+        chosen = np.nonzero(seen & (extent > smaller) & (extent <= box))[0]
+        if len(chosen):
+            yield chosen, box
+    for one in np.nonzero(seen & (extent > BOXES[-1]))[0]:
+        yield np.array([one]), int(extent[one])
+
+
+def _nearest(mesh: Mesh, triangles: Int64, owner: Int64, pixel: Int64, weight: Reals) -> Layer:
+    """Of the fragments at each pixel the nearest, and the mesh's values there."""
     height = mesh.points.reshape(-1, 3)[:, 2][triangles][owner]
     depth = (height * weight).sum(1).astype(np.float32)
-    buffer = np.full(SIZE * SIZE, -np.inf, np.float32)
+    buffer = np.full(FRAME * FRAME, -np.inf, np.float32)
     np.maximum.at(buffer, pixel, depth)
-    winners = np.full(SIZE * SIZE, -1, np.int64)
+    winners = np.full(FRAME * FRAME, -1, np.int64)
     best = np.nonzero(depth >= buffer[pixel])[0]
     winners[pixel[best]] = best
     chosen = winners[winners >= 0]

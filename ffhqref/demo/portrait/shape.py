@@ -8,14 +8,14 @@ and v from the crown down to the throat; near the face (a, v) are nearly (x, y),
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ffhqref.core.arrays import Float64
 from ffhqref.demo.portrait.traits import Person, Shot
 
-Floats = npt.NDArray[np.floating[Any]]  # computed in 32 or 64 bits
+Reals = npt.NDArray[np.floating]  # computed in 32 or 64 bits
 WRAP = 2.25  # units of `a` per radian: the half width of a head, so that a is nearly x on the face
 
 # v: y, half width, front, back (z) of the head's horizontal section
@@ -33,14 +33,14 @@ PROFILE = np.array([
 class Head:
     """The head's mesh with where on it the features lie, all as (a, v)."""
 
-    points: Floats  # rows x columns x 3
-    a: Floats  # columns
-    v: Floats  # rows, falling
+    points: Reals  # rows x columns x 3
+    a: Reals  # columns
+    v: Reals  # rows, falling
     eye: tuple[float, float]  # centre of the eye on the right of the picture
     nose: tuple[float, float]
     mouth: tuple[float, float]  # corner on the right of the picture, with the expression
 
-    def at(self, a: float, v: float) -> npt.NDArray[np.float64]:
+    def at(self, a: float, v: float) -> Float64:
         """The point of the surface over (a, v), in units."""
         column = float(np.interp(a, self.a, np.arange(len(self.a))))
         row = float(np.interp(-v, -self.v, np.arange(len(self.v))))
@@ -50,35 +50,30 @@ class Head:
         return np.asarray((1 - s) * ((1 - t) * corners[0, 0] + t * corners[0, 1])
                           + s * ((1 - t) * corners[1, 0] + t * corners[1, 1]))  # fmt: skip
 
-    def landmarks(self) -> npt.NDArray[np.float64]:
+    def landmarks(self) -> Float64:
         """5 x 3: eye, eye, nose tip, mouth corner, mouth corner, that on the left of the picture first."""
-        places = [
-            (-self.eye[0], self.eye[1]),
-            self.eye,
-            self.nose,
-            (-self.mouth[0], self.mouth[1]),
-            self.mouth,
-        ]
+        (eye_a, eye_v), (mouth_a, mouth_v) = self.eye, self.mouth
+        places = [(-eye_a, eye_v), self.eye, self.nose, (-mouth_a, mouth_v), self.mouth]
         return np.stack([self.at(*place) for place in places])
 
 
-def bump(a: Floats, v: Floats, a0: float, v0: float, sa: float, sv: float) -> Floats:
-    """A Gaussian of height 1 at (a0, v0), of widths sa and sv."""
+def bump(a: Reals, v: Reals, a0: float, v0: float, sa: float, sv: float) -> Reals:
+    """A Gaussian of height 1 at (a0, v0), with widths sa and sv."""
     return np.asarray(np.exp(-(((a - a0) / sa) ** 2) - ((v - v0) / sv) ** 2))
 
 
-def pair(a: Floats, v: Floats, a0: float, v0: float, sa: float, sv: float) -> Floats:
-    """The same on both sides of the face."""
+def pair(a: Reals, v: Reals, a0: float, v0: float, sa: float, sv: float) -> Reals:
+    """A bump on both sides of the face."""
     return bump(np.abs(a), v, a0, v0, sa, sv)
 
 
-def step(x: Floats, start: float, end: float) -> Floats:
+def step(x: Reals, start: float, end: float) -> Reals:
     """Smooth from 0 at `start` to 1 at `end`."""
     t = np.clip((x - start) / (end - start), 0, 1)
     return np.asarray(t * t * (3 - 2 * t))
 
 
-def _rows() -> Floats:
+def _rows() -> Reals:
     """Heights v of the mesh's rows: closer together between brows and chin."""
     v = np.linspace(3.62, -4.0, 400)
     density = 1 + 1.6 * ((v < 0.9) & (v > -2.9)) + 1.2 * ((v < -0.9) & (v > -1.6))
@@ -86,12 +81,12 @@ def _rows() -> Floats:
     return np.interp(np.linspace(place[0], 1, 124), place, v).astype(np.float32)
 
 
-def _columns() -> Floats:
+def _columns() -> Reals:
     t = np.linspace(-1, 1, 123)
     return (WRAP * np.pi * (0.4 * t + 0.6 * t**3)).astype(np.float32)
 
 
-def section(v: Floats) -> npt.NDArray[np.float64]:
+def section(v: Reals) -> Float64:
     """The profile at heights v: rows of y, half width, front, back."""
     fine = np.linspace(PROFILE[0, 0], PROFILE[-1, 0], 600)
     kernel = np.exp(-(np.linspace(-2, 2, 25) ** 2))
@@ -104,7 +99,7 @@ def section(v: Floats) -> npt.NDArray[np.float64]:
     return np.stack(columns, -1)
 
 
-def _shaped_section(v: Floats, who: Person) -> npt.NDArray[np.float64]:
+def _shaped_section(v: Reals, who: Person) -> Float64:
     """The profile with this person's widths of face, jaw and chin and length of chin."""
     s = who.shape
     shaped = section(v)
@@ -115,24 +110,22 @@ def _shaped_section(v: Floats, who: Person) -> npt.NDArray[np.float64]:
     return shaped
 
 
-def around(
-    shaped: npt.NDArray[np.float64], angle: Floats, n: float | npt.NDArray[np.float64] = 2.25
-) -> Floats:
+def around(shaped: Float64, angle: Reals, n: float | Float64 = 2.25) -> Reals:
     """Points of superelliptic sections (exponent n) at angles, rows x columns x 3."""
     y, width, front, back = (shaped[:, k : k + 1] for k in range(4))
     sine, cosine = np.sin(angle)[None], np.cos(angle)[None]
     middle = 0.45 * front + 0.55 * back
-    x = width * np.sign(sine) * np.abs(sine) ** (2 / n)
-    z = middle + np.where(cosine > 0, front - middle, middle - back) * np.sign(cosine) * np.abs(cosine) ** (
-        2 / n
-    )
+    power = 2 / n
+    x = width * np.sign(sine) * np.abs(sine) ** power
+    depth = np.where(cosine > 0, front - middle, middle - back)
+    z = middle + depth * np.sign(cosine) * np.abs(cosine) ** power
     return np.stack([x, np.broadcast_to(y, x.shape), z], -1).astype(np.float32)
 
 
-def _face_relief(a: Floats, v: Floats, who: Person, taken: Shot) -> Floats:
+def _face_relief(a: Reals, v: Reals, who: Person, taken: Shot) -> Reals:
     """What the features add to z over the plain head."""
     s = who.shape
-    eye, mouth = 1 + s["eye_apart"], -2.05 + s["mouth_height"]
+    eye, mouth = eye_across(who), mouth_height(who)
     z = (0.13 + s["brow_ridge"]) * pair(a, v, 0.75, 0.58, 0.75, 0.26)
     z -= (0.42 + s["eye_depth"]) * pair(a, v, eye - 0.12, 0.03, 0.62, 0.42)
     z += 0.25 * pair(a, v, eye, 0.0, 0.37, 0.29)  # the eyeball
@@ -150,12 +143,27 @@ def _face_relief(a: Floats, v: Floats, who: Person, taken: Shot) -> Floats:
     return np.asarray(z + _nose_relief(a, v, who))
 
 
+def eye_across(who: Person) -> float:
+    """How far (a) the middle of an eye lies from the middle of the face."""
+    return 1 + who.shape["eye_apart"]
+
+
 def nose_tip(who: Person) -> float:
     """The height v of the tip of the nose."""
     return -1.12 - who.shape["nose_length"]
 
 
-def _nose_relief(a: Floats, v: Floats, who: Person) -> Floats:
+def mouth_height(who: Person) -> float:
+    """The height v of the mouth."""
+    return -2.05 + who.shape["mouth_height"]
+
+
+def mouth_half(who: Person, taken: Shot) -> float:
+    """Half the width of the mouth in one photo: a smile widens it."""
+    return 0.82 + who.shape["mouth_width"] + 0.17 * max(taken.smile, 0)
+
+
+def _nose_relief(a: Reals, v: Reals, who: Person) -> Reals:
     s, tip = who.shape, nose_tip(who)
     wide = 1 + s["nose_width"]
     t = np.clip((0.3 - v) / (0.3 - tip), 0, 1)  # 0 at the root, 1 at the tip
@@ -178,12 +186,11 @@ def head(who: Person, taken: Shot) -> Head:
     points[..., 2] += _face_relief(aa, vv, who, taken) * front
     drop = 0.42 * taken.mouth * step(-vv, 2.0 - who.shape["mouth_height"], 2.5)
     points[..., 1] -= drop * front
-    mouth = (0.82 + who.shape["mouth_width"] + 0.17 * max(taken.smile, 0) - 0.05 * taken.mouth,
-             -2.05 + who.shape["mouth_height"] + 0.17 * taken.smile)  # fmt: skip
-    return Head(points, a, v, (1 + who.shape["eye_apart"], 0.0), (0.0, nose_tip(who)), mouth)
+    mouth = mouth_half(who, taken) - 0.05 * taken.mouth, mouth_height(who) + 0.17 * taken.smile
+    return Head(points, a, v, (eye_across(who), 0.0), (0.0, nose_tip(who)), mouth)
 
 
-def ear(who: Person, side: int) -> Floats:
+def ear(who: Person, side: int) -> Reals:
     """One ear (side 1 is on the right of the picture): a bowl with a rim."""
     r, turn = np.linspace(0, 1, 12), np.linspace(0, 2 * np.pi, 36)
     rr, tt = np.meshgrid(r, turn, indexing="ij")
@@ -198,7 +205,7 @@ def ear(who: Person, side: int) -> Floats:
     return points.astype(np.float32)
 
 
-def neck(who: Person) -> Floats:
+def neck(who: Person) -> Reals:
     """Neck and shoulders, from below the skull out to the edge of the picture."""
     y = np.array([-1.6, -2.4, -3.0, -3.6, -4.1, -4.5, -4.85, -5.15, -5.6, -6.6, -8.0])
     width = np.array([1.25, 1.24, 1.22, 1.26, 1.4, 1.8, 2.7, 3.8, 4.7, 5.2, 5.3]) * (1 + who.shape["neck"])

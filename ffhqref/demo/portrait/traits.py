@@ -1,15 +1,16 @@
-"""Who a drawn person is, and what a photograph of them varies. Numbers only; nothing is drawn here.
+"""Who a drawn person is, and what varies between photographs of them. Numbers only, no pictures.
 
 The unit of length is half the distance between the eyes of an average adult (about 31.5 mm).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from ffhqref.core.arrays import Float64
 from ffhqref.core.store import seed_for
 
 Color = tuple[float, float, float]  # sRGB, 0..1
@@ -29,21 +30,21 @@ SHAPE: dict[str, tuple[float, float]] = {
     "ear_size": (0.1, 0.04), "neck": (0.09, 0.14),
 }  # fmt: skip
 
-SKIN: dict[str, Color] = {  # the Fitzpatrick scale in words
+SKIN_TONES: dict[str, Color] = {  # the Fitzpatrick scale in words
     "very light": (0.95, 0.80, 0.73), "light": (0.91, 0.74, 0.64), "medium": (0.85, 0.66, 0.53),
     "olive": (0.76, 0.57, 0.43), "brown": (0.59, 0.41, 0.30), "dark": (0.41, 0.28, 0.21),
 }  # fmt: skip
-HAIR: dict[str, Color] = {
+HAIR_COLORS: dict[str, Color] = {
     "black": (0.11, 0.10, 0.11), "dark brown": (0.23, 0.15, 0.11), "brown": (0.37, 0.24, 0.16),
     "chestnut": (0.46, 0.25, 0.16), "auburn": (0.58, 0.27, 0.14), "dark blond": (0.62, 0.47, 0.30),
     "blond": (0.82, 0.67, 0.43), "red": (0.76, 0.37, 0.16), "grey": (0.62, 0.61, 0.60),
     "white": (0.88, 0.87, 0.85),
 }  # fmt: skip
-EYES: dict[str, Color] = {
+EYE_COLORS: dict[str, Color] = {
     "dark brown": (0.19, 0.11, 0.07), "brown": (0.36, 0.21, 0.11), "hazel": (0.45, 0.35, 0.17),
     "green": (0.36, 0.48, 0.29), "blue": (0.31, 0.48, 0.66), "grey": (0.48, 0.54, 0.58),
 }  # fmt: skip
-STYLES = {
+HAIRSTYLES = {
     "Female": ("long", "wavy", "bob", "fringe", "afro", "bun", "pixie"),
     "Male": ("short", "quiff", "crop", "curly", "bald", "swept", "afro"),
 }
@@ -60,9 +61,7 @@ class Person:
     gender: str  # Female or Male
     skin_tone: str
     skin: Color
-    hair_color: str
     hair: Color
-    eye_color: str
     eyes: Color
     style: str
     parting: float  # radians around the head, 0 in the middle
@@ -71,6 +70,10 @@ class Person:
     freckles: float  # 0..1
     makeup: float  # 0..1
     shape: Mapping[str, float]  # by the names of SHAPE, relative to the average face
+
+    def generator(self, purpose: str) -> np.random.Generator:
+        """Random numbers for a part of this person, the same in every photo."""
+        return of_person(self.seed, self.number, purpose)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +95,7 @@ class Shot:
     contrast: float  # 0 flat .. 1 hard key light
     exposure: float
     hair_shift: float  # strands and volume differ from day to day
-    noise: float  # grey levels, standard deviation
+    noise: float  # of 255, standard deviation
     blur: float  # px, standard deviation
     shift: tuple[float, float]  # px of the frame
     zoom: float
@@ -103,12 +106,22 @@ def generator(seed: int, name: str, purpose: str) -> np.random.Generator:
     return np.random.default_rng(seed_for(seed, name, purpose))
 
 
+def of_person(seed: int, number: int, purpose: str) -> np.random.Generator:
+    """The same for person `number` of the population `seed`."""
+    return generator(seed, f"person {number}", purpose)
+
+
+def as_color(values: Sequence[float] | Float64) -> Color:
+    """Three numbers as a colour."""
+    r, g, b = map(float, values)
+    return r, g, b
+
+
 def _mixed(rng: np.random.Generator, color: Color, spread: float) -> Color:
     """The colour, a little lighter or darker and a little warmer or cooler."""
     light, warm = rng.normal(0, spread, 2)
     r, g, b = color
-    mixed = np.clip([r + light + warm / 2, g + light, b + light - warm / 2], 0.02, 1)
-    return float(mixed[0]), float(mixed[1]), float(mixed[2])
+    return as_color(np.clip([r + light + warm / 2, g + light, b + light - warm / 2], 0.02, 1))
 
 
 def _hair_color(rng: np.random.Generator, tone: str, age: int) -> str:
@@ -118,31 +131,31 @@ def _hair_color(rng: np.random.Generator, tone: str, age: int) -> str:
         return str(rng.choice(["black", "black", "black", "dark brown"]))
     if tone in ("medium", "olive"):
         return str(rng.choice(["black", "black", "dark brown", "brown", "chestnut", "dark blond"]))
-    return str(rng.choice([name for name in HAIR if name not in ("grey", "white")]))
+    return str(rng.choice([name for name in HAIR_COLORS if name not in ("grey", "white")]))
 
 
 def _eye_color(rng: np.random.Generator, tone: str) -> str:
     if tone in ("brown", "dark", "olive"):
         return str(rng.choice(["dark brown", "dark brown", "brown", "hazel"]))
-    return str(rng.choice(list(EYES)))
+    return str(rng.choice(list(EYE_COLORS)))
 
 
 def _kind(seed: int, number: int) -> tuple[str, str, str]:
-    """Gender, skin tone and hair style: each dozen of people has every gender in every tone once.
+    """Gender, skin tone and hair style: each dozen of people has both genders in every tone once.
 
-    People of one gender and tone have different styles as long as there are other ones.
+    People of one gender and tone have different styles until all are taken.
     """
-    kinds = [(gender, tone) for gender in STYLES for tone in SKIN]
+    kinds = [(gender, tone) for gender in HAIRSTYLES for tone in SKIN_TONES]
     dozen, place = divmod(number, len(kinds))
     gender, tone = kinds[int(generator(seed, f"dozen {dozen}", "kinds").permutation(len(kinds))[place])]
-    styles = STYLES[gender]
+    styles = HAIRSTYLES[gender]
     order = generator(seed, f"{gender}, {tone}", "styles").permutation(len(styles))
     return gender, tone, styles[int(order[dozen % len(styles)])]
 
 
 def person(seed: int, number: int) -> Person:
-    """Person `number` of the world `seed`."""
-    rng = generator(seed, f"person {number}", "traits")
+    """Person `number` of the population `seed`."""
+    rng = of_person(seed, number, "traits")
     gender, tone, style = _kind(seed, number)
     male = gender == "Male"
     age = int(rng.integers(18, 45) if rng.random() < 0.68 else rng.integers(45, 79))
@@ -154,9 +167,9 @@ def person(seed: int, number: int) -> Person:
         for name, (spread, shift) in SHAPE.items()
     }
     return Person(
-        seed=seed, number=number, age=age, gender=gender, skin_tone=tone, skin=_mixed(rng, SKIN[tone], 0.02),
-        hair_color=hair, hair=_mixed(rng, HAIR[hair], 0.025), eye_color=eyes,
-        eyes=_mixed(rng, EYES[eyes], 0.03),
+        seed=seed, number=number, age=age, gender=gender, skin_tone=tone,
+        skin=_mixed(rng, SKIN_TONES[tone], 0.02), hair=_mixed(rng, HAIR_COLORS[hair], 0.025),
+        eyes=_mixed(rng, EYE_COLORS[eyes], 0.03),
         style=style, parting=float(rng.uniform(-0.6, 0.6)), beard=beard,
         glasses=str(rng.choice(["round", "square"])) if rng.random() < 0.16 else "none",
         freckles=float(max(0, rng.normal(-0.2, 0.5))) if tone in ("very light", "light", "medium") else 0.0,
@@ -165,8 +178,8 @@ def person(seed: int, number: int) -> Person:
 
 
 def shot(seed: int, number: int, photo: int) -> Shot:
-    """What photo number `photo` of a person varies."""
-    rng = generator(seed, f"person {number}", f"photo {photo}")
+    """What is particular to photo number `photo` of a person."""
+    rng = of_person(seed, number, f"photo {photo}")
     azimuth, height = rng.uniform(-1.15, 1.15), rng.uniform(0.0, 0.85)
     light = np.array([np.sin(azimuth) * np.cos(height), np.sin(height), np.cos(azimuth) * np.cos(height)])
     yaw = float(np.clip(rng.normal(0, 0.28), -0.55, 0.55))

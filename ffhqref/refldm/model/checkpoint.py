@@ -194,12 +194,12 @@ def check_shapes(network: nn.Module, tensors: Mapping[str, Tensor], where: Path,
         tensor = tensors.get(name)
         if tensor is None:
             raise UserError(
-                f"{where} lacks {prefix}{name}: it is incomplete, or the checkpoint of another architecture."
+                f"{where} lacks {prefix}{name}: it is incomplete, or the checkpoint of another network."
             )
         if tensor.shape != wanted.shape:
             raise UserError(
                 f"{where}: {prefix}{name} has the shape {list(tensor.shape)}, but {list(wanted.shape)} is "
-                "wanted: it is the checkpoint of another architecture (see --architecture, or the "
+                "wanted: it is the checkpoint of another network (see --architecture, or the "
                 "configuration of a training)."
             )
 

@@ -19,7 +19,7 @@ from ffhqref.refldm.model import checkpoint
 from ffhqref.refldm.model.autoencoder import AttnBlock, Autoencoder, ResnetBlock
 from ffhqref.refldm.model.checkpoint import EMA_DECAY, EMA_UPDATES, FIRST_STAGE, RAW, ema_key
 from ffhqref.refldm.model.unet import UNet
-from ffhqref.refldm.restorer import Options, Restorer, Rgb
+from ffhqref.refldm.restorer import Restorer, Rgb, SamplingOptions
 from ffhqref.refldm.training import losses
 from ffhqref.refldm.training.config import Config
 from ffhqref.refldm.training.data import Batch, Key, collate
@@ -275,7 +275,7 @@ class DiffusionTrainee:
         config, distances, rows = self.config, [], []
         networks = checkpoint.Networks(self.unet, self.autoencoder, config.architecture, "ema")
         restorer = Restorer(networks, str(self.accelerator.device))
-        options = Options(steps=config.validation_steps, guidance=config.validation_guidance)
+        options = SamplingOptions(steps=config.validation_steps, guidance=config.validation_guidance)
         for item in items:
             batch = collate([dict(item)]).to(self.accelerator.device)
             both = self.autoencoder.encode(torch.cat([batch.pictures("target"), batch.pictures("lq")]))

@@ -57,7 +57,7 @@ class Given:
 
 
 @dataclass
-class Result:
+class TrainingResult:
     """Where a run stands."""
 
     step: int
@@ -77,7 +77,7 @@ def train(
     resume: bool = False,
     device: str = "auto",
     workers: int = 0,
-) -> Result:
+) -> TrainingResult:
     """Train one stage; the same configuration, data and number of processes give the same weights.
 
     `resume` goes on from the last whole checkpoint as if nothing had happened. UserError where the
@@ -107,7 +107,7 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw_seed(config.seed, 0, "first weights"))
         trainee = make(config, accelerator, given, folder if resumed else None)
-    run = Run(config, source, folder, accelerator, trainee, device_workers=workers)
+    run = TrainingRun(config, source, folder, accelerator, trainee, device_workers=workers)
     if resumed:
         run.restore(resumed)
     elif accelerator.is_main_process:
@@ -155,7 +155,7 @@ def make(config: Config, accelerator: Accelerator, given: Given, resumed: RunFol
     return DiffusionTrainee(config, accelerator, frozen, tensors, given.recognise)
 
 
-class Run:
+class TrainingRun:
     """The loop: steps, reports, checkpoints."""
 
     def __init__(
@@ -208,7 +208,7 @@ class Run:
         for batch in loader:
             yield batch.to(accelerator.device)
 
-    def go(self) -> Result:
+    def go(self) -> TrainingResult:
         """Train until the last step or a signal; what was reached is saved either way."""
         log = Log(self.folder.root, self.step) if self.main else None
         bar = tqdm(total=self.config.steps, initial=self.step, unit="step", desc=f"train {self.config.stage}",
@@ -223,7 +223,7 @@ class Run:
             if log:
                 log.close()
         best = self.best[1] if self.best else None
-        return Result(self.step, self.folder.of(self.step), best, stopped, self.last, self.skipped)
+        return TrainingResult(self.step, self.folder.of(self.step), best, stopped, self.last, self.skipped)
 
     def _last_good(self) -> str:
         steps = self.folder.steps()

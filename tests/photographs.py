@@ -18,8 +18,13 @@ from filelock import FileLock
 
 from ffhqref import build_refs, load_recipe
 from ffhqref.core import tables
+from ffhqref.core.images import read
 from ffhqref.demo import EMBEDDER
-from ffhqref.demo.run import draw_photos
+from ffhqref.demo.album import Wanted, album
+from ffhqref.demo.portrait import traits
+from ffhqref.demo.portrait.camera import landmarks_of
+from ffhqref.demo.portrait.people import Portrait
+from ffhqref.demo.run import render_photos
 from tests.faces.stand_in import write_detector
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
@@ -61,7 +66,7 @@ class Known:
 @pytest.fixture(scope="session")
 def drawn(once: Once) -> Path:
     """photos/, labels.csv and landmarks.csv of the demo's twelve people; names say nothing of who it is."""
-    return once("drawn", lambda out: draw_photos(out, people=PEOPLE, seed=SEED))
+    return once("drawn", lambda out: render_photos(out, people=PEOPLE, seed=SEED))
 
 
 @pytest.fixture(scope="session")
@@ -78,6 +83,20 @@ def known(drawn: Path) -> list[Known]:
 
 def _five(row: dict[str, str]) -> np.ndarray[Any, Any]:
     return np.array([row[column] for column in tables.LANDMARK_COLUMNS], np.float32).reshape(5, 2)
+
+
+@pytest.fixture(scope="session")
+def portraits(drawn: Path) -> dict[int, list[Portrait]]:
+    """The same by the number of the person, with what they were drawn from."""
+    found: dict[int, list[Portrait]] = {}
+    for wanted in album(SEED, PEOPLE):
+        found.setdefault(wanted.number, []).append(_portrait(drawn / "photos", wanted))
+    return found
+
+
+def _portrait(folder: Path, wanted: Wanted) -> Portrait:
+    of = wanted.seed, wanted.number, wanted.photo
+    return Portrait(read(folder / wanted.name), landmarks_of(*of), traits.person(*of[:2]), traits.shot(*of))
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from ffhqref.core.images import read
 from ffhqref.demo.album import Wanted, album, map_photos, photograph
 from ffhqref.demo.portrait import paint, people, shape, traits
 from ffhqref.demo.portrait.camera import ffhq_frame, landmarks_of
-from ffhqref.demo.portrait.people import render_portrait
+from ffhqref.demo.portrait.people import Portrait, render_portrait
 from ffhqref.demo.portrait.raster import Mesh, rasterize
 from ffhqref.faces.geometry import ffhq_matrix
 
@@ -35,7 +35,7 @@ def test_a_portrait_is_the_same_in_another_process_and_with_workers() -> None:
     assert len(set(here)) == 3
     assert list(map_photos(digest, wanted[::-1], 2)) == here[::-1]
     code = (
-        "from ffhqref.demo.portrait.people import render_portrait as d; import hashlib, sys; "
+        "from ffhqref.demo.portrait.people import Portrait, render_portrait as d; import hashlib, sys; "
         f"sys.stdout.write(hashlib.sha256(d({SEED}, 3, 1).image.tobytes()).hexdigest())"
     )
     fresh = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -75,11 +75,10 @@ def _patch(
     return image[y - reach : y + reach + 1, x - reach : x + reach + 1].astype(np.float64)
 
 
-def test_the_eye_landmarks_lie_on_dark_pupils_in_white_eyes() -> None:
+def test_the_eye_landmarks_lie_on_dark_pupils_in_white_eyes(portraits: dict[int, list[Portrait]]) -> None:
     """Within 7 px of an eye's landmark there is a pupil, darker than everything beside it on the cheek."""
     right = 0
-    for number in range(12):
-        portrait = render_portrait(SEED, number, 0)
+    for portrait, *_ in portraits.values():
         for eye in portrait.landmarks[:2]:
             pupil = _patch(portrait.image, eye, 7).mean(-1).min()
             cheek = np.median(_patch(portrait.image, eye + [0, 62], 8).mean(-1))

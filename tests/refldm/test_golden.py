@@ -60,7 +60,7 @@ DDIM_RUNS = settings(names("ddim"), r"latent_(uniform\w*)_S(\d+)_cfg([\d.]+)")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_gradients(one_thread: None) -> Iterator[None]:
+def no_gradients() -> Iterator[None]:
     with torch.no_grad():
         yield
 

@@ -42,7 +42,7 @@ def test_names_and_shapes_are_the_published_ones() -> None:
 
 
 @pytest.fixture(scope="module")
-def cases(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("imitated")
     imitated.make(folder)
     return folder

@@ -33,7 +33,6 @@ from ffhqref.refldm.training import train as training
 from ffhqref.refldm.training.data import ReferenceRow, Samples
 from tests.refldm import tiny_train as tiny
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parent.parent.parent
 LATENT = (4, 16, 16)
 STILL: dict[str, Any] = dict(

@@ -30,8 +30,8 @@ from ffhqref.refldm.model.unet import ReferenceCache, UNet
 from ffhqref.refldm.restorer import Restorer, SamplingOptions, explained, fit
 from ffhqref.restore.align import paste
 from tests.golden_cases import CASES, config, write_checkpoints
+from tests.photographs import Known
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 FAST = ("--steps", "2")
 
 CONFIG = config()
@@ -639,11 +639,11 @@ def test_a_pasted_face_lies_where_it_was_cut() -> None:
 
 
 def test_align_finds_restores_and_pastes_back(
-    tiny: Path, tmp_path: Path, faces_folder: Path, detector: Path
+    tiny: Path, tmp_path: Path, known: list[Known], detector: Path
 ) -> None:
     if HEIGHT != WIDTH:
         pytest.skip("faces are framed as squares, this network's pictures are not")
-    photo = sorted((faces_folder / "photos").rglob("*.jpg"))[0]
+    photo = known[0].path
     base = ("restore", "--checkpoint", tiny / "tiny.safetensors", "--lq", photo, "--refs", photo,
             "--align", "--detector", detector, *FAST)  # fmt: skip
     run(*base, "--out", tmp_path / "face")

@@ -75,18 +75,37 @@ def measure(bench: str) -> list[Row]:
 
 
 def table(rows: list[Row]) -> str:
-    """The README's table, and below it when and where each benchmark was run."""
-    lines = ["| | ours | instead | ratio | |", "|---|--:|--:|--:|---|"]
-    lines += [_line(row) for row in rows]
-    runs: dict[str, list[str]] = {}
-    for row in rows:
-        benches = runs.setdefault(
-            f"{row['date']}, {row['machine']}, load {row['load']} before, {row['versions']}", []
-        )
-        if row["bench"] not in benches:
-            benches.append(row["bench"])
-    measured = "; ".join(f"{', '.join(benches)}: {about}" for about, benches in runs.items())
-    return "\n".join([*lines, "", f"Measured with `make bench` ({measured})."])
+    """The README's table, and below it when and where it was measured."""
+    lines = ["| | ours | instead | ratio | |", "|---|--:|--:|--:|---|", *map(_line, rows)]
+    return "\n".join([*lines, "", _measured({row["bench"]: row for row in rows})])
+
+
+def _measured(runs: dict[str, Row]) -> str:
+    """Machine, dates, load and versions of the benchmarks by name; what they share stands once."""
+    machine, when = (
+        _shared({bench: run[field] for bench, run in runs.items()}) for field in ("machine", "date")
+    )
+    loads = sorted(run["load"] for run in runs.values())
+    versions: dict[str, dict[str, str]] = {}  # library -> benchmark -> its version
+    for bench, run in runs.items():
+        for words in run["versions"].split(", "):
+            library, version = words.split()
+            versions.setdefault(library, {})[bench] = version
+    found = ", ".join(f"{library} {_shared(benches)}" for library, benches in versions.items())
+    return (
+        f"Measured by `make bench` on {machine}, {when}, at a load of {loads[0]} to {loads[-1]} in the minute "
+        f"before; {found}."
+    )
+
+
+def _shared(values: dict[str, str]) -> str:
+    """One value if all benchmarks have it; else each value with the names of the benchmarks that do."""
+    benches: dict[str, list[str]] = {}
+    for bench, value in values.items():
+        benches.setdefault(value, []).append(bench)
+    if len(benches) == 1:
+        return next(iter(benches))
+    return ", ".join(f"{value} ({', '.join(names)})" for value, names in benches.items())
 
 
 def _line(row: Row) -> str:

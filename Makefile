@@ -25,7 +25,7 @@ demo-models: .venv/train  ## train a small restorer on drawn people (an hour) fo
 	mv ffhqref/demo/restored.jpg .github/pictures/
 
 test: .venv/dev  ## set up and run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-core: .venv/dev  ## the tests that need no torch
 	$(BIN)/python -m pytest $(CORE)
@@ -35,7 +35,7 @@ test-lowest: .venv-lowest/dev  ## the same with the lowest versions that pyproje
 	$(LOWEST)/ffhqref demo --out .venv-lowest/demo-out --people 12
 
 test-slow: .venv/dev  ## the tests of more than a minute: kills, large inputs
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 install: .venv/core  ## set up .venv with the command ffhqref
 	@echo "Installed: $(BIN)/ffhqref --help"

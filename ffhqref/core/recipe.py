@@ -18,8 +18,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="DataclassInstance")
 V = TypeVar("V")
-RECIPES = ("photos", "ffhq-ref", "celebahq")  # that are shipped for photographs; the first is the default
-KINDS: dict[object, str] = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+RECIPES = ("photos", "celebahq", "ffhq-ref")  # that are shipped for photographs; the first is the default
+IN_WORDS: dict[object, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    bool: "true or false",
+}
 
 Align = Literal["detect", "landmarks", "crop"]
 Faces = Literal["largest", "all"]
@@ -105,9 +110,9 @@ def _wanted(hint: object) -> str:
     if origin is Literal:
         return f"one of {', '.join(map(str, parts))}"
     if origin is tuple:
-        each = KINDS.get(parts[0], "a table").removeprefix("a ") + "s"
+        each = IN_WORDS.get(parts[0], "a table").removeprefix("a ") + "s"
         return f"a list of {each}" if parts[-1] is Ellipsis else f"{len(parts)} {each} in brackets"
-    return KINDS.get(hint, "a table")
+    return IN_WORDS.get(hint, "a table")
 
 
 def setting(
@@ -167,7 +172,9 @@ class Recipe:
     grouping: Grouping = setting(
         "components", "Connected components, as in the paper, or average linkage, which does not chain."
     )
-    dedupe: Dedupe = setting("off", "Which copies of a photo are not targets.")
+    dedupe: Dedupe = setting(
+        "off", "Copies of a photo that are not targets: none, exact ones, near ones too."
+    )
     val_identities: int | None = setting(None, "Number of identities in val.", least=0)
     test_identities: int | None = setting(None, "Number of identities in test.", least=0)
     val: float | None = setting(None, "Fraction of the eligible identities in val.", least=0, greatest=1)

@@ -13,7 +13,7 @@ from ffhqref.core.images import Rgb
 Colour = tuple[int, int, int]
 
 FONT, LINE = 15, 20  # px, of text
-INK, PAPER, MISSING, CROSS = (40, 40, 40), (255, 255, 255), (222, 222, 222), (180, 180, 180)
+INK, PAPER, GROUND, CROSS = (40, 40, 40), (255, 255, 255), (222, 222, 222), (180, 180, 180)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def compose(
 
 
 def _cell(panel: Panel, side: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image.Image:
-    cell = Image.new("RGB", (side, side), PAPER if panel.image is not None else MISSING)
+    cell = Image.new("RGB", (side, side), PAPER if panel.image is not None else GROUND)
     pen = ImageDraw.Draw(cell)
     if panel.image is None:
         pen.line([(0, 0), (side, side)], CROSS)

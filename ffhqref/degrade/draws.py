@@ -82,7 +82,7 @@ def scanned(photos: Path) -> list[Target]:
 def named(photos: Path, names: Sequence[str]) -> list[Target]:
     """The named pictures below a folder, in this order; `bad` says which are missing or clash."""
     if not photos.is_dir():
-        raise UserError(f"{photos} is no folder: give --images the folder that holds the photographs.")
+        raise UserError(f"{photos} is not a folder: give --images the folder that holds the photographs.")
     meeting = Counter(images.meeting_key(name) for name in names)
 
     def target(name: str) -> Target:

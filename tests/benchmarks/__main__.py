@@ -75,37 +75,20 @@ def measure(bench: str) -> list[Row]:
 
 
 def table(rows: list[Row]) -> str:
-    """The README's table, and below it when and where it was measured."""
-    lines = ["| | ours | instead | ratio | |", "|---|--:|--:|--:|---|", *map(_line, rows)]
-    return "\n".join([*lines, "", _measured({row["bench"]: row for row in rows})])
-
-
-def _measured(runs: dict[str, Row]) -> str:
-    """Machine, dates, load and versions of the benchmarks by name; what they share stands once."""
-    machine, when = (
-        _shared({bench: run[field] for bench, run in runs.items()}) for field in ("machine", "date")
+    """The README's table, and below it when and where each benchmark was run."""
+    lines = ["| | ours | instead | ratio | |", "|---|--:|--:|--:|---|"]
+    lines += [_line(row) for row in rows]
+    runs = {row["bench"]: f"{row['bench']} {row['date']} (load {row['load']})" for row in rows}
+    machines = ", ".join(sorted({row["machine"] for row in rows}))
+    libraries = sorted({version for row in rows for version in row["versions"].split(", ")})
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Measured with `make bench` on {machines}: {', '.join(runs.values())}; load is that of the "
+            f"minute before. With {', '.join(libraries)}.",
+        ]
     )
-    loads = sorted(run["load"] for run in runs.values())
-    versions: dict[str, dict[str, str]] = {}  # library -> benchmark -> its version
-    for bench, run in runs.items():
-        for words in run["versions"].split(", "):
-            library, version = words.split()
-            versions.setdefault(library, {})[bench] = version
-    found = ", ".join(f"{library} {_shared(benches)}" for library, benches in versions.items())
-    return (
-        f"Measured by `make bench` on {machine}, {when}, at a load of {loads[0]} to {loads[-1]} in the minute "
-        f"before; {found}."
-    )
-
-
-def _shared(values: dict[str, str]) -> str:
-    """One value if all benchmarks have it; else each value with the names of the benchmarks that do."""
-    benches: dict[str, list[str]] = {}
-    for bench, value in values.items():
-        benches.setdefault(value, []).append(bench)
-    if len(benches) == 1:
-        return next(iter(benches))
-    return ", ".join(f"{value} ({', '.join(names)})" for value, names in benches.items())
 
 
 def _line(row: Row) -> str:

@@ -551,7 +551,7 @@ def test_names_that_are_missing_clash_or_leave_the_folder(photos: Path, tmp_path
         "some/1.png": "ok", "gone.png": "missing", "a.jpg": "bad_name", "a.png": "bad_name",
     }  # fmt: skip
     for name in ("../photos/a.png", "/etc/passwd"):
-        with pytest.raises(UserError, match="is no path below"):
+        with pytest.raises(UserError, match="is not a path below"):
             stage.degrade_folder(level, photos, out, names=[name], options=options)
 
 
@@ -562,7 +562,7 @@ def test_names_that_are_missing_clash_or_leave_the_folder(photos: Path, tmp_path
         (["--level", "severe", "--out", "{tmp}/o"], "Give --images"),
         (["--images", "{photos}", "--out", "{tmp}/o"], "Give --level"),
         (["--level", "nothing", "--images", "{photos}", "--out", "{tmp}/o"], "no level 'nothing'"),
-        (["--level", "severe", "--images", "{tmp}/no", "--out", "{tmp}/o"], "is no folder"),
+        (["--level", "severe", "--images", "{tmp}/no", "--out", "{tmp}/o"], "is not a folder"),
         (["--level", "severe", "--images", "{tmp}/empty", "--out", "{tmp}/o"], "holds no PNG"),
         (["--level", "severe", "--images", "{photos}", "--out", "{photos}"], "lies in the folder"),
         (["--level", "severe", "--images", "{photos}", "--out", "{photos}/lq"], "lies in the folder"),

@@ -624,7 +624,7 @@ def test_missing_pictures_are_named(work: Path, tmp_path: Path) -> None:
     (photos / tiny.NAMES[1]).unlink()
     with pytest.raises(UserError, match=r"1 of 12 pictures are missing .*person0/1.png"):
         tiny.source(photos).check()
-    with pytest.raises(UserError, match="no path below"):
+    with pytest.raises(UserError, match="not a path below"):
         replace(tiny.source(photos), train=[ReferenceRow("../secret.png")]).check()
 
 

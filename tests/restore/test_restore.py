@@ -309,6 +309,7 @@ def test_pictures_are_resized_as_published() -> None:
 # The compiled denoiser
 
 
+@pytest.mark.slow
 def test_one_program_serves_any_number_of_references(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced whole, without a break; anew for a single reference, which needs no `copies`."""
     from torch._dynamo.testing import CompileCounter

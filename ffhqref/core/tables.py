@@ -231,6 +231,12 @@ def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     return frame
 
 
+def read_labels(path: Path) -> dict[str, str]:
+    """A CSV of image and identity: who is known to be on each photograph."""
+    frame = read_csv(path, [IMAGE, IDENTITY])
+    return dict(zip(frame[IMAGE], frame[IDENTITY], strict=True))
+
+
 def read_references(path: Path) -> dict[str, list[str]]:
     """A reference mapping, published or ours: target -> names of references, best first."""
     frame = read_csv(path, [GT_IMAGE, REF_IMAGE])

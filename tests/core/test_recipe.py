@@ -160,5 +160,5 @@ def test_a_network_is_known_by_its_sha256_not_by_its_name(
         recipes.with_known_distance(Recipe(name="x", embedder=str(other))).needed_distance()
 
 
-def test_the_shared_network_is_known(embedder: Path) -> None:
-    assert recipes.known_distance(embedder) == 0.6
+def test_the_shared_network_is_known(real_embedder: Path) -> None:
+    assert recipes.known_distance(real_embedder) == 0.6

@@ -26,11 +26,15 @@ def runtime(path: Path, faces: Any) -> Any:
     return np.concatenate([session.run(None, {name: face[None]})[0] for face in faces])
 
 
-@pytest.mark.parametrize("file", ["w600k_mbf_dequant_fp32.onnx", "mobilefacenet_foamliu_128d.onnx"])
-def test_the_shared_networks(file: str, faces_folder: Path) -> None:
-    path = faces_folder / "weights" / file
-    if not path.is_file():
-        pytest.skip(f"{file} of ../shared is not on this machine")
+@pytest.fixture
+def other_embedder(faces_folder: Path) -> Path:
+    """One of a fixed batch, with 128 numbers."""
+    return faces_folder / "weights" / "mobilefacenet_foamliu_128d.onnx"
+
+
+@pytest.mark.parametrize("which", ["embedder", "real_embedder", "other_embedder"])
+def test_whole_networks(which: str, request: pytest.FixtureRequest) -> None:
+    path: Path = request.getfixturevalue(which)
     module = onnx_torch.load(path)
     faces = np.random.default_rng(0).uniform(-1, 1, (2, 3, 112, 112)).astype(np.float32)
     given = torch.from_numpy(faces).requires_grad_()

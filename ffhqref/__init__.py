@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ffhqref.degrade.operators import sampler
     from ffhqref.degrade.stage import degrade_dataset, degrade_folder
     from ffhqref.identities.calibrate import calibrate_distance
+    from ffhqref.restore.run import RestoreOptions, restore_dataset, restore_pictures
 
 _PLACES = {
     "build_refs": "dataset.build",
@@ -36,14 +37,21 @@ _PLACES = {
     "write_references": "dataset.references",
     "split_identities": "dataset.split",
     "UserError": "core.store",
+    "RestoreOptions": "restore.run",
+    "restore_dataset": "restore.run",
+    "restore_pictures": "restore.run",
     "verify_dataset": "dataset.verify",
 }
 
 __all__ = [
-    "Recipe", "UserError", "build_refs", "calibrate_distance", "degrade_dataset", "degrade_folder",
-    "embed_photos", "find_identities", "load_recipe", "sampler", "split_identities", "verify_dataset",
-    "write_references",
+    "Recipe", "RestoreOptions", "UserError", "build_refs", "calibrate_distance", "degrade_dataset",
+    "degrade_folder", "embed_photos", "find_identities", "load_recipe", "restore_dataset", "restore_pictures",
+    "sampler", "split_identities", "verify_dataset", "write_references",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

@@ -7,14 +7,14 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ffhqref.core.recipe import Weights, known_weights
 from ffhqref.core.store import below, digest_file
-from ffhqref.download.ledger import LEDGER, Digests, Ledger, known_right
+from ffhqref.download.ledger import LEDGER, Digests, Entry, Ledger, known_right
 from ffhqref.download.sources import Source, SourceFile, load_source, sources
 
 Verdict = Literal["ok", "missing", "wrong"]
@@ -23,7 +23,6 @@ NEEDED_PYTHON = (3, 11)
 LITTLE_SPACE = 5e9  # bytes; a set of networks with room to unpack them
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 INDEXES = ("faiss-cpu", "faiss-gpu")
-BOTH = "the CPU and the GPU build are both installed and hide each other"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
@@ -238,27 +237,36 @@ def downloaded(folders: Sequence[Path], verify: bool = False) -> Iterator[Line]:
                 yield _source(source, folder, ledger, verify)
 
 
+def _belongs(entry: Entry, own: Mapping[str, SourceFile], folder: Path) -> bool:
+    """Whether a file of the ledger is of the source: an archive may go once it is unpacked."""
+    file = own.get(entry.path)
+    if file is None:
+        return entry.origin in own
+    return not file.unpack or below(folder, entry.path).exists()
+
+
+def _is_right(file: SourceFile, entry: Entry, folder: Path, ledger: Ledger, verify: bool) -> bool:
+    """Whether a file is what the source says and what was downloaded; `verify` reads its bytes again."""
+    if not (known_right(file, entry) and ledger.unchanged(entry)):
+        return False
+    if not verify:
+        return True
+    digests, path = Digests(file), below(folder, entry.path)
+    digests.read(path)
+    now = digests.entry(file, path, "")
+    return (now.sha256, now.md5) == (entry.sha256, entry.md5)
+
+
 def _source(source: Source, folder: Path, ledger: Ledger, verify: bool) -> Line:
     """One source in one folder: its own files and the members of its archives that were extracted."""
     own = {file.path: file for file in source.files}
-    bad = []
-    checked = 0
-    for entry in ledger.entries():
-        file = own.get(entry.path)
-        if file is None and entry.origin not in own:
-            continue
-        if file is not None and file.unpack and not below(folder, entry.path).exists():
-            continue  # an archive may go once it is unpacked
-        checked += 1
-        file = file or SourceFile(path=entry.path)
-        right = known_right(file, entry) and ledger.unchanged(entry)
-        if right and verify:
-            digests, path = Digests(file), below(folder, entry.path)
-            digests.read(path)
-            now = digests.entry(file, path, "")
-            right = (now.sha256, now.md5) == (entry.sha256, entry.md5)
-        if not right:
-            bad.append(entry.path)
+    entries = [entry for entry in ledger.entries() if _belongs(entry, own, folder)]
+    bad = [
+        entry.path
+        for entry in entries
+        if not _is_right(own.get(entry.path) or SourceFile(path=entry.path), entry, folder, ledger, verify)
+    ]
+    checked = len(entries)
     missing = [path for path, file in own.items() if ledger.get(path) is None and not file.unpack]
     command = f"ffhqref download {source.name} --out {folder} --verify"
     what = f"{source.name} in {folder}"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ffhqref.core import tables
 from ffhqref.core.recipe import Recipe
-from ffhqref.core.store import write_receipt
+from ffhqref.core.store import read_receipt, write_receipt
 from ffhqref.dataset.embed import wanted_receipt
 
 
@@ -67,3 +67,15 @@ def write_embedded(
 
 def recipe(**changes: object) -> Recipe:
     return Recipe(**{"name": "test", "distance": 0.4, **changes})  # type: ignore[arg-type]
+
+
+def statuses(out: Path) -> dict[str, tuple[str, str]]:
+    """Every photo's status and reason in the dataset `out`, ordered by name."""
+    receipt = read_receipt(out, "embed")
+    assert receipt is not None
+    columns = [tables.IMAGE, tables.STATUS, tables.REASON]
+    shards = [tables.read(out / name, tables.EMBEDDINGS, columns) for name in receipt.outputs]
+    rows = [row for shard in shards for row in shard.to_pylist()]
+    return {
+        row["image"]: (row["status"], row["reason"]) for row in sorted(rows, key=lambda row: row["image"])
+    }

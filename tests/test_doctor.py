@@ -15,7 +15,7 @@ from ffhqref.cli import app
 from ffhqref.core.recipe import Weights
 from ffhqref.download.network import Manners
 from ffhqref.download.sources import Source, SourceFile
-from ffhqref.download.stage import Options, download
+from ffhqref.download.stage import DownloadOptions, download
 from tests.download.servers import Doc, Server
 
 CPU, GPU = ["CPUExecutionProvider"], ["CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -119,7 +119,7 @@ def lfw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path,
         source = Source(name="lfw", title="lfw", files=(file,))
         monkeypatch.setattr(doctor, "sources", lambda: ["lfw"])
         monkeypatch.setattr(doctor, "load_source", lambda name: source)
-        assert download([source], tmp_path, Options(manners=Manners())).missing == []
+        assert download([source], tmp_path, DownloadOptions(manners=Manners())).missing == []
         yield tmp_path, server
 
 

@@ -92,7 +92,10 @@ def test_the_tree_shown_is_the_tree_made(workplace: Path) -> None:
 
 
 def test_statuses_and_links_are_named() -> None:
-    source = "".join((ROOT / "ffhqref" / name).read_text() for name in ("embed.py", "align.py", "images.py"))
+    source = "".join(
+        (ROOT / "ffhqref" / name).read_text()
+        for name in ("dataset/embed.py", "faces/align.py", "core/images.py")
+    )
     statuses = set(re.findall(r'BadImage\(\s*"(\w+)"', source)) | {"ok", "bad_name", "excluded"}
     assert {status for status in statuses if f"`{status}`" not in README} == set()
     for path in re.findall(r"`(manifests/[\w./-]+)`", README):

@@ -1,7 +1,8 @@
-"""The command line: parse, call one stage, print one summary. Everything heavy is imported in the commands.
+"""The command line: parse, call one stage, print one summary. Heavy modules are imported by the commands.
 
-Read `app` (the app and its errors), `options` (what several commands share), then a file per group of
-commands.
+In: words from a shell. Out: text for a person, and an exit code: 0, 1 with a sentence that says what to do, 2
+for words that are no command, 130 after Ctrl-C. Read `app` (the app and its errors), `options` (options that
+several commands share, and those of a recipe), then a file per group of commands.
 """
 
 from ffhqref.cli.app import app
@@ -13,4 +14,4 @@ __all__ = ["app", "build", "degrade", "demo", "download", "judge", "main", "rest
 
 def main() -> None:
     """Entry point of `ffhqref` and `python -m ffhqref`."""
-    app()
+    app(prog_name="ffhqref")

@@ -1,84 +1,76 @@
-"""degrade."""
+"""degrade: clean images -> low-quality images."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from ffhqref.cli.app import app
+from ffhqref.cli.options import RecordedPhotosOption, option
 from ffhqref.core.store import Receipt, UserError, recorded_images
-
-Dataset = Annotated[
-    Path | None, typer.Argument(metavar="[OUT]", help="A built dataset: its targets are degraded.")
-]
-Level = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="moderate, severe, train, gfpgan, codeformer, faceme, or a TOML FILE or FILE:NAME of the "
-        "same form as manifests/levels.toml; may be given several times."
-    ),
-]
-Images = Annotated[
-    Path | None, typer.Option(help="The photographs. A dataset that was built here knows them.")
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(help="Without a dataset: where to write (several levels: a folder each)."),
-]
-Names = Annotated[
-    Path | None,
-    typer.Option("--list", help="Names to degrade: text, one a line, or CSV (gt_image or image)."),
-]
-Format = Annotated[Literal["png", "webp"], typer.Option("--format", help="webp is lossless too, and slower.")]
-Filter = Annotated[
-    Literal["bicubic", "lanczos", "area", "bilinear"],
-    typer.Option("--filter", help="How targets are resized; bicubic is the published loader's."),
-]
-Replay = Annotated[
-    bool,
-    typer.Option("--replay-published", help="The published order of draws (seed 2024, row by row)."),
-]
-FromTable = Annotated[Path | None, typer.Option(help="Make again what this degradations.parquet says.")]
-Sheet = Annotated[
-    Path | None, typer.Option(help="A PNG: clean and each level side by side, parameters beneath.")
-]
 
 
 @app.command(no_args_is_help=True)
 def degrade(
-    dataset: Dataset = None,
-    level: Level = None,
-    images: Images = None,
-    out: Out = None,
-    list_: Names = None,
-    split: Annotated[Literal["test", "val"], typer.Option(help="Whose targets in a dataset.")] = "test",
-    size: Annotated[int, typer.Option(help="Width and height of what is made, px.")] = 512,
-    seed: Annotated[int, typer.Option(help="Another seed draws other parameters and noise.")] = 0,
-    copies: Annotated[int, typer.Option(help="Low-quality images of each target.")] = 1,
-    workers: Annotated[int | None, typer.Option(help="Threads; one a core where left out.")] = None,
-    format_: Format = "png",
-    filter_: Filter = "bicubic",
-    replay_published: Replay = False,
-    from_table: FromTable = None,
-    sheet: Sheet = None,
+    dataset: Annotated[
+        Path | None, typer.Argument(metavar="OUT", help="A built dataset, whose targets are degraded.")
+    ] = None,
+    level: Annotated[
+        list[str] | None,
+        option(
+            "moderate, severe, train, gfpgan, codeformer or faceme; or FILE or FILE:NAME, a TOML file of the "
+            "form of manifests/levels.toml. May be repeated.",
+            metavar="LEVEL",
+        ),
+    ] = None,
+    images: RecordedPhotosOption = None,
+    out: Annotated[
+        Path | None, option("Without a dataset: folder to write to; several levels get a folder each.")
+    ] = None,
+    list_: Annotated[
+        Path | None,
+        option("Names to degrade: text, one per line, or CSV (gt_image or image).", "--list", default="all"),
+    ] = None,
+    split: Annotated[Literal["test", "val"], option("Split of the dataset to degrade.")] = "test",
+    size: Annotated[int, option("Width and height of the results, px.")] = 512,
+    seed: Annotated[int, option("Another seed draws other parameters and noise.")] = 0,
+    copies: Annotated[int, option("Low-quality images per target.")] = 1,
+    workers: Annotated[int | None, option("Number of threads.", default="one per core")] = None,
+    format_: Annotated[
+        Literal["png", "webp"], option("webp is lossless, too, and slower.", "--format")
+    ] = "png",
+    filter_: Annotated[
+        Literal["bicubic", "lanczos", "area", "bilinear"],
+        option("How targets are resized; bicubic is the published loader's.", "--filter"),
+    ] = "bicubic",
+    replay_published: Annotated[
+        bool, option("Draw in the published order (seed 2024, row by row).", "--replay-published")
+    ] = False,
+    from_table: Annotated[
+        Path | None, option("Draw nothing; use the parameters in this degradations.parquet.")
+    ] = None,
+    sheet: Annotated[
+        Path | None, option("PNG to write: clean images beside each level, with parameters.")
+    ] = None,
 ) -> None:
-    """Make low-quality images: blur, downscale, noise, JPEG, upscale.
+    """Make low-quality images: blur, downscale, noise, JPEG.
 
-    Each image is decided by the seed and its name, whatever else is degraded beside it. The drawn
-    parameters go to tables/degradations.parquet. A second run makes what is missing.
+    What happens to an image depends on the seed and its name alone, not on what else is
+    degraded. The parameters go to tables/degradations.parquet. A second run makes only what
+    is missing.
 
     \b
     ffhqref degrade mine --level moderate --level severe
     ffhqref degrade --level severe --images photos --out lq --sheet look.png
     """
-    from ffhqref.degrade import stage as stage
+    from ffhqref.degrade import draws, stage
     from ffhqref.degrade.levels import load_level
 
     levels = [load_level(text) for text in level or []]
     _check(dataset, [one.name for one in levels], images, out, list_, sheet)
-    options = stage.Options(
+    options = draws.DegradeOptions(
         size=size, seed=seed, copies=copies, filter=filter_, format=format_, replay=replay_published,
         table=from_table, workers=workers,
     )  # fmt: skip
@@ -91,13 +83,13 @@ def degrade(
         else:
             assert images is not None and out is not None
             target = out / one.name if len(levels) > 1 else out
-            names = stage.read_names(list_) if list_ else None
+            names = draws.read_names(list_) if list_ else None
             receipt = stage.degrade_folder(one, images, target, names=names, options=options)
             folders[one.name] = (target, "")
         summaries.append(_made(receipt, one.name, *folders[one.name], size))
     if sheet is not None:
         stage.sheet(sheet, folders, images or recorded_images(dataset or Path()), options)
-        summaries.append(f"A look at them is {sheet}.")
+        summaries.append(f"{sheet} shows them.")
     last = levels[-1].name
     typer.echo("\n".join(summaries) + f" Next: {_next(dataset, split, last, folders[last][0])}")
 
@@ -121,7 +113,7 @@ def _check(
 
 
 def _made(receipt: Receipt, level: str, out: Path, prefix: str, size: int) -> str:
-    statuses: dict[str, Any] = dict(receipt.notes["statuses"])
+    statuses: dict[str, int] = dict(receipt.notes["statuses"])
     good = statuses.pop("ok")
     left = ", ".join(f"{count} {status}" for status, count in statuses.items())
     bad = f"; left out: {left} (reasons in the table)" if left else ""

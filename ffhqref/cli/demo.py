@@ -9,35 +9,33 @@ from typing import Annotated, Literal
 import typer
 
 from ffhqref.cli.app import app
+from ffhqref.cli.options import AcceptTermsOption, OutArgument, RecordedPhotosOption, option
 
 
 @app.command()
 def demo(
     out: Annotated[
-        Path | None, typer.Option(help="Where all goes; demo-out (--real: real-out) if left out.")
+        Path | None, option("Folder to write to.", default="demo-out, or real-out with --real")
     ] = None,
-    people: Annotated[int, typer.Option(help="How many people are drawn, 1 to 8 photos each.")] = 60,
-    seed: Annotated[int, typer.Option(help="Another seed draws other people.")] = 0,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that draw.")] = 2,
-    real: Annotated[
-        bool, typer.Option("--real", help="Real people instead: downloads LFW and buffalo_sc.")
-    ] = False,
-    accept_terms: Annotated[
-        bool, typer.Option("--accept-terms", help="With --real: accept the terms that are printed.")
-    ] = False,
+    people: Annotated[int, option("How many people to draw, with 1 to 8 photos each.")] = 60,
+    seed: Annotated[int, option("Another seed draws other people.")] = 0,
+    workers: Annotated[int, option("Processes that draw.", min=1, max=64)] = 2,
+    real: Annotated[bool, option("Use real people instead: downloads LFW and buffalo_sc.", "--real")] = False,
+    accept_terms: AcceptTermsOption = False,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
             exists=True,
             dir_okay=False,
-            help="Another restorer than the demo's own for the severe test images, such as refldm.ckpt.",
+            help="Restorer for the severe test images, such as refldm.ckpt.  [default: the demo's own]",
         ),
     ] = None,
 ) -> None:
-    """The whole job offline: draw people, build their reference dataset, judge it.
+    """Run everything offline, on people drawn by program.
 
-    Needs no photographs and no network: the people are drawn by program, so that it is
-    known who they are. Run again, it goes on where it stopped.
+    Draws their photographs, builds and verifies their dataset, degrades and restores its
+    test images. Who the people are is known, so it says how well they were told apart. If it
+    is interrupted, run it again: it continues.
 
     \b
     ffhqref demo --out demo-out
@@ -61,41 +59,50 @@ def demo(
 
 def _restore(out: Path, checkpoint: Path | None) -> None:
     """Restore the severe test images: by the given restorer, or the demo's own."""
-    from ffhqref.cli.restore import has_torch, restore
+    from ffhqref.cli.restore import say
     from ffhqref.demo import RESTORER
+    from ffhqref.demo.likeness import of_restored
+    from ffhqref.restore.run import (
+        RestoreOptions,
+        has_torch,
+        restore_dataset,
+        restore_pictures,
+        restored_folder,
+    )
 
-    dataset, photos = out / "dataset", out / "photos"
+    dataset, photos, options = out / "dataset", out / "photos", RestoreOptions(sheets=True)
+    place = restored_folder(dataset, "severe")
     if checkpoint is not None:
-        restore(checkpoint, [dataset], level="severe", images=photos, sheet=True)
+        say(restore_dataset(dataset, checkpoint, level="severe", photos=photos, options=options), place)
         return
     if not (out / "landmarks.csv").is_file():  # real people
         return
     if not has_torch():
         typer.echo("To restore the test images too: pip install 'ffhqref[train]', and run this again.")
         return
-    from ffhqref.demo.likeness import of_restored
-
     typer.echo("Restoring the severe test images at 64 px, with references and without ...")
     alone = dataset / "restored" / "severe-alone"
-    restore(RESTORER, lq=dataset / "test_images" / "severe_degrad", out=alone)
-    restore(RESTORER, [dataset], level="severe", images=photos, sheet=True)
+    say(restore_pictures(dataset / "test_images" / "severe_degrad", RESTORER, out=alone), alone)
+    say(restore_dataset(dataset, RESTORER, level="severe", photos=photos, options=options), place)
     for line in of_restored(out):
         typer.echo(line)
 
 
 @app.command(no_args_is_help=True)
 def sheet(
-    out: Annotated[Path, typer.Argument(help="A built dataset.")],
-    images: Annotated[
-        Path | None, typer.Option(help="The photographs. A dataset that was built here knows them.")
-    ] = None,
+    out: OutArgument,
+    images: RecordedPhotosOption = None,
     file: Annotated[
-        Path | None, typer.Option("--out", help="The picture to write; contact-sheet.png in the dataset.")
+        Path | None, option("Picture to write.", "--out", default="contact-sheet.png in the dataset")
     ] = None,
-    split: Annotated[Literal["train", "val", "test"] | None, typer.Option(help="Of one split only.")] = None,
-    count: Annotated[int, typer.Option(help="How many targets, a row each.")] = 12,
+    split: Annotated[
+        Literal["train", "val", "test"] | None, option("Show only one split.", default="all")
+    ] = None,
+    count: Annotated[int, option("How many targets, one row each.")] = 12,
 ) -> None:
-    """A contact sheet: targets with their references, the target first, its split in the corner.
+    """Draw a contact sheet: targets and their references.
+
+    Each row starts with the target, with its split in the corner.
 
     \b
     ffhqref sheet mine

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ffhqref.cli.app import app
+from ffhqref.cli.options import AcceptTermsOption, DryRunOption, option
 from ffhqref.core.store import UserError
 
 if TYPE_CHECKING:
     from ffhqref.download.sources import Source
-    from ffhqref.download.stage import Outcome
+    from ffhqref.download.stage import DownloadOutcome
 
 SHOWN = 20  # rows of a table in the terminal; the file beside the download has all
 
@@ -26,44 +27,39 @@ SHOWN = 20  # rows of a table in the terminal; the file beside the download has 
 @app.command()
 def download(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME|MANIFEST...", help="Sources; none lists them.")
+        list[str] | None,
+        typer.Argument(metavar="NAME|MANIFEST", help="Sources to download; without one they are listed."),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where the files go.")] = None,
+    out: Annotated[Path | None, option("Folder to write to.")] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="GLOB|RANGE", help="Only these: '*.png', a folder, 0-999, or a group's name."),
+        option("Only these: '*.png', a folder, a range as 0-999, or a group's name.", metavar="GLOB|RANGE"),
     ] = None,
-    exclude: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Names to leave out, one a line.")
-    ] = None,
+    exclude: Annotated[Path | None, option("List of files to leave out, one name per line.")] = None,
     mirror: Annotated[
         list[str] | None,
-        typer.Option(metavar="URL|DIR", help="Tried first: an address, hf://datasets/OWNER/NAME, a folder."),
+        option("Try this first: a URL, hf://datasets/OWNER/NAME, or a folder.", metavar="URL|DIR"),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, max=64, metavar="N", help="Files at a time.")] = 8,
-    rate: Annotated[str, typer.Option(metavar="LIMIT", help="Bytes a second in all, as 500k or 2M.")] = "",
-    verify: Annotated[bool, typer.Option("--verify", help="Read all files again; mend the bad.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
-    accept_terms: Annotated[
-        bool, typer.Option("--accept-terms", help="Accept the terms that are printed.")
-    ] = False,
-    timeout: Annotated[
-        float, typer.Option(min=0.1, metavar="SECONDS", help="How long a server may be silent.")
-    ] = 30,
-    retries: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Attempts in a row that bring nothing.")
-    ] = 6,
+    jobs: Annotated[int, option("Files to download at a time.", min=1, max=64)] = 8,
+    rate: Annotated[
+        str, option("Bytes per second in all, such as 500k or 2M.", metavar="LIMIT", default="unlimited")
+    ] = "",
+    verify: Annotated[bool, option("Read all files again; download damaged ones.", "--verify")] = False,
+    dry_run: DryRunOption = False,
+    accept_terms: AcceptTermsOption = False,
+    timeout: Annotated[float, option("Seconds that a server may be silent.", min=0.1)] = 30,
+    retries: Annotated[int, option("Attempts without progress before giving up.", min=1)] = 6,
 ) -> None:
-    """Download datasets and networks: resumed where it stopped, verified before it is named.
+    """Download datasets and networks, verified and resumable.
 
-    Run the same command again after anything went wrong: it goes on. What is there costs a look.
+    If anything goes wrong, run the same command again: it continues where it stopped.
 
     \b
     ffhqref download                                the sources and their licences
     ffhqref download ffhq --out ffhq --only 0-999   the first thousand images
     ffhqref download ffhq-ref --only lists --out published
     ffhqref download ffhq --out ffhq --mirror /mnt/institute/ffhq
-    ffhqref download mine.toml --out mine           your own [[file]] path, urls
+    ffhqref download mine.toml --out mine           your own list of files
     """
     from ffhqref.download import stage as stage
     from ffhqref.download.network import Manners
@@ -74,7 +70,7 @@ def download(
     if out is None:
         raise UserError("Say where the files go: give --out DIR.")
     manners = Manners(rate=_bytes(rate), timeout=timeout, retries=retries)
-    options = stage.Options(
+    options = stage.DownloadOptions(
         only=tuple(only or ()), exclude=exclude, mirrors=tuple(mirror or ()), jobs=jobs, verify=verify,
         manners=manners,
     )  # fmt: skip
@@ -92,12 +88,12 @@ def _ask(name: str, accepted: bool, terms: str) -> bool:
 
 
 def _bytes(text: str) -> float:
-    """500k, 2M, 1.5G or a plain number as bytes a second; 0 where nothing is given."""
+    """500k, 2M, 1.5G or a plain number as bytes per second; 0 where nothing is given."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKmMgG]?)i?[bB]?(?:/s)?", text.strip())
     if not text:
         return 0
     if not found or not float(found.group(1)):
-        raise UserError(f"--rate {text} is no rate: give bytes a second, as 500k or 2M.")
+        raise UserError(f"--rate {text} is not a rate: give bytes per second, such as 500k or 2M.")
     return float(found.group(1)) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[found.group(2).lower()]
 
 
@@ -121,36 +117,34 @@ def _list_sources() -> None:
         typer.echo(f"{name:<20}{size:>9}{terms}")
         for text in (source.title, source.licence):
             typer.echo(textwrap.fill(text, width, initial_indent="    ", subsequent_indent="    "))
-    typer.echo("\nNext: ffhqref download NAME --out DIR (sizes nobody published are left blank)")
+    typer.echo("\nNext: ffhqref download NAME --out DIR (unpublished sizes are left blank)")
 
 
-def _say_plan(plan: Outcome, out: Path) -> None:
+def _say_plan(plan: DownloadOutcome, out: Path) -> None:
     for note in plan.notes:
         typer.echo(note)
     left = plan.wanted - plan.there
     unknown = f" and {plan.unknown_sizes:,} of unknown size" if plan.unknown_sizes else ""
     typer.echo(f"{plan.there:,} of {plan.wanted:,} files are in {out} ({_size(plan.bytes_there)}).")
     typer.echo(
-        f"Would fetch or check {left:,} files: {_size(plan.bytes_wanted)}{unknown}. Nothing was written; "
+        f"Would download or check {left:,} files: {_size(plan.bytes_wanted)}{unknown}. Nothing was written; "
         "run it without --dry-run."
     )
 
 
-def _say_outcome(outcome: Outcome, sources: list[Source], out: Path) -> None:
+def _say_outcome(outcome: DownloadOutcome, sources: list[Source], out: Path) -> None:
     """What was made and what follows; UserError, so exit code 1, where files are missing."""
     if outcome.excluded_on_disk:
-        typer.echo(
-            f"{outcome.excluded_on_disk:,} files that are excluded still lie in {out}: delete them.", err=True
-        )
+        typer.echo(f"{outcome.excluded_on_disk:,} excluded files are still in {out}: delete them.", err=True)
     if outcome.missing:
         _say_missing(outcome, out)
     next_command = next((one.next for one in sources if one.next), "")
     following = f" Next: {next_command.replace('{out}', str(out))}" if next_command else ""
     counts = f"{outcome.there:,} were there, {outcome.fetched:,} fetched"
-    typer.echo(f"{outcome.wanted:,} files are in {out} and right ({counts}).{following}")
+    typer.echo(f"{outcome.wanted:,} files are in {out}, verified ({counts}).{following}")
 
 
-def _say_missing(outcome: Outcome, out: Path) -> None:
+def _say_missing(outcome: DownloadOutcome, out: Path) -> None:
     reasons = Counter(reason for _, reason in outcome.missing)
     for path, reason in outcome.missing[:SHOWN]:
         typer.echo(f"missing  {path}  {reason}", err=True)
@@ -167,13 +161,13 @@ def _say_missing(outcome: Outcome, out: Path) -> None:
 @app.command()
 def doctor(
     folders: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FOLDER]...", help="Folders that were downloaded to.")
+        list[Path] | None, typer.Argument(metavar="FOLDER", help="Folders with downloads to check.")
     ] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Read every downloaded file again.")] = False,
+    verify: Annotated[bool, option("Read every downloaded file again.", "--verify")] = False,
 ) -> None:
-    """Say what this machine has, what is missing or wrong, and the command that mends it.
+    """Check this machine, and say how to fix what is wrong.
 
-    Exit code 1 where something is wrong; what is only missing may not be needed.
+    The exit code is 1 if something is wrong; what is only missing may not be needed.
 
     \b
     ffhqref doctor

@@ -8,15 +8,12 @@ from typing import Annotated
 import typer
 
 from ffhqref.cli.app import app
-from ffhqref.cli.build import Out, _option
+from ffhqref.cli.options import OutArgument, RecordedPhotosOption, option
 from ffhqref.core.store import UserError
 
 
 @app.command()
-def verify(
-    out: Out,
-    images: Annotated[Path | None, _option("Folder of photographs, where it has moved.")] = None,
-) -> None:
+def verify(out: OutArgument, images: RecordedPhotosOption = None) -> None:
     """Prove that a built dataset is sound, or say what is not.
 
     \b
@@ -36,18 +33,19 @@ def verify(
 
 @app.command()
 def calibrate(
-    out: Out,
-    labels: Annotated[Path, _option("CSV (image, identity) of known people.", "--labels")],
+    out: OutArgument,
+    labels: Annotated[Path, option("CSV (image, identity) of known people.", "--labels")],
     false_match_rate: Annotated[
-        float, typer.Option("--false-match-rate", help="What the suggested distance may let through.")
+        float, option("Share of pairs of two people that may lie below the distance.", "--false-match-rate")
     ] = 1e-4,
 ) -> None:
-    """Known people -> a distance for a network.
+    """Find a network's distance from photos of known people.
 
-    Says how often each distance is right, and draws it.
+    Prints how often each distance is right, and plots it.
 
     \b
-    ffhqref embed lfw-embedded --images lfw --detector det_500m.onnx --embedder mine.onnx
+    ffhqref embed lfw-embedded --images lfw \\
+        --detector det_500m.onnx --embedder mine.onnx
     ffhqref calibrate lfw-embedded --labels lfw.csv
     """
     from ffhqref.identities.calibrate import calibrate_distance

@@ -2,121 +2,79 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ffhqref.cli.app import app
+from ffhqref.cli.options import ArchitectureOption, AutoencoderOption, CheckpointOption, option
 from ffhqref.core.store import UserError, atomic, digest_file
-from ffhqref.demo import RESTORER
 
 if TYPE_CHECKING:
     from ffhqref.refldm.model.checkpoint import Architecture
-    from ffhqref.restore.run import Outcome
-
-
-class Schedule(StrEnum):
-    uniform_trailing = "uniform_trailing"
-    uniform = "uniform"
-
-
-class Noise(StrEnum):
-    shared = "shared"
-    per_image = "per-image"
-
-
-class Encoding(StrEnum):
-    wide = "wide"
-    separate = "separate"
-
-
-class Precision(StrEnum):
-    fp32 = "fp32"
-    auto = "auto"
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
-def _option(help: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, show_default=False, **more)
-
-
-def _named(path: Path) -> Path:
-    """`demo` is the small restorer that comes with the demo (64 px, drawn people)."""
-    return RESTORER if path == Path("demo") and not path.exists() else path
-
-
-Checkpoint = Annotated[
-    Path,
-    _option(
-        "refldm.ckpt, what `convert` wrote, or demo: a small one for drawn people.",
-        "--checkpoint",
-        callback=_named,
-    ),
-]
-FirstStage = Annotated[
-    Path | None, _option("vqgan.ckpt, where the checkpoint holds no first stage.", "--autoencoder")
-]
-Shape = Annotated[Path | None, _option("TOML of another network's sizes than the published.")]
-Lq = Annotated[Path | None, _option("Picture to restore, or a folder of them.")]
-Refs = Annotated[
-    list[Path] | None, _option("Pictures of the same person; more may follow the first.", "--refs")
-]
-RefsDir = Annotated[Path | None, _option("Folder with a folder of references for each name.")]
-References = Annotated[Path | None, _option("Reference mapping, CSV; needs --images.")]
-Images = Annotated[Path | None, _option("Folder of the photographs that a CSV or dataset names.")]
-Paths = Annotated[
-    list[Path] | None,
-    typer.Argument(help="A built dataset (with --level), or more pictures for --refs.", metavar="[OUT]"),
-]
-Out = Annotated[
-    Path | None, _option("Folder of the results; a dataset's are by default OUT/restored/LEVEL.", "--out")
-]
-ReferenceEncoding = Annotated[
-    Encoding, typer.Option(help="wide: as published; separate: less memory, other numbers.")
-]
-PasteBack = Annotated[
-    bool, typer.Option("--paste-back", help="With --align: put results into the photographs.")
-]
+    from ffhqref.restore.record import RestoreOutcome
 
 
 @app.command()
 def restore(
-    checkpoint: Checkpoint,
-    paths: Paths = None,
-    out: Out = None,
-    autoencoder: FirstStage = None,
-    lq: Lq = None,
-    refs: Refs = None,
-    refs_dir: RefsDir = None,
-    references: References = None,
-    images: Images = None,
-    level: Annotated[str | None, _option("Of a built dataset: severe, moderate or your own.")] = None,
-    split: Annotated[str, typer.Option(help="Of a built dataset: test or val.")] = "test",
-    steps: Annotated[int, typer.Option(min=1, max=1000, help="Steps of DDIM.")] = 50,
-    schedule: Annotated[Schedule, typer.Option(help="Which timesteps.")] = Schedule.uniform_trailing,
-    guidance: Annotated[float, typer.Option(help="Towards the references; 1 is off.")] = 1.5,
-    seed: Annotated[int, typer.Option(min=0, max=2**62, help="Of the noise it starts from.")] = 2024,
-    noise: Annotated[Noise, typer.Option(help="One noise for all (published), or by name.")] = Noise.shared,
-    max_references: Annotated[int, typer.Option(min=1, max=64, help="The first so many.")] = 5,
-    reference_encoding: ReferenceEncoding = Encoding.wide,
-    precision: Annotated[Precision, typer.Option(help="auto: bf16 where faster.")] = Precision.fp32,
-    batch_size: Annotated[int, typer.Option(min=1, max=256, help="Pictures at a time.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
-    compile: Annotated[bool, typer.Option("--compile", help="Compile the denoiser first.")] = False,
-    shard: Annotated[str | None, _option("i/n: only every n-th picture from the i-th.")] = None,
-    sheet: Annotated[bool, typer.Option("--sheet", help="Also write all side by side.")] = False,
-    align: Annotated[bool, typer.Option("--align", help="Find faces and frame them first.")] = False,
-    paste_back: PasteBack = False,
-    detector: Annotated[Path | None, _option("SCRFD detector for --align, an ONNX file.")] = None,
-    architecture: Shape = None,
+    checkpoint: CheckpointOption,
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="OUT", help="A built dataset (with --level), or more pictures for --refs."),
+    ] = None,
+    out: Annotated[
+        Path | None, option("Folder for the results.", default="OUT/restored/LEVEL for a dataset")
+    ] = None,
+    autoencoder: AutoencoderOption = None,
+    lq: Annotated[Path | None, option("Picture to restore, or a folder of them.")] = None,
+    refs: Annotated[
+        list[Path] | None,
+        option("Pictures of the same person; more may follow the first.", "--refs", metavar="FILE..."),
+    ] = None,
+    refs_dir: Annotated[
+        Path | None, option("Folder that has a folder of references for each picture's name.")
+    ] = None,
+    references: Annotated[Path | None, option("Reference mapping, CSV; needs --images.")] = None,
+    images: Annotated[
+        Path | None, option("Folder of the photographs that a mapping or dataset names.")
+    ] = None,
+    level: Annotated[str | None, option("Level of a dataset: severe, moderate or your own.")] = None,
+    split: Annotated[Literal["test", "val"], option("Split of a dataset.")] = "test",
+    steps: Annotated[int, option("DDIM steps.", min=1, max=1000)] = 50,
+    schedule: Annotated[
+        Literal["uniform_trailing", "uniform"], option("Which timesteps to take.")
+    ] = "uniform_trailing",
+    guidance: Annotated[float, option("How far to follow the conditions; 1 is no guidance.")] = 1.5,
+    seed: Annotated[int, option("Seed of the initial noise.", min=0, max=2**62)] = 2024,
+    noise: Annotated[
+        Literal["shared", "per-image"],
+        option("shared: one for all pictures, as published; per-image: by name."),
+    ] = "shared",
+    max_references: Annotated[int, option("Use at most N references.", min=1, max=64)] = 5,
+    reference_encoding: Annotated[
+        Literal["wide", "separate"],
+        option("wide: as published; separate: less memory, different results."),
+    ] = "wide",
+    precision: Annotated[
+        Literal["fp32", "auto", "bf16", "fp16"], option("auto: bf16 where it is faster.")
+    ] = "fp32",
+    batch_size: Annotated[int, option("Pictures restored together.", min=1, max=256)] = 1,
+    device: Annotated[str, option("cpu, cuda or cuda:1.")] = "cpu",
+    compile: Annotated[bool, option("Compile the denoiser first.", "--compile")] = False,
+    shard: Annotated[str | None, option("Only every n-th picture, from the i-th.", metavar="I/N")] = None,
+    sheet: Annotated[bool, option("Also draw all pictures side by side.", "--sheet")] = False,
+    align: Annotated[bool, option("Find the face and crop it as FFHQ does.", "--align")] = False,
+    paste_back: Annotated[
+        bool, option("With --align: paste the face back into the photograph.", "--paste-back")
+    ] = False,
+    detector: Annotated[Path | None, option("SCRFD detector for --align, an ONNX file.")] = None,
+    architecture: ArchitectureOption = None,
 ) -> None:
-    """Low-quality faces + references of the same people -> restored faces.
+    """Restore low-quality faces with references of the same person.
 
-    Without references it restores from the picture alone. Pictures are FFHQ-aligned
-    squares; --align frames others. Finished results are kept when run again.
+    Without references it restores from the picture alone. Pictures must be FFHQ-aligned
+    squares; --align crops others. If it is interrupted, run it again: it continues.
 
     \b
     ffhqref restore --checkpoint refldm.ckpt --autoencoder vqgan.ckpt \\
@@ -124,24 +82,35 @@ def restore(
     ffhqref restore mine --level severe --images photos --checkpoint refldm.ckpt
     """
     dataset, more = _positional(list(paths or []), lq)
+    shared = [*(refs or []), *more]
     _check_align(align, paste_back, detector)
     out = _destination(out, dataset, level)
-    _need_torch()
-    from ffhqref.refldm.restorer import Options
-    from ffhqref.restore import jobs, run
+    from ffhqref.restore import run
 
-    collected = jobs.collect(
-        dataset=dataset, level=level, split=split, lq=lq, refs=[*(refs or []), *more], refs_dir=refs_dir,
-        references=references, images_dir=images, most=max_references,
+    run.need_torch()
+    options = run.RestoreOptions(
+        steps=steps, schedule=schedule, guidance=guidance, reference_encoding=reference_encoding,
+        max_references=max_references, seed=seed, noise=noise, precision=precision, device=device,
+        batch_size=batch_size, compiled=compile, sheets=sheet, detector=detector, paste_back=paste_back,
+        autoencoder=autoencoder, architecture=_architecture(architecture), shard=shard,
     )  # fmt: skip
-    work = run.Work(
-        checkpoint=checkpoint, autoencoder=autoencoder, architecture=_architecture(architecture),
-        options=Options(steps=steps, schedule=schedule.value, guidance=guidance,
-                        encoding=reference_encoding.value),
-        seed=seed, noise=noise.value, precision=precision.value, device=device, compiled=compile,
-        batch_size=batch_size, sheet=sheet, detector=detector, paste_back=paste_back, part=shard,
-    )  # fmt: skip
-    _say(work.run(collected.jobs, collected.failed, out), out)
+    if dataset is not None:
+        if level is None or lq or shared or refs_dir or references or images is None:
+            raise UserError(
+                f"With the dataset {dataset} give --level (such as severe) and --images, the folder of its "
+                "photographs, and none of --lq, --refs, --refs-dir, --references."
+            )
+        outcome = run.restore_dataset(
+            dataset, checkpoint, level=level, photos=images, split=split, out=out, options=options
+        )
+    else:
+        if lq is None:
+            raise UserError("Give --lq, a picture or a folder of them, or a built dataset and --level.")
+        outcome = run.restore_pictures(
+            lq, checkpoint, out=out, references=shared, refs_dir=refs_dir, mapping=references, photos=images,
+            options=options,
+        )  # fmt: skip
+    say(outcome, out)
 
 
 def _check_align(align: bool, paste_back: bool, detector: Path | None) -> None:
@@ -169,18 +138,6 @@ def _positional(paths: list[Path], lq: Path | None) -> tuple[Path | None, list[P
     return (paths[0] if paths else None), []
 
 
-def has_torch() -> bool:
-    """Whether what the restorer runs on is installed."""
-    from importlib.util import find_spec
-
-    return all(find_spec(name) for name in ("torch", "safetensors"))
-
-
-def _need_torch() -> None:
-    if not has_torch():
-        raise UserError("The restorer needs torch: `pip install 'ffhqref[train]'`.")
-
-
 def _architecture(path: Path | None) -> Architecture | None:
     if path is None:
         return None
@@ -190,7 +147,8 @@ def _architecture(path: Path | None) -> Architecture | None:
     return parse_architecture(load_toml(path), str(path))
 
 
-def _say(outcome: Outcome, out: Path) -> None:
+def say(outcome: RestoreOutcome, out: Path) -> None:
+    """What became of the pictures; UserError where none could be restored."""
     for path in outcome.odd[:3]:
         typer.echo(f"Warning: {path} is not square; it was resized as published. See --align.", err=True)
     if len(outcome.odd) > 3:
@@ -209,25 +167,28 @@ def _say(outcome: Outcome, out: Path) -> None:
 
 @app.command()
 def convert(
-    checkpoint: Checkpoint,
-    out: Annotated[Path, _option("The .safetensors or .ckpt file to write.", "--out")],
-    autoencoder: FirstStage = None,
-    architecture: Shape = None,
+    checkpoint: CheckpointOption,
+    out: Annotated[Path, option("The .safetensors or .ckpt file to write.", "--out")],
+    autoencoder: AutoencoderOption = None,
+    architecture: ArchitectureOption = None,
 ) -> None:
-    """A published checkpoint -> safetensors with what restoring needs, and no code.
+    """Convert checkpoints to safetensors, or to the published form.
 
-    EMA weights and first stage: 0.7 GB instead of 2.1. The other way round, --out FILE.ckpt
-    writes a checkpoint of `train` as the published files are laid out.
+    A .safetensors file has the EMA weights and the first stage, 0.7 GB instead of 2.1, and
+    no code. A .ckpt file has the layout of the published ones.
 
     \b
-    ffhqref convert --checkpoint refldm.ckpt --autoencoder vqgan.ckpt --out refldm.safetensors
-    ffhqref convert --checkpoint run/checkpoints/step-00150000/model.safetensors --out mine.ckpt
+    ffhqref convert --checkpoint refldm.ckpt --autoencoder vqgan.ckpt \\
+        --out refldm.safetensors
+    ffhqref convert --checkpoint run/checkpoints/step-00150000/model.safetensors \\
+        --out mine.ckpt
     """
     if out.suffix not in (".safetensors", ".ckpt"):
         raise UserError(f"{out} must end in .safetensors or .ckpt.")
     shape = _architecture(architecture)
-    _need_torch()
+    from ffhqref.restore.run import need_torch
 
+    need_torch()
     from ffhqref.refldm.model.checkpoint import convert as write
 
     if out.suffix == ".ckpt":

@@ -5,77 +5,62 @@ from __future__ import annotations
 import os
 import tomllib
 from contextlib import nullcontext
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ffhqref.cli.app import app
-from ffhqref.cli.restore import _option
+from ffhqref.cli.options import AutoencoderOption, PhotosOption, option
 from ffhqref.core.store import UserError, lock
 
 if TYPE_CHECKING:
     from ffhqref.refldm.training.config import Config
-    from ffhqref.refldm.training.train import Given, Result
+    from ffhqref.refldm.training.train import Given, TrainingResult
 
-
-class Stage(StrEnum):
-    autoencoder = "autoencoder"
-    ldm = "ldm"
-    refldm = "refldm"
-
-
-class Precision(StrEnum):
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
-class Device(StrEnum):
-    auto = "auto"
-    cpu = "cpu"
-
-
-Configuration = Annotated[
-    str | None, _option("A name of manifests/train/ or a TOML file; the stage's, with the paper's values.")
-]
-FirstStage = Annotated[
-    Path | None, _option("First stage, where --init holds none: vqgan.ckpt or a run's.", "--autoencoder")
-]
-Identity = Annotated[Path | None, _option("Recogniser of the identity loss, an ONNX file.", "--identity")]
-Settings = Annotated[
-    list[str] | None, _option("Another key of the configuration, key=value; may be repeated.", "--set")
-]
+CONFIGURED = "the configuration's"
 
 
 @app.command()
 def train(
-    stage: Annotated[Stage, typer.Argument(help="What to train: each starts from the one before.")],
-    data: Annotated[Path, _option("A built dataset (see build-refs).", "--data")],
-    images: Annotated[Path, _option("Folder of its photographs.", "--images")],
-    out: Annotated[Path, _option("Folder of the run.", "--out")],
-    config: Configuration = None,
-    init: Annotated[Path | None, _option("Checkpoint to start from; ReF-LDM starts from an LDM.")] = None,
-    autoencoder: FirstStage = None,
-    identity: Identity = None,
-    level: Annotated[str, typer.Option(help="How low-quality pictures are drawn.")] = "train",
-    steps: Annotated[int | None, _option("Steps in all.")] = None,
-    batch_size: Annotated[int | None, _option("Pictures a step, over all processes.")] = None,
-    lr: Annotated[float | None, _option("Learning rate.")] = None,
-    precision: Annotated[Precision | None, _option("fp32, bf16 or fp16.")] = None,
-    set: Settings = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    stage: Annotated[
+        Literal["autoencoder", "ldm", "refldm"],
+        typer.Argument(metavar="STAGE", help="What to train: each stage starts from the one before."),
+    ],
+    data: Annotated[Path, option("A built dataset (see build-refs).", "--data")],
+    images: PhotosOption,
+    out: Annotated[Path, option("Folder of the run.", "--out")],
+    config: Annotated[
+        str | None,
+        option("A name in manifests/train, or a TOML file.", default="the stage's, as in the paper"),
+    ] = None,
+    init: Annotated[Path | None, option("Checkpoint to start from; refldm starts from an LDM.")] = None,
+    autoencoder: AutoencoderOption = None,
+    identity: Annotated[Path | None, option("Embedder for the identity loss, an ONNX file.")] = None,
+    level: Annotated[str, option("Level of the low-quality pictures.")] = "train",
+    steps: Annotated[int | None, option("Steps in all.", default=CONFIGURED)] = None,
+    batch_size: Annotated[
+        int | None, option("Pictures per step, over all processes.", default=CONFIGURED)
+    ] = None,
+    lr: Annotated[float | None, option("Learning rate.", default=CONFIGURED)] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"] | None, option("Precision of the networks.", default=CONFIGURED)
+    ] = None,
+    set: Annotated[
+        list[str] | None,
+        option("Change a key of the configuration; may be repeated.", "--set", metavar="KEY=VALUE"),
+    ] = None,
+    resume: Annotated[bool, option("Continue from the last checkpoint.", "--resume")] = False,
     unverified: Annotated[
-        bool, typer.Option("--unverified", help="Train on a dataset that verify does not pass.")
+        bool, option("Train even if `ffhqref verify` fails for the dataset.", "--unverified")
     ] = False,
-    device: Annotated[Device, typer.Option(help="auto: GPUs where there are some.")] = Device.auto,
-    workers: Annotated[int, typer.Option(min=0, max=256, help="Processes that load pictures.")] = 2,
+    device: Annotated[Literal["auto", "cpu"], option("auto: GPUs if there are any.")] = "auto",
+    workers: Annotated[int, option("Processes that load pictures.", min=0, max=256)] = 2,
 ) -> None:
     """Train the autoencoder, the LDM or ReF-LDM on a built dataset.
 
-    Weights depend on configuration, data and seed; --resume goes on exactly. SIGTERM and
-    Ctrl-C save and leave. For several GPUs: accelerate launch -m ffhqref train ...
+    The weights depend on configuration, data and seed; --resume continues exactly. SIGTERM
+    and Ctrl-C save a checkpoint first. Several GPUs: accelerate launch -m ffhqref train ...
 
     \b
     ffhqref train autoencoder --data mine --images photos --out runs/ae
@@ -87,13 +72,13 @@ def train(
     """
     _need_torch()
     _check_dataset(data, images, unverified)
-    chosen = {"steps": steps, "batch_size": batch_size, "lr": lr, "precision": precision and precision.value}
+    chosen = {"steps": steps, "batch_size": batch_size, "lr": lr, "precision": precision}
     options = {key: value for key, value in chosen.items() if value is not None}
-    settings = configure(stage.value, config, {**options, **parse_settings(set or [])}, resume and out)
+    settings = configure(stage, config, {**options, **parse_settings(set or [])}, resume and out)
     given = _given(settings, init, autoencoder, identity)
     writer = int(os.environ.get("RANK", "0")) == 0  # of several processes only the first one writes
-    with lock(out, f"train {stage.value}") if writer else nullcontext():
-        result = _train(settings, given, data, images, out, level, resume, device.value, workers)
+    with lock(out, f"train {stage}") if writer else nullcontext():
+        result = _train(settings, given, data, images, out, level, resume, device, workers)
     if writer:
         typer.echo(summary(result, settings, out, data, images))
     if result.stopped:
@@ -103,7 +88,7 @@ def train(
 def _train(
     config: Config, given: Given, data: Path, images: Path, out: Path, level: str, resume: bool,
     device: str, workers: int,
-) -> Result:  # fmt: skip
+) -> TrainingResult:  # fmt: skip
     from ffhqref.degrade.operators import sampler
     from ffhqref.refldm.training import train as training
     from ffhqref.refldm.training.data import open_dataset
@@ -113,7 +98,7 @@ def _train(
     return training.train(config, source, out, given, resume=resume, device=device, workers=workers)
 
 
-def summary(result: Result, config: Config, out: Path, data: Path, images: Path) -> str:
+def summary(result: TrainingResult, config: Config, out: Path, data: Path, images: Path) -> str:
     """The one line at the end."""
     model = result.checkpoint / "model.safetensors"
     loss = f"loss {result.losses['loss']:.4f}, " if "loss" in result.losses else ""
@@ -151,7 +136,7 @@ def _check_dataset(data: Path, images: Path, unverified: bool) -> None:
         faults = [str(error).rstrip(".")]
     if faults:
         raise UserError(
-            f"{data} is not a dataset that `ffhqref verify` passes ({faults[0]}): mend it, or add "
+            f"{data} is not a dataset that `ffhqref verify` passes ({faults[0]}): fix it, or add "
             "--unverified."
         )
 

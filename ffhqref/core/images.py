@@ -12,7 +12,6 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any
 
 import cv2
 import numpy as np
@@ -61,7 +60,7 @@ def scan(root: Path, without: Path | None = None) -> list[Photo]:
     a list carry the reason in `bad`. UserError where there is no such folder or no picture in it.
     """
     if not root.is_dir():
-        raise UserError(f"{root} is no folder: give the folder that holds the photographs.")
+        raise UserError(f"{root} is not a folder: give the folder that holds the photographs.")
     root, passed_over = root.resolve(), without.resolve() if without else None
     photos = []
     for folder, subfolders, files in os.walk(root, onerror=_raise):
@@ -221,7 +220,7 @@ def resize(image: Rgb, width: int, height: int) -> Rgb:
 
 def encode(image: Rgb, suffix: str = ".png", quality: int | None = None) -> bytes:
     """The picture as PNG (or JPEG/WebP of a quality from 1 to 100; WebP above 100 is lossless)."""
-    flags: dict[str, list[Any]] = {
+    flags = {
         ".png": [cv2.IMWRITE_PNG_COMPRESSION, 3],
         ".jpg": [cv2.IMWRITE_JPEG_QUALITY, quality or 95],
         ".webp": [cv2.IMWRITE_WEBP_QUALITY, quality or 101],

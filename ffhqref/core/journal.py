@@ -18,14 +18,14 @@ from typing import Protocol, TypeVar
 
 import cv2
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from ffhqref.core.store import below, digest_file, write_text
+from ffhqref.core.terminal import progress_bar
 
 IN_FLIGHT = 4  # items a worker that are begun and not yet noted: bounds the memory
 
 
-class Item(Protocol):
+class JournalItem(Protocol):
     """Something to be made."""
 
     @property
@@ -37,7 +37,7 @@ class Item(Protocol):
         """A digest of everything that decides its bytes."""
 
 
-T = TypeVar("T", bound=Item)
+T = TypeVar("T", bound=JournalItem)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _line(file: str, made: Made) -> str:
     return json.dumps([file, asdict(made)]) + "\n"
 
 
-def stands(out: Path, item: Item, made: Made | None) -> bool:
+def stands(out: Path, item: JournalItem, made: Made | None) -> bool:
     """Whether what was made is what the item asks for, byte for byte."""
     if made is None or made.key != item.key:
         return False
@@ -102,9 +102,7 @@ def make_all(
     """Make the items in threads, noting each in the journal at `path` as it is done."""
     path.parent.mkdir(parents=True, exist_ok=True)
     made = {}
-    with path.open("a", encoding="utf-8") as journal, tqdm(
-        total=len(items), unit="image", desc=what, disable=None
-    ) as bar:  # fmt: skip
+    with path.open("a", encoding="utf-8") as journal, progress_bar(what, "image", len(items)) as bar:
         if journal.tell():
             journal.write("\n")  # ends a line that a kill cut off
         for item, result in _in_threads(items, make, workers or cores()):

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import tomllib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ffhqref.core.store import UserError, digest_file, read_text
 
-T = TypeVar("T")
-FILES = ("detector", "embedder", "landmarks", "identities", "splits", "targets", "exclude", "labels")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
+V = TypeVar("V")
+RECIPES = ("photos", "celebahq", "ffhq-ref")  # that are shipped for photographs; the first is the default
+IN_WORDS: dict[object, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    bool: "true or false",
+}
 
 Align = Literal["detect", "landmarks", "crop"]
 Faces = Literal["largest", "all"]
@@ -49,41 +60,71 @@ def load_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid TOML: {error}.") from None
 
 
-def build(kind: type[T], table: Mapping[str, Any], where: str) -> T:
-    """A frozen dataclass from a TOML table: unknown keys and wrong types are UserErrors that name them."""
-    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
-    for key in table:
-        if key not in known:
-            raise UserError(f"{where}: unknown key {key!r}; known are {', '.join(known)}.")
+def build(kind: type[T], table: Mapping[str, object], where: str) -> T:
+    """A frozen dataclass from a TOML table: unknown keys and wrong values are UserErrors that name them."""
     hints = get_type_hints(kind)
+    for key in table:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(hints)}"
+            raise UserError(f"{where}: unknown key {key!r} ({hint}).")
+    for item in fields(kind):
+        if item.name not in table and item.default is MISSING and item.default_factory is MISSING:
+            raise UserError(f"{where}: {item.name} is missing.")
     values = {key: _checked(value, hints[key], f"{where}: {key}") for key, value in table.items()}
     try:
         return kind(**values)
-    except TypeError as error:
-        raise UserError(f"{where}: {str(error).partition(') ')[2]}.") from None
     except ValueError as error:
         raise UserError(f"{where}: {error}.") from None
 
 
-def _checked(value: Any, hint: Any, where: str) -> Any:
+def _checked(value: object, hint: object, where: str) -> object:
     """`value` if it fits the type hint (an int serves as a float, a list as a tuple), else UserError."""
-    origin, options = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        fitting = [option for option in options if option is not type(None)]
-        return None if value is None else _checked(value, fitting[0], where)
-    if origin is Literal:
-        if value in options:
-            return value
-        raise UserError(f"{where} is {value!r}: give one of {', '.join(map(str, options))}.")
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):  # written `kind | None` everywhere
+        return None if value is None else _checked(value, parts[0], where)
     if origin is tuple and isinstance(value, (list, tuple)):
-        items = options[:1] * len(value) if options[-1] is Ellipsis else options
-        if len(items) == len(value):
-            return tuple(_checked(item, kind, where) for item, kind in zip(value, items, strict=True))
-    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return _checked_items(value, hint, where)
+    if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
+        return build(hint, value, where)
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
-    elif isinstance(hint, type) and type(value) is hint:
+    if type(value) is hint or (origin is Literal and value in parts):
         return value
-    raise UserError(f"{where} is {value!r}: give {getattr(hint, '__name__', hint)}.")
+    raise UserError(f"{where} is {value!r}: give {_wanted(hint)}.")
+
+
+def _checked_items(values: Sequence[object], hint: object, where: str) -> tuple[object, ...]:
+    """A list as the tuple that the type hint wants; `tuple[kind, ...]` takes any number of items."""
+    kinds = get_args(hint)
+    if kinds[-1] is Ellipsis:
+        kinds = kinds[:1] * len(values)
+    if len(kinds) != len(values):
+        raise UserError(f"{where} is {values!r}: give {_wanted(hint)}.")
+    return tuple(_checked(item, kind, where) for item, kind in zip(values, kinds, strict=True))
+
+
+def _wanted(hint: object) -> str:
+    """In words, what fits a type hint."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, parts))}"
+    if origin is tuple:
+        each = IN_WORDS.get(parts[0], "a table").removeprefix("a ") + "s"
+        return f"a list of {each}" if parts[-1] is Ellipsis else f"{len(parts)} {each} in brackets"
+    return IN_WORDS.get(hint, "a table")
+
+
+def setting(
+    default: V, help: str, *, file: bool = False, none: str = "",
+    least: float | None = None, greatest: float | None = None,
+) -> V:  # fmt: skip
+    """A field of a recipe with what its option needs: the help, whether it names a file, what None means.
+
+    Values outside `least` and `greatest` are refused.
+    """
+    metadata = {"help": help, "file": file, "none": none, "least": least, "greatest": greatest}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,59 +134,78 @@ class Recipe:
     `distance` None means the one that `weights.toml` knows for the network. Quotas of identities are
     whole numbers (`val_identities`) or fractions of the identities that can be drawn (`val`).
     `test_references` is the least and the greatest number of references of a test target; 0 for the
-    greatest means no bound.
+    greatest means no bound. Each field but the name is an option of `build-refs`.
     """
 
     name: str
-    align: Align = "detect"
-    faces: Faces = "largest"
-    min_face: int = 40  # px, shorter side of the face's box
-    min_score: float = 0.5  # of the detector, 0..1
-    det_size: int = 320  # px, side of the square the detector sees first
-    detector: str | None = None  # files: the networks, and what the user gives beside the photographs
-    embedder: str | None = None
-    landmarks: str | None = None
-    identities: str | None = None  # CSV (image, identity) of known people, in place of grouping
-    splits: str | None = None  # folder of {train,val,test}_image.txt to replay
-    targets: str | None = None  # list of who may be a target
-    exclude: str | None = None  # list of who is left out
-    labels: str | None = None  # CSV of labels to balance over
-    limit: int | None = None  # the first so many photos only
-    distance: float | None = None
-    min_distance: float = 0.1
-    grouping: Grouping = "components"
-    dedupe: Dedupe = "off"
-    val_identities: int | None = None
-    test_identities: int | None = None
-    val: float | None = None
-    test: float | None = None
-    test_references: tuple[int, int] = (2, 9)
-    max_references: int | None = None
-    order: Order = "fps"
-    fps_start: Start = "nearest"
-    balance: tuple[str, ...] = ()  # columns of the label CSV over which val and test are balanced
-    seed: int = 0
+    align: Align = setting(
+        "detect", "Find faces with the detector, by --landmarks, or take the photo's middle (crop)."
+    )
+    faces: Faces = setting("largest", "Use the largest face of a photo, or make a photo of each.")
+    min_face: int = setting(40, "Smallest face to use: shorter side of its box, px.", least=0)
+    min_score: float = setting(0.5, "Lowest detector score to accept, 0 to 1.", least=0, greatest=1)
+    det_size: int = setting(
+        320, "Side of the square that the detector sees, px, a multiple of 32.", least=32, greatest=4096
+    )
+    detector: str | None = setting(None, "SCRFD detector with landmarks, an ONNX file.", file=True)
+    embedder: str | None = setting(None, "ArcFace network, an ONNX file.", file=True)
+    landmarks: str | None = setting(
+        None, "For --align landmarks: FFHQ's JSON of 68 points, or a CSV of five.", file=True
+    )
+    identities: str | None = setting(
+        None, "CSV (image, identity) of known people, instead of grouping.", file=True
+    )
+    splits: str | None = setting(None, "Folder of published {train,val,test}_image.txt to replay.", file=True)
+    targets: str | None = setting(
+        None, "List of the photos that may be targets; others are references only.", file=True
+    )
+    exclude: str | None = setting(None, "List of photos to leave out, one name per line.", file=True)
+    labels: str | None = setting(None, "CSV of labels by image, for --balance.", file=True)
+    limit: int | None = setting(None, "Use only the first N photos.", none="all", least=1)
+    distance: float | None = setting(
+        None, "Photos strictly below this distance (1 - cosine) show one person.",
+        none="the embedder's own, where known",
+    )  # fmt: skip
+    min_distance: float = setting(
+        0.1, "Test references are at least this far away, so no near-duplicates.", least=0, greatest=2
+    )
+    grouping: Grouping = setting(
+        "components", "Connected components, as in the paper, or average linkage, which does not chain."
+    )
+    dedupe: Dedupe = setting(
+        "off", "Copies of a photo that are not targets: none, exact ones, near ones too."
+    )
+    val_identities: int | None = setting(None, "Number of identities in val.", least=0)
+    test_identities: int | None = setting(None, "Number of identities in test.", least=0)
+    val: float | None = setting(None, "Fraction of the eligible identities in val.", least=0, greatest=1)
+    test: float | None = setting(None, "Fraction of the eligible identities in test.", least=0, greatest=1)
+    test_references: tuple[int, int] = setting(
+        (2, 9), "References of a test target, such as 2:9; 2: has no upper bound."
+    )
+    max_references: int | None = setting(
+        None, "Keep at most N references per target, the best ones.", none="all", least=1
+    )
+    order: Order = setting("fps", "Order of references: farthest point first, nearest first, by name.")
+    fps_start: Start = setting("nearest", "The reference that fps starts with.")
+    balance: tuple[str, ...] = setting((), "Columns of --labels over which val and test are balanced.")
+    seed: int = setting(0, "Seed of the random draw of val and test.")
 
     def __post_init__(self) -> None:
-        checks = [
+        for item in fields(self):
+            _check_range(item, getattr(self, item.name))
+        low, high = self.test_references
+        rules = [
             (self.distance is None or 0 < self.distance <= 2, "distance must be above 0 and at most 2"),
-            (0 <= self.min_distance <= 2, "min_distance must be from 0 to 2"),
-            (self.min_distance < (self.distance or 9), "min_distance must be below distance"),
-            (0 <= self.min_score <= 1, "min_score must be from 0 to 1"),
-            (self.min_face >= 0, "min_face must not be negative"),
-            (32 <= self.det_size <= 4096 and self.det_size % 32 == 0, "det_size must be a multiple of 32"),
-            (0 <= (self.val or 0) <= 1 and 0 <= (self.test or 0) <= 1, "val and test must be from 0 to 1"),
-            ((self.val or 0) + (self.test or 0) <= 1, "val and test together must be at most 1"),
-            (min(self.val_identities or 0, self.test_identities or 0) >= 0, "quotas must not be negative"),
-            (self.test_references[0] >= 1, "test_references must start at 1 or more"),
             (
-                self.test_references[1] == 0 or self.test_references[0] <= self.test_references[1],
-                "test_references must not be reversed",
+                self.distance is None or self.min_distance < self.distance,
+                "min_distance must be below distance",
             ),
-            (self.max_references is None or self.max_references >= 1, "max_references must be at least 1"),
-            (self.limit is None or self.limit >= 1, "limit must be at least 1"),
+            (self.det_size % 32 == 0, "det_size must be a multiple of 32"),
+            ((self.val or 0) + (self.test or 0) <= 1, "val and test together must be at most 1"),
+            (low >= 1, "test_references must start at 1 or more"),
+            (high == 0 or low <= high, "test_references must not be reversed"),
         ]
-        for good, fault in checks:
+        for good, fault in rules:
             if not good:
                 raise ValueError(fault)
 
@@ -159,7 +219,21 @@ class Recipe:
         return self.distance
 
 
-def load_recipe(name_or_file: str, **overrides: Any) -> Recipe:
+def _check_range(item: Field[Any], value: float | None) -> None:
+    """ValueError where a setting's value is outside its range, or not a number."""
+    least, greatest = item.metadata.get("least"), item.metadata.get("greatest")
+    if value is None or least is None:
+        return
+    if greatest is None and not value >= least:
+        raise ValueError(f"{item.name} must be at least {least}")
+    if greatest is not None and not least <= value <= greatest:
+        raise ValueError(f"{item.name} must be from {least} to {greatest}")
+
+
+FILES = tuple(item.name for item in fields(Recipe) if item.metadata.get("file"))
+
+
+def load_recipe(name_or_file: str, **overrides: object) -> Recipe:
     """A recipe by name or file; overrides that are not None take its values' place.
 
     Files that a recipe names are below the recipe's own folder; those of overrides are the caller's.
@@ -172,12 +246,14 @@ def load_recipe(name_or_file: str, **overrides: Any) -> Recipe:
     return override(build(Recipe, table, str(path)), **overrides)
 
 
-def override(recipe: Recipe, **overrides: Any) -> Recipe:
+def override(recipe: Recipe, **overrides: object) -> Recipe:
     """The recipe with the given values in place of its own; a whole-number quota replaces a fraction."""
     hints = get_type_hints(Recipe)
     given = {key: value for key, value in overrides.items() if value is not None}
     given |= {key: _absolute(key, given[key]) for key in FILES if key in given}
-    changes = {key: _checked(value, hints[key], f"--{key.replace('_', '-')}") for key, value in given.items()}
+    changes: dict[str, Any] = {
+        key: _checked(value, hints[key], f"--{key.replace('_', '-')}") for key, value in given.items()
+    }
     for part in ("val", "test"):
         if part in given and f"{part}_identities" in given:
             raise UserError(f"Give either --{part} or --{part}-identities, not both.")
@@ -191,26 +267,28 @@ def override(recipe: Recipe, **overrides: Any) -> Recipe:
         raise UserError(f"Recipe {recipe.name}: {error}.") from None
 
 
-def _absolute(key: str, file: str) -> str:
+def _absolute(key: str, file: object) -> str:
     """A file's whole path, which is kept as text with the dataset."""
-    whole = str(Path(file).resolve())
+    whole = str(Path(str(file)).resolve())
     try:
         whole.encode("utf-8")
     except UnicodeEncodeError:
-        raise UserError(f"--{key} {file!r}: its path is not UTF-8 and cannot be kept; rename it.") from None
+        raise UserError(
+            f"--{key} {str(file)!r}: its path is not UTF-8 and cannot be kept; rename it."
+        ) from None
     return whole
 
 
-def to_toml(value: object) -> str:
+def to_toml(value: DataclassInstance) -> str:
     """A flat dataclass as TOML text (None is left out): what `load_recipe` reads back."""
     lines = []
-    for key, item in asdict(value).items():  # type: ignore[call-overload]
+    for key, item in asdict(value).items():
         if item is not None:
             lines.append(f"{key} = {_toml_value(item)}\n")
     return "".join(lines)
 
 
-def _toml_value(item: Any) -> str:
+def _toml_value(item: object) -> str:
     if isinstance(item, bool):
         return str(item).lower()
     if isinstance(item, (tuple, list)):

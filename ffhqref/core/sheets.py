@@ -1,4 +1,4 @@
-"""Labelled pictures in rows on one sheet."""
+"""Labelled pictures in rows on one sheet: the one way in which the project lays pictures side by side."""
 
 from __future__ import annotations
 
@@ -10,44 +10,82 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ffhqref.core.images import Rgb
 
-SIDE, GAP, FONT, LINE = 320, 12, 15, 20  # px: a picture's side, between pictures, of text
-INK, PAPER = (20, 20, 20), (255, 255, 255)
+Colour = tuple[int, int, int]
+
+FONT, LINE = 15, 20  # px, of text
+INK, PAPER, GROUND, CROSS = (40, 40, 40), (255, 255, 255), (222, 222, 222), (180, 180, 180)
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A word on a coloured ground in a picture's upper left corner."""
+
+    text: str
+    colour: Colour = (60, 60, 60)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture (uint8 RGB) with lines of text beneath it."""
+    """A picture (uint8 RGB; None is a grey cell with a cross) with a tag on it and lines of text beneath."""
 
-    image: Rgb
+    image: Rgb | None
     caption: Sequence[str] = ()
+    tag: Tag | None = None
 
 
-def draw(titles: Sequence[str], rows: Sequence[Sequence[Panel]], side: int = SIDE) -> Rgb:
-    """Rows of panels under column titles; pictures fill squares of `side` px, their shape kept."""
+def compose(
+    rows: Sequence[Sequence[Panel]],
+    titles: Sequence[str] = (),
+    *,
+    side: int = 320,
+    gap: int = 12,
+    apart: int = 0,
+) -> Rgb:
+    """Rows of panels under column titles, height x width x 3; pictures keep their shape in `side` px squares.
+
+    `gap` px lie between pictures, and `apart` more behind the first column.
+    """
     font = ImageFont.load_default(FONT)
     lines = max((len(panel.caption) for row in rows for panel in row), default=0)
-    cell = side + lines * LINE + GAP
-    width = GAP + max([len(titles), *map(len, rows)]) * (side + GAP)
-    page = Image.new("RGB", (width, 2 * GAP + LINE + len(rows) * cell), PAPER)
+    height = side + lines * LINE + gap
+    top = gap + (LINE + gap // 2 if titles else 0)
+    columns = max([len(titles), *map(len, rows)])
+    page = Image.new("RGB", (gap + columns * (side + gap) + apart, top + len(rows) * height), PAPER)
     pen = ImageDraw.Draw(page)
-    for column, title in enumerate(titles):
-        pen.text((GAP + column * (side + GAP), GAP), title, INK, font)
-    for at, row in enumerate(rows):
-        top = GAP + LINE + GAP // 2 + at * cell
-        for column, panel in enumerate(row):
-            left = GAP + column * (side + GAP)
-            page.paste(_fitted(panel.image, side), (left, top))
-            for number, text in enumerate(panel.caption):
-                place = (left, top + side + 2 + number * LINE)
-                pen.text(place, _cut(text, font, side), INK, font)
+    lefts = [gap + column * (side + gap) + (apart if column else 0) for column in range(columns)]
+    for left, title in zip(lefts, titles, strict=False):
+        pen.text((left, gap), _cut(title, font, side), INK, font)
+    for number, row in enumerate(rows):
+        for left, panel in zip(lefts, row, strict=False):
+            place = (left, top + number * height)
+            page.paste(_cell(panel, side, font), place)
+            for line, text in enumerate(panel.caption):
+                pen.text((left, place[1] + side + 2 + line * LINE), _cut(text, font, side), INK, font)
     return np.asarray(page)
 
 
-def _fitted(image: Rgb, side: int) -> Image.Image:
+def _cell(panel: Panel, side: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image.Image:
+    cell = Image.new("RGB", (side, side), PAPER if panel.image is not None else GROUND)
+    pen = ImageDraw.Draw(cell)
+    if panel.image is None:
+        pen.line([(0, 0), (side, side)], CROSS)
+        pen.line([(side, 0), (0, side)], CROSS)
+    else:
+        picture = Image.fromarray(fitted(panel.image, side))
+        cell.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    if panel.tag:
+        wide = round(font.getlength(panel.tag.text))
+        pen.rectangle((0, 0, wide + 9, LINE + 1), panel.tag.colour)
+        pen.text((5, 2), panel.tag.text, PAPER, font)
+    return cell
+
+
+def fitted(image: Rgb, side: int) -> Rgb:
+    """The picture with its longer side of `side` px."""
     picture = Image.fromarray(image)
     scale = side / max(picture.size)
     size = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
-    return picture.resize(size, Image.Resampling.LANCZOS)
+    return np.asarray(picture.resize(size, Image.Resampling.LANCZOS))
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

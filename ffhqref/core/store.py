@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -21,9 +20,11 @@ PART_SUFFIX = ".part"  # of a file that is still being written
 LOCK_NAME = ".ffhqref.lock"
 _HELD: set[tuple[Path, int]] = set()  # folder and thread of the locks this process holds
 
+JsonObject = Mapping[str, Any]  # as JSON has it: text, numbers, lists and objects by name
+
 
 class UserError(Exception):
-    """What the user can mend, as one sentence that names the file and says what to do.
+    """What the user can fix, as one sentence that names the file and says what to do.
 
     The command line prints it and exits with 1; it never shows a traceback for it.
     """
@@ -60,13 +61,13 @@ def below(root: Path, name: str) -> Path:
     """The path of `name` (POSIX form) below `root`; UserError where it would leave the root."""
     relative = PurePosixPath(name)
     if not name or relative.is_absolute() or ".." in relative.parts or "\0" in name:
-        raise UserError(f"{name!r} is no path below {root}: names must be relative and may not hold '..'.")
+        raise UserError(f"{name!r} is not a path below {root}: names must be relative, without '..'.")
     return root / relative
 
 
-def flush_folder(folder: Path) -> None:
-    """fsync a folder, so that a rename in it survives a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def flush(path: Path) -> None:
+    """fsync a file, or a folder so that a rename in it survives a power cut."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:  # some network file systems cannot flush a folder
@@ -78,9 +79,9 @@ def flush_folder(folder: Path) -> None:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; on success it is flushed and takes the name, else it goes.
+    """Yield a path beside `path` to write to; on success it is flushed and renamed, else it is removed.
 
-    The name beside it is a short digest, so that a name of the greatest allowed length works too.
+    Its name is a short digest, so that a `path` with a name of the greatest allowed length works too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.parent / f".{digest(os.fsencode(path.name))[:16]}{PART_SUFFIX}"
@@ -95,7 +96,7 @@ def atomic(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.filename in (None, str(part)):
             error.filename, error.filename2 = str(path), None  # users know the file, not its part
         raise
-    flush_folder(path.parent)
+    flush(path.parent)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -136,22 +137,17 @@ def lock(folder: Path, holder: str) -> Iterator[None]:
     holds the lock may take it again: `build-refs` holds it around its stages.
     """
     try:
-        str(folder).encode("utf-8")
-    except UnicodeEncodeError:  # Parquet's library takes no other paths
-        raise UserError(f"{str(folder)!r} is not UTF-8: give a folder of another name.") from None
+        import fcntl
+    except ImportError:
+        raise UserError(
+            "ffhqref runs on Linux and macOS: this platform has no file locks that end with their process "
+            "(on Windows, use the Windows Subsystem for Linux)."
+        ) from None
     key = (folder.resolve(), threading.get_ident())
     if key in _HELD:
         yield
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
-    except FileExistsError:
-        raise UserError(f"{folder} is a file: give a folder to write to.") from None
-    except OSError as error:
-        raise UserError(
-            f"Cannot write to {folder} ({error.strerror}): give a folder you may write to."
-        ) from None
+    handle = _open_lock(folder)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -166,6 +162,23 @@ def lock(folder: Path, holder: str) -> Iterator[None]:
     finally:
         _HELD.discard(key)
         os.close(handle)
+
+
+def _open_lock(folder: Path) -> int:
+    """The folder's lock file, open; the folder is made. UserError where that cannot be."""
+    try:
+        str(folder).encode("utf-8")
+    except UnicodeEncodeError:  # Parquet's library takes no other paths
+        raise UserError(f"{str(folder)!r} is not UTF-8: give a folder of another name.") from None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    except FileExistsError:
+        raise UserError(f"{folder} is a file: give a folder to write to.") from None
+    except OSError as error:
+        raise UserError(
+            f"Cannot write to {folder} ({error.strerror}): give a folder you may write to."
+        ) from None
 
 
 def need_space(folder: Path, wanted: int, what: str) -> None:
@@ -191,10 +204,10 @@ class Receipt:
 
     stage: str
     revision: int  # of the stage's code; a higher one redoes the work
-    parameters: Mapping[str, Any]
+    parameters: JsonObject
     inputs: Mapping[str, str]
     outputs: Mapping[str, str] = field(default_factory=dict)
-    notes: Mapping[str, Any] = field(default_factory=dict)
+    notes: JsonObject = field(default_factory=dict)
     version: str = __version__
 
     def same_work(self, other: Receipt) -> bool:
@@ -237,7 +250,7 @@ def finished(out: Path, wanted: Receipt) -> Receipt | None:
     return there
 
 
-def write_receipt(out: Path, wanted: Receipt, outputs: Sequence[Path], notes: Mapping[str, Any]) -> Receipt:
+def write_receipt(out: Path, wanted: Receipt, outputs: Sequence[Path], notes: JsonObject) -> Receipt:
     """Digest `outputs` (paths below `out`) and write the receipt: the last act of a stage."""
     digests = {path.relative_to(out).as_posix(): digest_file(path) for path in outputs}
     receipt = Receipt(**{**asdict(wanted), "outputs": digests, "notes": dict(notes)})

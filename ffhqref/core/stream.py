@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import IO, Any
 
-WINDOW = 1 << 22  # characters read at a time
+BUFFER = 1 << 22  # characters read at a time
 MAX_ENTRY = 1 << 24  # characters of one entry; FFHQ's have about 4,000
 
 _GAP = re.compile(r"[\s,]*")
@@ -17,23 +17,24 @@ _COLON = re.compile(r"\s*:\s*")
 def entries(opened: IO[str]) -> Iterator[tuple[str, Any]]:
     """The keys and values of one large JSON object, decoded one after another; ValueError else."""
     decoder = json.JSONDecoder()
-    text, at = opened.read(WINDOW), 0
+    text, at = opened.read(BUFFER), 0
     found = re.match(r"\ufeff?\s*\{", text)
     if not found:
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     at = found.end()
     while True:
         try:
-            at = _GAP.match(text, at).end()  # type: ignore[union-attr]
+            gap = _GAP.match(text, at)
+            at = gap.end() if gap else at
             if text[at : at + 1] == "}":
                 return
             key, end = decoder.raw_decode(text, at)
             colon = _COLON.match(text, end)
             if not isinstance(key, str) or colon is None:
-                raise ValueError("it is no JSON object")
+                raise ValueError("it is not a JSON object")
             value, end = decoder.raw_decode(text, colon.end())
         except ValueError:
-            more = opened.read(WINDOW)
+            more = opened.read(BUFFER)
             if not more or len(text) - at > MAX_ENTRY:
                 raise
             text, at = text[at:] + more, 0

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ffhqref.core.arrays import Float32, Float64, Int64
 from ffhqref.core.store import UserError, atomic, below, read_receipt, read_text, write_text
 
 IMAGE, STATUS, REASON = "image", "status", "reason"
@@ -62,6 +62,24 @@ EMBEDDINGS = pa.schema(
         EMBEDDING: VECTOR,  # unit length
     }
 )
+
+
+@dataclass
+class EmbeddingRow:
+    """A row of `EMBEDDINGS`, while it is made: the fields are its columns."""
+
+    image: str
+    status: str = ""
+    reason: str = ""
+    width: int = 0
+    height: int = 0
+    pixels: str = ""
+    faces: int = 0
+    det_score: float | None = None
+    landmarks: Float32 | None = None
+    embedding: Float32 | None = None
+
+
 PAIRS = pa.schema({LEFT: TEXT, RIGHT: TEXT, DISTANCE: REAL})  # left < right
 IDENTITIES = pa.schema({IMAGE: TEXT, IDENTITY: TEXT, COMPONENT: TEXT})
 SUSPECTS = pa.schema(
@@ -153,9 +171,7 @@ def read(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) ->
         raise UserError(f"Cannot read the table {path} ({reason}): run the stage that writes it.") from None
 
 
-def iterate_pairs(
-    path: Path, names: Sequence[str]
-) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
+def iterate_pairs(path: Path, names: Sequence[str]) -> Iterator[tuple[Int64, Int64, Float64]]:
     """pairs.parquet a piece at a time as (left, right, distances), rows as indices into `names`.
 
     UserError where it is missing, damaged, or names a photo that is not in `names`.
@@ -271,7 +287,7 @@ class Embeddings:
     """The photos that are ok, ordered by name: `vectors[i]` (unit float32, n x D) is of `names[i]`."""
 
     names: list[str]
-    vectors: npt.NDArray[np.float32]
+    vectors: Float32
     area: list[int]  # px of the picture
     pixels: list[str]  # digest of the decoded picture
 
@@ -290,13 +306,6 @@ def load_embeddings(out: Path) -> Embeddings:
         area.tolist(),
         texts(table, PIXELS),
     )
-
-
-def load_statuses(out: Path) -> dict[str, tuple[str, str]]:
-    """Every photo's status and reason, ordered by name."""
-    table = _read_all(out, [IMAGE, STATUS, REASON]).sort_by(IMAGE)
-    columns = [texts(table, name) for name in (IMAGE, STATUS, REASON)]
-    return {image: (status, reason) for image, status, reason in zip(*columns, strict=True)}
 
 
 def count_statuses(shards: Iterable[Path]) -> dict[str, int]:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from ffhqref.core import tables
-from ffhqref.core.images import BadImage, Rgb, find, read, resize, write
+from ffhqref.core import sheets, tables
+from ffhqref.core.images import BadImage, Rgb, find, read, write
+from ffhqref.core.sheets import Panel, Tag
 from ffhqref.core.store import UserError, recorded_images
 
 CELL, GAP = 144, 4  # px, side of a picture and the space between two
 COLUMNS = 7  # the target and at most six references
-PAPER, INK = (250, 250, 248), (60, 60, 60)
 COLOURS = {"train": (52, 101, 164), "val": (196, 120, 20), "test": (170, 40, 50)}
 
 
 @dataclass(frozen=True)
-class Row:
+class SheetRow:
     """A target and its references, best first, by name."""
 
     split: str
@@ -29,7 +28,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class ContactSheet:
     """A contact sheet that was written: where, how many rows, and pictures that could not be shown."""
 
     path: Path
@@ -48,7 +47,7 @@ def mappings(out: Path, split: str | None = None) -> dict[str, dict[str, list[st
     return found
 
 
-def choose(found: Mapping[str, Mapping[str, Sequence[str]]], count: int) -> list[Row]:
+def choose(found: Mapping[str, Mapping[str, Sequence[str]]], count: int) -> list[SheetRow]:
     """At most `count` rows: as many of each split where there are enough, nobody shown twice.
 
     Inside a split the targets are taken evenly over their order; a photo that is in a row already (as
@@ -57,7 +56,7 @@ def choose(found: Mapping[str, Mapping[str, Sequence[str]]], count: int) -> list
     shares = {split: count // len(found) for split in found}
     for split in list(found)[: count % len(found)]:
         shares[split] += 1
-    rows: list[Row] = []
+    rows: list[SheetRow] = []
     for split, mapping in found.items():
         rows += _spread(split, mapping, shares[split])
     for split, mapping in found.items():  # what one split could not fill another may
@@ -66,13 +65,13 @@ def choose(found: Mapping[str, Mapping[str, Sequence[str]]], count: int) -> list
 
 
 def _spread(
-    split: str, mapping: Mapping[str, Sequence[str]], count: int, before: Sequence[Row] = ()
-) -> list[Row]:
+    split: str, mapping: Mapping[str, Sequence[str]], count: int, before: Sequence[SheetRow] = ()
+) -> list[SheetRow]:
     shown = {name for row in before for name in (row.target, *row.references)}
-    apart: list[Row] = []
+    apart: list[SheetRow] = []
     for target in mapping:
         if target not in shown and mapping[target]:
-            apart.append(Row(split, target, tuple(mapping[target])))
+            apart.append(SheetRow(split, target, tuple(mapping[target])))
             shown |= {target, *mapping[target]}
     if count <= 0 or not apart:
         return []
@@ -80,44 +79,16 @@ def _spread(
     return [apart[place] for place in places]
 
 
-def picture_of(image: Rgb | None) -> Rgb:
-    """A photograph as one cell, its whole shown; None is a grey cell with a cross."""
-    cell = np.full((CELL, CELL, 3), 222, np.uint8)
-    if image is None:
-        cv2.line(cell, (0, 0), (CELL, CELL), (180, 180, 180), 1, cv2.LINE_AA)
-        cv2.line(cell, (CELL, 0), (0, CELL), (180, 180, 180), 1, cv2.LINE_AA)
-        return cell
-    scale = CELL / max(image.shape[:2])
-    high, wide = (max(1, round(side * scale)) for side in image.shape[:2])
-    top, left = (CELL - high) // 2, (CELL - wide) // 2
-    cell[top : top + high, left : left + wide] = resize(image, wide, high)
-    return cell
-
-
-def tag(cell: Rgb, text: str, colour: tuple[int, int, int]) -> Rgb:
-    """The cell with a word on a coloured ground in its upper left corner."""
-    (wide, high), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)
-    marked = cell.copy()
-    cv2.rectangle(marked, (0, 0), (wide + 9, high + 9), colour, -1)
-    cv2.putText(marked, text, (5, high + 4), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
-    return marked
-
-
-def compose(rows: Sequence[tuple[Row, Sequence[Rgb | None]]]) -> Rgb:
+def compose(rows: Sequence[tuple[SheetRow, Sequence[Rgb | None]]]) -> Rgb:
     """Rows of decoded pictures (target first) as one sheet, height x width x 3 uint8."""
-    columns = max(len(pictures) for _, pictures in rows)
-    width = GAP + columns * (CELL + GAP) + 2 * GAP  # the target stands a little apart
-    sheet = np.full((GAP + len(rows) * (CELL + GAP), width, 3), PAPER, np.uint8)
-    for line, (row, pictures) in enumerate(rows):
-        top = GAP + line * (CELL + GAP)
-        cells = [picture_of(picture) for picture in pictures]
-        cells[0] = tag(cells[0], row.split, COLOURS[row.split])
+    panels = []
+    for row, pictures in rows:
+        line = [Panel(picture) for picture in pictures]
+        line[0] = replace(line[0], tag=Tag(row.split, COLOURS[row.split]))
         if more := len(row.references) + 1 - len(pictures):
-            cells[-1] = tag(cells[-1], f"and {more} more", INK)
-        for column, cell in enumerate(cells):
-            left = GAP + column * (CELL + GAP) + (2 * GAP if column else 0)
-            sheet[top : top + CELL, left : left + CELL] = cell
-    return sheet
+            line[-1] = replace(line[-1], tag=Tag(f"and {more} more"))
+        panels.append(line)
+    return sheets.compose(panels, side=CELL, gap=GAP, apart=2 * GAP)
 
 
 def contact_sheet(
@@ -127,7 +98,7 @@ def contact_sheet(
     file: Path | None = None,
     split: str | None = None,
     count: int = 12,
-) -> Sheet:
+) -> ContactSheet:
     """Write a contact sheet of `count` targets of a built dataset, a row each, to `file`.
 
     `images` may be left out where `embed` recorded the folder; `file` is `contact-sheet.png` in the
@@ -150,12 +121,12 @@ def contact_sheet(
     if len(missing) == sum(len(pictures) for _, pictures in rows):
         raise UserError(f"{root} holds none of the photographs of {out}: give their folder with --images.")
     write(target, compose(rows))
-    return Sheet(target, len(rows), tuple(missing))
+    return ContactSheet(target, len(rows), tuple(missing))
 
 
 def _read(root: Path, name: str, missing: list[str]) -> Rgb | None:
     try:
-        return picture_of(read(find(root, name)))
+        return sheets.fitted(read(find(root, name)), CELL)
     except BadImage:
         missing.append(name)
         return None

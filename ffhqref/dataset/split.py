@@ -41,6 +41,10 @@ class Component:
     for_val: bool
     for_test: bool
 
+    def serves(self, split: str) -> bool:
+        """Whether it can be drawn for val or test."""
+        return self.for_test if split == "test" else self.for_val
+
 
 def list_path(out: Path, split: str) -> Path:
     """Where the list of a split's photos lies."""
@@ -88,29 +92,51 @@ def draw(
     """
     splits = {part.name: "train" for part in parts}
     drawable = sum(part.identities for part in parts if part.for_val or part.for_test)
-    for split, quota, fraction in (
-        ("test", recipe.test_identities, recipe.test),
-        ("val", recipe.val_identities, recipe.val),
-    ):
-        free = [
-            p for p in parts if splits[p.name] == "train" and (p.for_test if split == "test" else p.for_val)
-        ]
-        wanted = quota if quota is not None else round((fraction or 0) * drawable)
-        if quota is None and fraction and drawable >= len(tables.SPLITS):  # one for each split
-            wanted = max(wanted, 1)
+    for split in ("test", "val"):
+        free = [part for part in parts if splits[part.name] == "train" and part.serves(split)]
         order = sorted(free, key=lambda part: seed_for(recipe.seed, part.name, "split"))
-        left = wanted
-        for part in _balanced(order, strata) if strata else order:
-            if part.identities <= left:
-                splits[part.name] = split
-                left -= part.identities
-        if quota is not None and left:
-            raise UserError(
-                f"Only {quota - left} identities can be drawn for {split}, {quota} were asked for: give "
-                f"--{split}-identities {quota - left} or less"
-                + (", or other --test-references." if split == "test" else ".")
-            )
+        chosen = _fill_quota(_balanced(order, strata) if strata else order, _wanted(recipe, split, drawable))
+        _check_quota(recipe, split, sum(part.identities for part in chosen))
+        splits |= {part.name: split for part in chosen}
     return splits
+
+
+def _quota(recipe: Recipe, split: str) -> tuple[int | None, float | None]:
+    """How many identities a split shall have: a whole number, or else a fraction."""
+    if split == "test":
+        return recipe.test_identities, recipe.test
+    return recipe.val_identities, recipe.val
+
+
+def _wanted(recipe: Recipe, split: str, drawable: int) -> int:
+    """A split's quota in identities; a fraction gives one at least where each split can have one."""
+    count, fraction = _quota(recipe, split)
+    if count is not None:
+        return count
+    least = 1 if fraction and drawable >= len(tables.SPLITS) else 0
+    return max(round((fraction or 0) * drawable), least)
+
+
+def _fill_quota(order: Sequence[Component], wanted: int) -> list[Component]:
+    """The components in their order, passing over those that have more identities than are still wanted."""
+    chosen = []
+    for part in order:
+        if part.identities <= wanted:
+            chosen.append(part)
+            wanted -= part.identities
+    return chosen
+
+
+def _check_quota(recipe: Recipe, split: str, found: int) -> None:
+    """UserError where a whole-number quota cannot be met."""
+    count, _ = _quota(recipe, split)
+    if count is None or found == count:
+        return
+    hint = ", or other --test-references." if split == "test" else "."
+    raise UserError(
+        f"Only {found} identities can be drawn for {split}, {count} were asked for: give "
+        f"--{split}-identities {found} or less{hint}"
+    )
 
 
 def _balanced(order: Sequence[Component], strata: Mapping[str, str]) -> list[Component]:

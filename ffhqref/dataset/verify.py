@@ -142,12 +142,23 @@ def _reference_faults(dataset: Dataset) -> Iterator[str]:
 def _row_faults(
     dataset: Dataset, index: Mapping[str, int], split: str, target: str, references: Sequence[str]
 ) -> Iterator[str]:
-    recipe = dataset.recipe
     if target not in index:
         yield "the target is no photo of this dataset"
         return
     if dataset.split.get(target) != split:
         yield f"the target is in {dataset.split.get(target)}"
+    yield from _count_faults(dataset.recipe, split, references)
+    for name in references:
+        if name == target:
+            yield "it is its own reference"
+        elif name not in index:
+            yield f"reference {name} is no photo of this dataset"
+        else:
+            yield from _pair_faults(dataset, index, split, target, name)
+
+
+def _count_faults(recipe: Recipe, split: str, references: Sequence[str]) -> Iterator[str]:
+    """How many references a target of a split may have."""
     if not references:
         yield "it has no reference"
     if len(set(references)) != len(references):
@@ -156,20 +167,20 @@ def _row_faults(
     low, high = (min(n, recipe.max_references or n) for n in (low, high))
     if len(references) < low or (high and len(references) > high):
         yield f"{len(references)} references, not {low} to {high or 'any number'}"
-    least, distance = least_distance(recipe, split), recipe.needed_distance()
-    for name in references:
-        if name == target:
-            yield "it is its own reference"
-        elif name not in index:
-            yield f"reference {name} is no photo of this dataset"
-        else:
-            if dataset.identity.get(name) != dataset.identity.get(target):
-                yield f"reference {name} is of another identity"
-            if dataset.split.get(name) != split:
-                yield f"reference {name} is in {dataset.split.get(name)}"
-            apart = 1 - float(similarities(dataset.embeddings.vectors, index[target], index[name])[0])
-            if not least <= apart < distance:
-                yield f"reference {name} is at distance {apart:.4f}, outside [{least}, {distance})"
+
+
+def _pair_faults(
+    dataset: Dataset, index: Mapping[str, int], split: str, target: str, name: str
+) -> Iterator[str]:
+    """Whether a photo may be the reference of a target: its identity, its split, its distance."""
+    if dataset.identity.get(name) != dataset.identity.get(target):
+        yield f"reference {name} is of another identity"
+    if dataset.split.get(name) != split:
+        yield f"reference {name} is in {dataset.split.get(name)}"
+    least, distance = least_distance(dataset.recipe, split), dataset.recipe.needed_distance()
+    apart = 1 - float(similarities(dataset.embeddings.vectors, index[target], index[name])[0])
+    if not least <= apart < distance:
+        yield f"reference {name} is at distance {apart:.4f}, outside [{least}, {distance})"
 
 
 def _file_faults(dataset: Dataset) -> Iterator[str]:

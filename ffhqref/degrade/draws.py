@@ -21,7 +21,7 @@ Format = Literal["png", "webp"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class DegradeOptions:
     """How targets are read and what is drawn for them. `workers` never changes what is made."""
 
     size: int = 512  # px, width and height of what is made
@@ -82,7 +82,7 @@ def scanned(photos: Path) -> list[Target]:
 def named(photos: Path, names: Sequence[str]) -> list[Target]:
     """The named pictures below a folder, in this order; `bad` says which are missing or clash."""
     if not photos.is_dir():
-        raise UserError(f"{photos} is no folder: give --images the folder that holds the photographs.")
+        raise UserError(f"{photos} is not a folder: give --images the folder that holds the photographs.")
     meeting = Counter(images.meeting_key(name) for name in names)
 
     def target(name: str) -> Target:
@@ -111,7 +111,7 @@ class Drawn:
         return self.replayed.noise() if self.replayed else None
 
 
-def draws(level: Level, targets: Sequence[Target], options: Options) -> Iterator[Drawn]:
+def draws(level: Level, targets: Sequence[Target], options: DegradeOptions) -> Iterator[Drawn]:
     """What is to be made of the targets, in the order of the published stream where that is replayed."""
     if options.table:
         yield from _draws_of_table(options.table, level, targets, options.size)

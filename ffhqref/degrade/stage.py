@@ -1,7 +1,6 @@
 """Low-quality images: targets and a level -> degraded pictures, tables/degradations.parquet.
 
-The pure core is `ffhqref.degrade.operators`, whose names are here too; this module reads, degrades in threads
-and writes files.
+The pure core is `ffhqref.degrade.operators`; this module reads, degrades in threads and writes files.
 """
 
 from __future__ import annotations
@@ -35,29 +34,9 @@ from ffhqref.core.store import (
     write_bytes,
     write_receipt,
 )
-from ffhqref.degrade.draws import Drawn, Filter, Options, Target, draws, named, read_names, scanned
+from ffhqref.degrade.draws import DegradeOptions, Drawn, Filter, Target, draws, named, scanned
 from ffhqref.degrade.levels import Level
-from ffhqref.degrade.operators import (
-    Degradation,
-    Sampler,
-    add_noise,
-    apply,
-    blur,
-    blur_downscale,
-    downscale,
-    gaussian_kernel,
-    jpeg,
-    replay,
-    sample,
-    sampler,
-    upscale,
-)
-
-__all__ = [
-    "Degradation", "Options", "Sampler", "add_noise", "apply", "blur", "blur_downscale", "degrade_dataset",
-    "degrade_folder", "downscale", "gaussian_kernel", "jpeg", "read_names", "replay", "sample", "sampler",
-    "sheet", "upscale",
-]  # fmt: skip
+from ffhqref.degrade.operators import apply
 
 REVISION = 1
 TABLE = "tables/degradations.parquet"  # below the output folder
@@ -75,7 +54,7 @@ def degrade_folder(
     out: Path,
     *,
     names: Sequence[str] | None = None,
-    options: Options | None = None,
+    options: DegradeOptions | None = None,
 ) -> Receipt:
     """Degrade pictures below `photos` (all, or those named, in this order) into the folder `out`.
 
@@ -86,7 +65,7 @@ def degrade_folder(
     if out.resolve() == photos.resolve() or (names is None and photos.resolve() in out.resolve().parents):
         raise UserError(f"{out} lies in the folder of the photographs: give --out a folder outside {photos}.")
     targets = scanned(photos) if names is None else named(photos, names)
-    return Run(level, out, "", "degrade", options or Options()).make(targets)
+    return DegradeRun(level, out, "", "degrade", options or DegradeOptions()).make(targets)
 
 
 def degrade_dataset(
@@ -95,14 +74,14 @@ def degrade_dataset(
     *,
     photos: Path | None = None,
     split: Split = "test",
-    options: Options | None = None,
+    options: DegradeOptions | None = None,
 ) -> Receipt:
     """Degrade the test (or val) targets of a built dataset into test_images/<level>_degrad/.
 
     `photos` may be left out where `embed` recorded the folder. Files of targets that the mapping no
     longer has are removed, if they are still as they were made.
     """
-    options = options or Options()
+    options = options or DegradeOptions()
     if options.copies > 1 or options.format != "png":
         raise UserError("A dataset has one PNG a target: use --out for --copies or --format webp.")
     mapping = out / "reference_mapping" / f"{split}_references.csv"
@@ -111,7 +90,7 @@ def degrade_dataset(
     targets = named(photos or recorded_images(out), list(tables.read_references(mapping)))
     if not targets:
         raise UserError(f"{mapping} names no target: build the dataset with a larger {split} split.")
-    run = Run(level, out, dataset_folder(level, split), f"degrade-{level.name}-{split}", options)
+    run = DegradeRun(level, out, dataset_folder(level, split), f"degrade-{level.name}-{split}", options)
     return run.make(targets)
 
 
@@ -133,14 +112,14 @@ def fit(image: Rgb, size: int, method: Filter = "bicubic") -> Rgb:
 
 
 @dataclass(frozen=True)
-class Item:
+class DegradeItem:
     """One low-quality image to be made."""
 
     drawn: Drawn
     file: str
     key: str
 
-    def make(self, out: Path, options: Options) -> Made:
+    def make(self, out: Path, options: DegradeOptions) -> Made:
         """Read, degrade and write: the work of a thread."""
         target = self.drawn.target
         if target.bad:
@@ -157,7 +136,11 @@ class Item:
 
 
 def sheet(
-    path: Path, level_folders: Mapping[str, tuple[Path, str]], photos: Path, options: Options, rows: int = 6
+    path: Path,
+    level_folders: Mapping[str, tuple[Path, str]],
+    photos: Path,
+    options: DegradeOptions,
+    rows: int = 6,
 ) -> None:
     """Write a PNG of clean pictures beside their low-quality versions, the parameters beneath.
 
@@ -180,7 +163,7 @@ def sheet(
             row = made[level][name]
             line.append(Panel(images.read(below(out, row[tables.LQ_IMAGE])), caption(row)))
         cells.append(line)
-    images.write(path, sheets.draw(["clean", *level_folders], cells))
+    images.write(path, sheets.compose(cells, ["clean", *level_folders]))
 
 
 def caption(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -199,14 +182,14 @@ def caption(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 @dataclass(frozen=True)
-class Run:
+class DegradeRun:
     """One level into one folder: `prefix` is where the files lie below `out`."""
 
     level: Level
     out: Path
     prefix: str
     stage: str
-    options: Options
+    options: DegradeOptions
 
     @property
     def journal(self) -> Path:
@@ -234,21 +217,21 @@ class Run:
             )  # fmt: skip
             return self._finish(items, known, made, wanted)
 
-    def _item(self, drawn: Drawn) -> Item:
+    def _item(self, drawn: Drawn) -> DegradeItem:
         options = self.options
         folder = f"copy-{drawn.copy}/" if options.copies > 1 or drawn.copy else ""
         file = self.prefix + folder + images.png_name(drawn.target.name).removesuffix("png") + options.format
         parts = [REVISION, drawn.target.stamp, drawn.target.bad, asdict(drawn.degradation), drawn.draw]
         parts += [options.size, options.filter, asdict(self.level) if drawn.replayed else None]
-        return Item(drawn, file, digest(json.dumps(parts).encode()))
+        return DegradeItem(drawn, file, digest(json.dumps(parts).encode()))
 
-    def _wanted(self, items: Sequence[Item]) -> Receipt:
+    def _wanted(self, items: Sequence[DegradeItem]) -> Receipt:
         parameters = {key: value for key, value in asdict(self.options).items() if key != "workers"}
         parameters |= {"level": asdict(self.level), "table": self.options.table is not None}
         keys = digest(json.dumps([[item.file, item.key] for item in items]).encode())
         return Receipt(stage=self.stage, revision=REVISION, parameters=parameters, inputs={"images": keys})
 
-    def _table_stands(self, items: Sequence[Item], known: Mapping[str, Made]) -> bool:
+    def _table_stands(self, items: Sequence[DegradeItem], known: Mapping[str, Made]) -> bool:
         return self.table.is_file() and bool(self._merged(items, known).equals(self._rows()))
 
     def _rows(self) -> pa.Table:
@@ -268,14 +251,18 @@ class Run:
         keep = [file not in files for file in rows[tables.LQ_IMAGE].to_pylist()]
         return rows.filter(pa.array(keep, pa.bool_()))
 
-    def _forget(self, missing: Sequence[Item]) -> None:
+    def _forget(self, missing: Sequence[DegradeItem]) -> None:
         """Take rows of files that will be made anew out of the table, so that none is ever wrong."""
         receipt_path(self.out, self.stage).unlink(missing_ok=True)
         if missing and self.table.is_file():
             tables.write(self.table, tables.DEGRADATIONS, self._rows_without({item.file for item in missing}))
 
     def _finish(
-        self, items: Sequence[Item], known: Mapping[str, Made], made: Mapping[str, Made], wanted: Receipt
+        self,
+        items: Sequence[DegradeItem],
+        known: Mapping[str, Made],
+        made: Mapping[str, Made],
+        wanted: Receipt,
     ) -> Receipt:
         results = [made[item.file] for item in items]
         statuses = Counter(result.status for result in results)
@@ -291,7 +278,7 @@ class Run:
         return write_receipt(self.out, wanted, [self.journal], notes | {"squeezed": squeezed})
 
     def _remove_stale(
-        self, items: Sequence[Item], known: Mapping[str, Made], made: Mapping[str, Made]
+        self, items: Sequence[DegradeItem], known: Mapping[str, Made], made: Mapping[str, Made]
     ) -> None:
         """Remove our own files of targets that became unusable or, in a dataset, are no longer targets."""
         wanted = {item.file for item in items}
@@ -300,7 +287,7 @@ class Run:
             if gone and journal.unchanged(self.out, file, before):
                 below(self.out, file).unlink()
 
-    def _merged(self, items: Sequence[Item], made: Mapping[str, Made]) -> pa.Table:
+    def _merged(self, items: Sequence[DegradeItem], made: Mapping[str, Made]) -> pa.Table:
         """The table with these items' rows in place of those of the same files (dataset: same folder)."""
         rows = self._rows_without({item.file for item in items}).to_pylist()
         if self.prefix:
@@ -309,7 +296,7 @@ class Run:
         rows.sort(key=lambda row: (row[tables.IMAGE], row[tables.LEVEL], row[tables.LQ_IMAGE]))
         return pa.Table.from_pylist(rows, tables.DEGRADATIONS)
 
-    def _row(self, item: Item, made: Made) -> dict[str, Any]:
+    def _row(self, item: DegradeItem, made: Made) -> dict[str, Any]:
         drawn, size = item.drawn, self.options.size
         return {
             tables.IMAGE: drawn.target.name, tables.LQ_IMAGE: item.file, tables.STATUS: made.status,

@@ -15,13 +15,13 @@ from ffhqref.core.store import Receipt, UserError, finished, lock, need_space, w
 from ffhqref.core.terminal import progress
 from ffhqref.dataset.build import Built, build_refs
 from ffhqref.dataset.sheet import contact_sheet
+from ffhqref.degrade.draws import DegradeOptions
 from ffhqref.degrade.levels import load_level
-from ffhqref.degrade.stage import Options, degrade_dataset
+from ffhqref.degrade.stage import degrade_dataset
 from ffhqref.demo import EMBEDDER
 from ffhqref.demo.album import DRAWING_REVISION, Label, album, photographs
 from ffhqref.download.sources import load_source
-from ffhqref.download.stage import Options as DownloadOptions
-from ffhqref.download.stage import accept_terms, download
+from ffhqref.download.stage import DownloadOptions, accept_terms, download
 from ffhqref.faces.networks import Device
 from ffhqref.identities.grouping import Agreement, agreement
 
@@ -133,7 +133,7 @@ def _dataset_of(photos: Path, out: Path, recipe: Recipe, device: Device, workers
     built = build_refs(photos, dataset, recipe, device=device, workers=workers)
     identities = judged(dataset, out / "labels.csv")
     for level in TEST_LEVELS:
-        degrade_dataset(load_level(level), dataset, photos=photos, options=Options(workers=workers))
+        degrade_dataset(load_level(level), dataset, photos=photos, options=DegradeOptions(workers=workers))
     contact_sheet(dataset, photos)
     return DemoResult(dataset, built, identities)
 

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from ffhqref.core.store import PART_SUFFIX, below, digest, flush_folder, write_text
+from ffhqref.core.store import PART_SUFFIX, below, digest, flush, write_text
 from ffhqref.download.ledger import BLOCK, Entry, Ledger
 from ffhqref.download.sources import OWN_NAME, SourceFile, name_fault
 
@@ -221,7 +221,7 @@ class _Batch:
         for part, entry in self._waiting:
             os.replace(part, below(self._out, entry.path))
         for folder in {part.parent for part, _ in self._waiting}:
-            flush_folder(folder)
+            flush(folder)
         for _, entry in self._waiting:
             final = below(self._out, entry.path).stat()
             self._ledger.add(replace(entry, mtime_ns=final.st_mtime_ns))

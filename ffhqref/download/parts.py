@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
-from ffhqref.core.store import UserError, atomic, digest, flush_folder
+from ffhqref.core.store import UserError, atomic, digest, flush
 from ffhqref.download.sources import OWN_NAME, SourceFile
 
 PARTS = f"{OWN_NAME}/parts"
@@ -89,7 +89,7 @@ class Part:
             os.fsync(file.fileno())
         try:
             os.replace(self.path, final)
-            flush_folder(final.parent)
+            flush(final.parent)
         except OSError as error:
             if error.errno != errno.EXDEV:  # the final folder is a link to another disk
                 raise

@@ -53,7 +53,10 @@ class SourceFile:
     def __post_init__(self) -> None:
         checks: list[tuple[object, str]] = [
             (not name_fault(self.path), f"path {self.path!r}: {name_fault(self.path)}"),
-            (self.unpack in ("", ".") or not name_fault(self.unpack), f"unpack {self.unpack!r} is no folder"),
+            (
+                self.unpack in ("", ".") or not name_fault(self.unpack),
+                f"unpack {self.unpack!r} is not a folder",
+            ),
             (self.bytes is None or self.bytes >= 0, f"{self.path}: bytes must not be negative"),
             (
                 not self.unpack or self.path.endswith((".zip", ".tar", ".tgz", ".tar.gz")),

@@ -31,7 +31,7 @@ TERMS = f"{OWN_NAME}/terms"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class DownloadOptions:
     """What the command line says beside the sources."""
 
     only: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ class Options:
 
 
 @dataclass(kw_only=True)
-class Outcome:
+class DownloadOutcome:
     """What a run did. `missing` are (path, reason), ordered by path."""
 
     wanted: int = 0  # files, those of archives too where they are known
@@ -57,7 +57,7 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
 
 
-def download(sources: Sequence[Source], out: Path, options: Options) -> Outcome:
+def download(sources: Sequence[Source], out: Path, options: DownloadOptions) -> DownloadOutcome:
     """Fetch the sources' files below `out`. Files that cannot be had are in the outcome, not raised."""
     mirrors = [Mirror(base) for base in options.mirrors]
     network = Network(options.manners)
@@ -76,7 +76,7 @@ def download(sources: Sequence[Source], out: Path, options: Options) -> Outcome:
             ledger.close()
 
 
-def preview(sources: Sequence[Source], out: Path, options: Options) -> Outcome:
+def preview(sources: Sequence[Source], out: Path, options: DownloadOptions) -> DownloadOutcome:
     """What `download` would do, from what is on disk; nothing is fetched or written."""
     ledger = Ledger(out)
     run = _Run(out, options, Transfer(out, Network(options.manners), ledger, []))
@@ -102,42 +102,49 @@ def accept_terms(source: Source, out: Path, ask: Callable[[str], bool]) -> None:
 
 
 def _selected(
-    sources: Sequence[Source], out: Path, options: Options, listed: dict[str, list[SourceFile]]
+    sources: Sequence[Source], out: Path, options: DownloadOptions, listed: dict[str, list[SourceFile]]
 ) -> Iterator[Task | str]:
     """The tasks of all sources in order, and the paths that are excluded; UserError where none is left."""
-    excluded = options.exclude and read_text(options.exclude, "a list of names, one a line")
+    excluded = read_text(options.exclude, "a list of names, one a line") if options.exclude else ""
     seen: dict[str, SourceFile] = {}
-    chosen = 0
+    chosen = False
     for source in sources:
-        selection = Selection.make(options.only, source, (excluded or "").splitlines())
-        always = {file.path for file in source.files} if source.listing else set()
-        for file in [*source.files, *listed.get(source.name, ())]:
+        selection = Selection.make(options.only, source, excluded.splitlines())
+        chosen = chosen or bool(source.listing and source.name not in listed)
+        for file, asked in _wanted(source, selection, listed.get(source.name, ())):
             if selection.excludes(file.path):
                 yield file.path
                 continue
-            if not (file.unpack or file.path in always or selection.wants(file.path)):
-                continue
-            chosen += file.path not in always
+            chosen = chosen or asked
             if seen.setdefault(file.path, file) != file:
                 raise UserError(f"Two sources have a file {file.path}: give them folders of their own.")
             if seen[file.path] is file:
                 yield Task(file, selection)
-        if source.listing and source.name not in listed:
-            chosen += 1
     if not chosen:
         raise UserError(f"--only {' '.join(options.only)} selects no file: see --dry-run without it.")
+
+
+def _wanted(
+    source: Source, selection: Selection, listed: Sequence[SourceFile]
+) -> Iterator[tuple[SourceFile, bool]]:
+    """The files that are excluded or wanted, and whether they count as selected: a listing is always had."""
+    always = {file.path for file in source.files} if source.listing else set()
+    for file in [*source.files, *listed]:
+        wanted = file.unpack or file.path in always or selection.wants(file.path)
+        if wanted or selection.excludes(file.path):
+            yield file, file.path not in always
 
 
 class _Run:
     """One run: the tasks that are left, the threads that do them, the bar they move."""
 
-    def __init__(self, out: Path, options: Options, transfer: Transfer) -> None:
+    def __init__(self, out: Path, options: DownloadOptions, transfer: Transfer) -> None:
         self.out = out
         self.options = options
         self.transfer = transfer
         self.ledger = transfer.ledger
         self.network = transfer.network
-        self.outcome = Outcome()
+        self.outcome = DownloadOutcome()
         self.listed: dict[str, list[SourceFile]] = {}
         self.tasks: list[Task] = []
         self.unpacker = Unpacker(out, transfer, options.verify, self._on_disk, self._tell)

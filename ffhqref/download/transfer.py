@@ -200,6 +200,14 @@ class Transfer:
         if size > limit:
             part.drop()
             raise Trouble(f"{_host(url)} sends more than the {limit:,} bytes it should", cost=WRONG)
+        self._check_end(file, part, url, response, origin, size)
+        return digests
+
+    @staticmethod
+    def _check_end(
+        file: SourceFile, part: Part, url: str, response: requests.Response, origin: Origin, size: int
+    ) -> None:
+        """Whether the body ended where it should: Trouble where it broke off, Refused where none can say."""
         exact = file.bytes if not (origin.encoding or file.pixel_md5) else None
         whole = origin.length if origin.length is not None else exact
         if whole is not None and size < whole:
@@ -208,7 +216,6 @@ class Transfer:
         if origin.length is None and not chunked and file.bytes is None and not file.digest:
             part.drop()
             raise Refused(f"{_host(url)} does not say how long the file is: give its bytes or sha256")
-        return digests
 
     def _write(self, sink: FileIO, piece: bytes, update: Callable[[bytes], None], heard: Balance) -> None:
         try:

@@ -18,7 +18,7 @@ from torch import Tensor
 from ffhqref.core.store import UserError
 from ffhqref.refldm.model import schedule
 from ffhqref.refldm.model.checkpoint import Networks, keep_memory, text_line
-from ffhqref.refldm.model.unet import Seen, UNet
+from ffhqref.refldm.model.unet import ReferenceCache, UNet
 
 Rgb = npt.NDArray[np.uint8]
 Encoding = Literal["wide", "separate"]
@@ -26,7 +26,7 @@ Watch = Callable[[Tensor, Tensor], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class SamplingOptions:
     """How to sample; the defaults are those of the published single-picture script."""
 
     steps: int = 50
@@ -35,7 +35,7 @@ class Options:
     encoding: Encoding = "wide"
 
 
-def check_options(options: Options, device: str) -> None:
+def check_options(options: SamplingOptions, device: str) -> None:
     """UserError where the options cannot work, before anything is loaded."""
     try:
         schedule.timesteps(options.schedule, options.steps)
@@ -82,7 +82,7 @@ class Restorer:
         self.alpha_bar = schedule.tables(schedule.betas())["alphas_cumprod"]
         self._networks, self._preparing = networks, threading.Lock()
         self._prepared: Prepared | None = None
-        self._null: Seen | None = None
+        self._null: ReferenceCache | None = None
 
     @property
     def prepared(self) -> Prepared:
@@ -97,21 +97,21 @@ class Restorer:
         unet = self._networks.unet.to(self.device)
         if self.dtype != torch.float32:
             # zeros make normalisation divide by next to nothing: there narrow sums lose the most
-            self._null = self._nothing_seen(unet).to(self.dtype)
+            self._null = self._null_cache(unet).to(self.dtype)
             unet.to(self.dtype)
         call = torch.compile(unet) if self.compiled else unet
         return Prepared(unet, call, unet.own_tokens(*self.latent[1:]))
 
-    def _nothing_seen(self, unet: UNet) -> Seen:
+    def _null_cache(self, unet: UNet) -> ReferenceCache:
         """What the null condition sees: one reference whose latent is zero."""
-        return unet.see(torch.zeros(1, *self.latent, device=self.device), self.latent[2])
+        return unet.cache_references(torch.zeros(1, *self.latent, device=self.device), self.latent[2])
 
     @torch.no_grad()
-    def null(self) -> Seen:
+    def null(self) -> ReferenceCache:
         """The cache of the null condition. Once per model, and only where guidance asks for it."""
         prepared = self.prepared
         if self._null is None:
-            self._null = self._nothing_seen(prepared.unet)
+            self._null = self._null_cache(prepared.unet)
         return self._null
 
     def noise(self, seed: int) -> Tensor:
@@ -135,29 +135,34 @@ class Restorer:
         return torch.cat([self.encode(picture[None]) for picture in pictures], 3)
 
     @torch.no_grad()
-    def see(self, latents: Tensor) -> Seen:
+    def cache_latents(self, latents: Tensor) -> ReferenceCache:
         """The cache of the references of one person, from their latents [1, 8, h, n * w]."""
-        return self.prepared.unet.see(latents.to(self.device), self.latent[2])
+        return self.prepared.unet.cache_references(latents.to(self.device), self.latent[2])
 
-    def look(self, pictures: Sequence[Rgb], encoding: Encoding = "wide") -> Seen:
+    def cache_references(self, pictures: Sequence[Rgb], encoding: Encoding = "wide") -> ReferenceCache:
         """The cache of references; of none, an empty one. It serves for all pictures of the person."""
         with explained():
-            return self.see(self.encode_references(pictures, encoding)) if pictures else Seen()
+            return (
+                self.cache_latents(self.encode_references(pictures, encoding))
+                if pictures
+                else ReferenceCache()
+            )
 
     def denoiser(
-        self, lq: Tensor, references: Sequence[Seen], options: Options
+        self, lq: Tensor, references: Sequence[ReferenceCache], options: SamplingOptions
     ) -> Callable[[Tensor, int], Tensor]:
         """denoise(x, t): the guided noise of rows with these low-quality latents and references.
 
-        Only rows with references have a null half; all halves are one batch. For one thread at a time.
+        Only rows with references are guided: the batch has them a second time, with the null cache. For one
+        thread at a time.
         """
-        guided = [i for i, seen in enumerate(references) if seen.layers and options.guidance != 1.0]
-        rows = guided + list(range(len(references)))  # the null halves first
-        halves = [self._null_like(references[i]) for i in guided] + list(references)
+        guided = [i for i, cached in enumerate(references) if cached.layers and options.guidance != 1.0]
+        rows = guided + list(range(len(references)))  # those of the null condition first
+        caches = [self._null_like(references[i]) for i in guided] + list(references)
         if len(references) > 1 and self.device.type == "cpu":
             keep_memory()
         prepared = self.prepared
-        cache = [seen.roomy(prepared.own) for seen in _groups(halves)]
+        cache = [cached.with_room(prepared.own) for cached in _groups(caches)]
         if self.compiled:
             _any_count(cache)
         both = lq.to(self.device)[rows]
@@ -176,8 +181,8 @@ class Restorer:
         self,
         x: Tensor,
         lq: Tensor,
-        references: Sequence[Seen],
-        options: Options,
+        references: Sequence[ReferenceCache],
+        options: SamplingOptions,
         eta: float = 0.0,
         noise: Callable[[int], Tensor] | None = None,
         watch: Watch | None = None,
@@ -187,10 +192,10 @@ class Restorer:
         denoise = self.denoiser(lq, references, options)
         return schedule.sample(denoise, x.to(self.device), chosen, self.alpha_bar, eta, noise, watch)
 
-    def _null_like(self, seen: Seen) -> Seen:
+    def _null_like(self, cached: ReferenceCache) -> ReferenceCache:
         """The null condition with as many references as `seen` has."""
-        count = round(seen.layers[0][0].shape[2] / self.prepared.own[0])
-        return Seen(layers=self.null().layers, copies=count)
+        count = round(cached.layers[0][0].shape[2] / self.prepared.own[0])
+        return ReferenceCache(layers=self.null().layers, copies=count)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Rgb]:
@@ -200,9 +205,9 @@ class Restorer:
     def restore(
         self,
         pictures: Sequence[Rgb],
-        references: Sequence[Seen],
+        references: Sequence[ReferenceCache],
         noises: Sequence[Tensor],
-        options: Options,
+        options: SamplingOptions,
         watch: Watch | None = None,
     ) -> list[Rgb]:
         """Restore a batch: pictures of the network's size, each with its references and its x_T."""
@@ -244,20 +249,20 @@ def _sentence(error: RuntimeError | MemoryError) -> str | None:
     return None
 
 
-def _any_count(cache: Sequence[Seen]) -> None:
+def _any_count(cache: Sequence[ReferenceCache]) -> None:
     """Have the compiler keep the number of tokens seen open: one program for any number of references."""
-    for seen in cache:
-        marked = [(bias, 3) for bias in seen.bias] + [(kv, 2) for layer in seen.layers for kv in layer]
+    for cached in cache:
+        marked = [(bias, 3) for bias in cached.bias] + [(kv, 2) for layer in cached.layers for kv in layer]
         for tensor, tokens in marked:
             torch._dynamo.maybe_mark_dynamic(tensor, tokens)
 
 
-def _groups(seen: Sequence[Seen]) -> list[Seen]:
+def _groups(cached: Sequence[ReferenceCache]) -> list[ReferenceCache]:
     """Successive rows that see the same are one group."""
     groups = []
-    for _, same in groupby(seen, key=lambda one: (id(one.layers) if one.layers else 0, one.copies)):
+    for _, same in groupby(cached, key=lambda one: (id(one.layers) if one.layers else 0, one.copies)):
         rows = list(same)
-        groups.append(Seen(rows=len(rows), layers=rows[0].layers, copies=rows[0].copies))
+        groups.append(ReferenceCache(rows=len(rows), layers=rows[0].layers, copies=rows[0].copies))
     return groups
 
 

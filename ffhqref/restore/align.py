@@ -18,7 +18,7 @@ FEATHER = 0.06  # of the square's side: how far the edge of a pasted face fades 
 Paste = Callable[[Rgb], Rgb]
 
 
-class Aligner:
+class FaceAligner:
     """Cuts the best placed face of a photograph as FFHQ frames it."""
 
     def __init__(self, detector: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -28,42 +28,36 @@ class Jobs:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def collect(
+def of_dataset(dataset: Path, level: str, photos: Path, *, split: str, most: int) -> Jobs:
+    """The low-quality pictures of a level of a built dataset, each with its first `most` references."""
+    mapping = dataset / "reference_mapping" / f"{split}_references.csv"
+    lq = dataset / f"{split}_images" / f"{level}_degrad"
+    return of_pictures(lq, mapping=mapping, photos=photos, most=most)
+
+
+def of_pictures(
+    lq: Path,
     *,
-    dataset: Path | None,
-    level: str | None,
-    split: str,
-    lq: Path | None,
-    refs: Sequence[Path],
-    refs_dir: Path | None,
-    references: Path | None,
-    images_dir: Path | None,
+    references: Sequence[Path] = (),
+    refs_dir: Path | None = None,
+    mapping: Path | None = None,
+    photos: Path | None = None,
     most: int,
 ) -> Jobs:
-    """The jobs of one of the three forms of input, by name. UserError where they do not go together."""
-    if dataset is not None:
-        if level is None or lq or refs or refs_dir or references or images_dir is None:
-            raise UserError(
-                f"With the dataset {dataset} give --level (such as severe) and --images, the folder of its "
-                "photographs, and none of --lq, --refs, --refs-dir, --references."
-            )
-        lq = dataset / f"{split}_images" / f"{level}_degrad"
-        references = dataset / "reference_mapping" / f"{split}_references.csv"
-    if lq is None:
-        raise UserError("Give --lq, a picture or a folder of them, or a built dataset and --level.")
-    if sum([bool(refs), refs_dir is not None, references is not None]) > 1:
+    """The jobs of a picture or a folder of them, by name; UserError where options do not go together."""
+    if sum([bool(references), refs_dir is not None, mapping is not None]) > 1:
         raise UserError("Give one of --refs, --refs-dir and --references, not several.")
-    if references is not None:
-        if images_dir is None:
+    if mapping is not None:
+        if photos is None:
             raise UserError("--references needs --images, the folder in which its pictures lie.")
-        return _by_mapping(_found(lq), tables.read_references(references), references, images_dir, most)
+        return _by_mapping(_found(lq), tables.read_references(mapping), mapping, photos, most)
     if refs_dir is not None:
         return _by_folder(_found(lq), refs_dir, most)
-    for path in refs:
+    for path in references:
         if not path.is_file():
             raise UserError(f"There is no reference {path}: give pictures of the person.")
-    shared = tuple(refs[:most])
-    truth = _truths(images_dir)
+    shared = tuple(references[:most])
+    truth = _truths(photos)
     found = _found(lq).items()
     return Jobs([Job(name=n, lq=path, references=shared, truth=truth(n)) for n, path in found])
 
@@ -77,7 +71,7 @@ def _found(lq: Path) -> dict[str, Path]:
     return {images.png_name(photo.name): photo.path for photo in images.scan(lq) if not photo.bad}
 
 
-def _truths(images_dir: Path | None):  # type: ignore[no-untyped-def]
+def _truths(images_dir: Path | None) -> Callable[[str], Path | None]:
     if images_dir is None:
         return lambda name: None
     known = {images.png_name(photo.name): photo.path for photo in images.scan(images_dir)}

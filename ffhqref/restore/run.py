@@ -2,126 +2,179 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import cv2
-import numpy as np
-from tqdm import tqdm
-
-from ffhqref import __version__
 from ffhqref.core import images
 from ffhqref.core.images import BadImage, Rgb
-from ffhqref.core.store import UserError, digest, digest_file, lock, seed_for, write_text
-from ffhqref.restore.jobs import Job, shard
+from ffhqref.core.sheets import Panel, compose
+from ffhqref.core.store import UserError, digest_file, seed_for
+from ffhqref.core.terminal import progress_bar
+from ffhqref.restore import jobs as collecting
+from ffhqref.restore.jobs import Job, Jobs, shard
+from ffhqref.restore.record import Record, RestoreOutcome, ResultSettings, spare_inputs, writer
 
 if TYPE_CHECKING:
-    from ffhqref.refldm.model.checkpoint import Architecture, Networks
-    from ffhqref.refldm.restorer import Options, Restorer
-    from ffhqref.restore.align import Aligner
+    from torch import Tensor
+
+    from ffhqref.refldm.model.checkpoint import Architecture
+    from ffhqref.refldm.model.schedule import Schedule
+    from ffhqref.refldm.restorer import Encoding, Restorer, SamplingOptions
+    from ffhqref.restore.align import FaceAligner
 
 SHEETS = "sheets"
 TRIAL_AFTER = 10  # s: only a longer run is told what another precision would bring
 TILE = 256  # px of a picture in a sheet
 
+Paste = Callable[[Rgb], Rgb]
+
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What the results depend on, and so what a second run compares."""
+class RestoreOptions:
+    """How pictures are restored; the defaults are those of the published single-picture script."""
 
-    checkpoint: str  # SHA-256
-    autoencoder: str | None
-    weights: str  # ema or raw
-    architecture: Mapping[str, Any]
-    options: Options
-    seed: int
-    noise: str  # shared or per-image
-    precision: str
-    device: str
-    align: str = ""  # the detector's SHA-256 where faces are aligned
-    paste_back: bool = False
+    steps: int = 50
+    schedule: Schedule = "uniform_trailing"
+    guidance: float = 1.5  # towards the references; 1 is off
+    reference_encoding: Encoding = "wide"
+    max_references: int = 5
+    seed: int = 2024  # of the noise that sampling starts from
+    noise: Literal["shared", "per-image"] = "shared"
+    precision: str = "fp32"  # fp32, bf16, fp16 or auto
+    device: str = "cpu"
+    batch_size: int = 1
+    compiled: bool = False  # the denoiser, by torch.compile
+    sheets: bool = False  # also write everything side by side
+    detector: Path | None = None  # SCRFD (ONNX): faces are found and framed first
+    paste_back: bool = False  # with a detector: results go back into the photographs
+    autoencoder: Path | None = None  # first stage, where the checkpoint holds none
+    architecture: Architecture | None = None  # where the checkpoint is of another size than the published
+    shard: str | None = None  # i/n: every n-th picture from the i-th on
 
+    def sampling(self) -> SamplingOptions:
+        """What of it the restorer samples by."""
+        from ffhqref.refldm.restorer import SamplingOptions
 
-@dataclass
-class Outcome:
-    """Names of results by what became of them, and warnings."""
-
-    restored: list[str] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    odd: list[str] = field(default_factory=list)  # not square: resized as published
-    gain: str = ""  # what another precision would bring
-
-
-class Record:
-    """run.json: settings, and for each finished name a digest of all that its result depends on."""
-
-    def __init__(self, out: Path, settings: Settings, part: str | None) -> None:
-        self.out, self.settings = out, settings
-        label = "" if part is None else f"-{part.replace('/', 'of')}"
-        self.path = out / f"run{label}.json"
-        self.finished: dict[str, str] = {}
-        for path in sorted(out.glob("run*.json")):
-            self.finished |= _finished(path)
-        self._files: dict[Path, str] = {}
-        self.mine = _finished(self.path)
-
-    def key(self, job: Job) -> str:
-        """Digest of the settings, the picture and its references."""
-        settings = asdict(self.settings)
-        files = [self._digest(path) for path in (job.lq, *job.references)]
-        name = job.name if self.settings.noise == "per-image" else ""
-        return digest(json.dumps([settings, files, name], sort_keys=True).encode())
-
-    def _digest(self, path: Path) -> str:
-        if path not in self._files:
-            self._files[path] = digest_file(path)
-        return self._files[path]
-
-    def done(self, job: Job) -> bool:
-        """Whether the result on disk is this job's."""
-        written = (self.out / job.name).is_file() and job.name in self.finished
-        return written and self.finished[job.name] == self.key(job)
-
-    def save(self, outcome: Outcome, versions: Mapping[str, str]) -> None:
-        """Write the file anew."""
-        content = {
-            "command": "restore",
-            "versions": {"ffhqref": __version__, **versions},
-            "settings": asdict(self.settings),
-            "failed": outcome.failed,
-            "finished": self.mine,
-        }
-        write_text(self.path, json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        return SamplingOptions(
+            steps=self.steps, schedule=self.schedule, guidance=self.guidance, encoding=self.reference_encoding
+        )
 
 
-def _finished(path: Path) -> dict[str, str]:
-    try:
-        finished = json.loads(path.read_text(encoding="utf-8"))["finished"]
-        return {str(name): str(key) for name, key in finished.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+def has_torch() -> bool:
+    """Whether what the restorer runs on is installed."""
+    return all(find_spec(name) for name in ("torch", "safetensors"))
 
 
-def _spare_inputs(jobs: Sequence[Job], out: Path) -> None:
-    """UserError where a result would take the place of a picture that was given."""
-    given = {path.resolve() for job in jobs for path in (job.lq, *job.references, job.truth) if path}
-    for job in jobs:
-        if (out / job.name).resolve() in given:
-            raise UserError(f"--out {out} would overwrite {out / job.name}: give another folder.")
+def need_torch() -> None:
+    """UserError where the restorer's libraries are not installed."""
+    if not has_torch():
+        raise UserError("The restorer needs torch: `pip install 'ffhqref[train]'`.")
 
 
-@contextmanager
-def writer(out: Path, part: str | None) -> Iterator[None]:
-    """One process a folder, or one a shard: shards of one run may write the same folder together."""
-    place = out if part is None else out / ".shards" / part.replace("/", "of")
-    with lock(place, "restore"):
-        yield
+def restored_folder(dataset: Path, level: str) -> Path:
+    """Where the restored pictures of a dataset's level lie, if nothing else is said."""
+    return dataset / "restored" / level
+
+
+def restore_dataset(
+    dataset: Path,
+    checkpoint: Path,
+    *,
+    level: str,
+    photos: Path,
+    split: str = "test",
+    out: Path | None = None,
+    options: RestoreOptions | None = None,
+) -> RestoreOutcome:
+    """Restore the low-quality pictures of a built dataset with its references, best first.
+
+    Results are PNGs of the checkpoint's size under the targets' names in `out`, by default
+    `dataset`/restored/`level`, with run.json beside them; finished ones are kept when it is run again.
+    `photos` is the folder of the targets and references. UserError where dataset, checkpoint or options
+    do not allow it; a picture that fails is named in the outcome and the others go on.
+    """
+    options = options or RestoreOptions()
+    found = collecting.of_dataset(dataset, level, photos, split=split, most=options.max_references)
+    return restore_jobs(found, checkpoint, out or restored_folder(dataset, level), options)
+
+
+def restore_pictures(
+    lq: Path,
+    checkpoint: Path,
+    *,
+    out: Path,
+    references: Sequence[Path] = (),
+    refs_dir: Path | None = None,
+    mapping: Path | None = None,
+    photos: Path | None = None,
+    options: RestoreOptions | None = None,
+) -> RestoreOutcome:
+    """Restore a low-quality picture, or every one of a folder, into `out`; see `restore_dataset`.
+
+    At most one of: `references` of one person for all, `refs_dir` with a folder of references for each name,
+    `mapping` (a reference CSV) with the folder `photos` that its names are below. Without any, pictures are
+    restored from themselves alone.
+    """
+    options = options or RestoreOptions()
+    found = collecting.of_pictures(
+        lq,
+        references=references,
+        refs_dir=refs_dir,
+        mapping=mapping,
+        photos=photos,
+        most=options.max_references,
+    )
+    return restore_jobs(found, checkpoint, out, options)
+
+
+def restore_jobs(jobs: Jobs, checkpoint: Path, out: Path, options: RestoreOptions) -> RestoreOutcome:
+    """Restore what is not finished yet; UserError where checkpoint or options do not allow it."""
+    need_torch()
+    from ffhqref.refldm.model import checkpoint as checkpoints
+    from ffhqref.refldm.model import precision, schedule
+    from ffhqref.refldm.restorer import Restorer, check_options, versions
+
+    sampling = options.sampling()
+    check_options(sampling, options.device)
+    chosen = precision.choose(options.precision, options.device)
+    mine = shard(jobs.jobs, options.shard)
+    spare_inputs(jobs.jobs, out)
+    with writer(out, options.shard):
+        networks = checkpoints.load(checkpoint, options.autoencoder, options.architecture)
+        aligner = _aligner(options.detector)
+        settings = ResultSettings(
+            checkpoint=digest_file(checkpoint),
+            autoencoder=digest_file(options.autoencoder) if options.autoencoder else None,
+            weights=networks.weights, architecture=asdict(networks.architecture), options=sampling,
+            seed=options.seed, noise=options.noise, precision=chosen, device=options.device,
+            align=aligner.digest if aligner else "", paste_back=options.paste_back,
+        )  # fmt: skip
+        record = Record(out, settings, options.shard)
+        outcome = RestoreOutcome(failed=dict(jobs.failed))
+        outcome.kept = [job.name for job in mine if record.done(job)]
+        todo = {job.name for job in mine} - set(outcome.kept)
+        steps = len(schedule.timesteps(options.schedule, options.steps))
+        with progress_bar("restore", "step", len(todo) * steps) as bar:
+            restorer = Restorer(networks, options.device, precision.DTYPES[chosen], options.compiled)
+            runner = Runner(restorer, record, outcome, options, aligner, bar.update)
+            runner.run([job for job in mine if job.name in todo], versions())
+            elapsed = bar.format_dict["elapsed"]
+        record.save(outcome, versions())
+    if options.precision == "fp32" and elapsed > TRIAL_AFTER:
+        outcome.gain = precision.gain(options.device)
+    return outcome
+
+
+def _aligner(detector: Path | None) -> FaceAligner | None:
+    if detector is None:
+        return None
+    from ffhqref.restore.align import FaceAligner
+
+    return FaceAligner(detector)
 
 
 class Runner:
@@ -131,23 +184,21 @@ class Runner:
         self,
         restorer: Restorer,
         record: Record,
-        outcome: Outcome,
-        *,
-        batch_size: int,
-        sheet: bool,
-        aligner: Aligner | None,
-        advance: Callable[[int], Any],
+        outcome: RestoreOutcome,
+        options: RestoreOptions,
+        aligner: FaceAligner | None,
+        advance: Callable[[int], object],
     ) -> None:
         self.restorer, self.record, self.outcome = restorer, record, outcome
-        self.batch_size, self.sheet, self.aligner, self.advance = batch_size, sheet, aligner, advance
+        self.options, self.aligner, self.advance = options, aligner, advance
         self.settings = record.settings
-        self._looked: tuple[tuple[Path, ...], Any, list[Rgb]] | None = None
+        self._last_cached: tuple[tuple[Path, ...], Any, list[Rgb]] | None = None
 
     def run(self, jobs: Sequence[Job], versions: Mapping[str, str]) -> None:
-        """People one after another, so that their references are looked at once."""
+        """People one after another, so that their references are encoded once."""
         ordered = sorted(jobs, key=lambda job: (job.references, job.name))
-        for start in range(0, len(ordered), self.batch_size):
-            self._batch(ordered[start : start + self.batch_size])
+        for start in range(0, len(ordered), self.options.batch_size):
+            self._batch(ordered[start : start + self.options.batch_size])
             self.record.save(self.outcome, versions)
 
     def _batch(self, jobs: Sequence[Job]) -> None:
@@ -155,8 +206,8 @@ class Runner:
         for references, same in groupby(jobs, key=lambda job: job.references):
             for job in same:
                 try:
-                    seen, shown = self._look(references)
-                    ready.append((job, seen, shown, *self._fitted(job.lq, True)))
+                    cached, shown = self._cached(references)
+                    ready.append((job, cached, shown, *self._fitted(job.lq, True)))
                 except BadImage as error:
                     self._fail(job, str(error))
                 except _BadReference as error:
@@ -169,10 +220,13 @@ class Runner:
             [one[1] for one in ready],
             noises,
             self.settings.options,
-            watch=lambda x, x0: self.advance(len(x)),
+            watch=self._watch,
         )
         for (job, _, shown, lq, back), picture in zip(ready, restored, strict=True):
             self._write(job, shown, lq, back, picture)
+
+    def _watch(self, x: Tensor, x0: Tensor) -> None:
+        self.advance(len(x))
 
     def _fail(self, job: Job, reason: str) -> None:
         self.outcome.failed[job.name] = reason
@@ -184,18 +238,18 @@ class Runner:
             seed = seed_for(seed, job.name, "x_T") >> 1  # torch's generator takes 63 bits
         return self.restorer.noise(seed)
 
-    def _look(self, paths: tuple[Path, ...]) -> tuple[Any, list[Rgb]]:
+    def _cached(self, paths: tuple[Path, ...]) -> tuple[Any, list[Rgb]]:
         """The cache of these references, kept until others come."""
-        if self._looked is None or self._looked[0] != paths:
+        if self._last_cached is None or self._last_cached[0] != paths:
             pictures = []
             for path in paths:
                 try:
                     pictures.append(self._fitted(path, False)[0])
                 except BadImage as error:
                     raise _BadReference(f"its reference {path} {error}") from None
-            seen = self.restorer.look(pictures, self.settings.options.encoding)
-            self._looked = (paths, seen, pictures)
-        return self._looked[1], self._looked[2]
+            cached = self.restorer.cache_references(pictures, self.settings.options.encoding)
+            self._last_cached = (paths, cached, pictures)
+        return self._last_cached[1], self._last_cached[2]
 
     def _fitted(self, path: Path, note: bool) -> tuple[Rgb, Any]:
         """The picture at the network's size, and what pastes a result back (None where not aligned)."""
@@ -212,103 +266,15 @@ class Runner:
     def _write(self, job: Job, shown: list[Rgb], lq: Rgb, back: Any, picture: Rgb) -> None:
         result = back(picture) if back is not None and self.settings.paste_back else picture
         images.write(self.record.out / job.name, result)
-        if self.sheet:
-            truth = []
-            if job.truth is not None:
-                truth = [("truth", self._fitted(job.truth, False)[0])]
-            references = [(f"reference {i}", one) for i, one in enumerate(shown, 1)]
-            columns = [("low quality", lq), *references, ("restored", picture), *truth]
-            images.write(self.record.out / SHEETS / job.name, draw_sheet(columns))
+        if self.options.sheets:
+            truth = {} if job.truth is None else {"target": self._fitted(job.truth, False)[0]}
+            references = {f"reference {i}": one for i, one in enumerate(shown, 1)}
+            columns = {"low quality": lq, **references, "restored": picture, **truth}
+            row = [Panel(one) for one in columns.values()]
+            images.write(self.record.out / SHEETS / job.name, compose([row], list(columns), side=TILE, gap=8))
         self.record.mine[job.name] = self.record.key(job)
         self.outcome.restored.append(job.name)
 
 
 class _BadReference(Exception):
     """A reference that cannot be read, named."""
-
-
-def draw_sheet(columns: Sequence[tuple[str, Rgb]]) -> Rgb:
-    """Pictures side by side, each under its caption."""
-    tiles = []
-    for caption, picture in columns:
-        tile = np.full((TILE + 28, TILE, 3), 255, np.uint8)
-        tile[28:] = images.resize(picture, TILE, TILE)
-        cv2.putText(tile, caption, (6, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (40, 40, 40), 1, cv2.LINE_AA)
-        tiles += [tile, np.full((TILE + 28, 4, 3), 255, np.uint8)]
-    return np.concatenate(tiles[:-1], axis=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """Everything the command was told, checked."""
-
-    checkpoint: Path
-    autoencoder: Path | None
-    architecture: Architecture | None
-    options: Options
-    seed: int
-    noise: str
-    precision: str
-    device: str
-    compiled: bool
-    batch_size: int
-    sheet: bool
-    detector: Path | None
-    paste_back: bool
-    part: str | None
-
-    def run(self, jobs: Sequence[Job], failed: Mapping[str, str], out: Path) -> Outcome:
-        """Restore what is not finished yet; UserError where checkpoint or options do not allow it."""
-        from ffhqref.refldm.model import checkpoint, precision
-        from ffhqref.refldm.restorer import Restorer, check_options, versions
-
-        check_options(self.options, self.device)
-        chosen = precision.choose(self.precision, self.device)
-        mine = shard(jobs, self.part)
-        _spare_inputs(jobs, out)
-        with writer(out, self.part):
-            networks = checkpoint.load(self.checkpoint, self.autoencoder, self.architecture)
-            aligner = self._aligner()
-            settings = self._settings(networks, chosen, aligner)
-            record = Record(out, settings, self.part)
-            outcome = Outcome(failed=dict(failed))
-            outcome.kept = [job.name for job in mine if record.done(job)]
-            todo = sorted({job.name for job in mine} - set(outcome.kept))
-            with tqdm(total=len(todo) * self._step_count(), unit="step", disable=None) as bar:
-                runner = Runner(
-                    Restorer(networks, self.device, precision.DTYPES[chosen], self.compiled), record, outcome,
-                    batch_size=self.batch_size, sheet=self.sheet, aligner=aligner, advance=bar.update,
-                )  # fmt: skip
-                runner.run([job for job in mine if job.name in set(todo)], versions())
-                elapsed = bar.format_dict["elapsed"]
-            record.save(outcome, versions())
-        if self.precision == "fp32" and elapsed > TRIAL_AFTER:
-            outcome.gain = precision.gain(self.device)
-        return outcome
-
-    def _step_count(self) -> int:
-        from ffhqref.refldm.model.schedule import timesteps
-
-        return len(timesteps(self.options.schedule, self.options.steps))
-
-    def _aligner(self) -> Aligner | None:
-        if self.detector is None:
-            return None
-        from ffhqref.restore.align import Aligner
-
-        return Aligner(self.detector)
-
-    def _settings(self, networks: Networks, precision: str, aligner: Aligner | None) -> Settings:
-        return Settings(
-            checkpoint=digest_file(self.checkpoint),
-            autoencoder=digest_file(self.autoencoder) if self.autoencoder else None,
-            weights=networks.weights,
-            architecture=asdict(networks.architecture),
-            options=self.options,
-            seed=self.seed,
-            noise=self.noise,
-            precision=precision,
-            device=self.device,
-            align=aligner.digest if aligner else "",
-            paste_back=self.paste_back,
-        )

@@ -78,15 +78,17 @@ def table(rows: list[Row]) -> str:
     """The README's table, and below it when and where each benchmark was run."""
     lines = ["| | ours | instead | ratio | |", "|---|--:|--:|--:|---|"]
     lines += [_line(row) for row in rows]
-    runs: dict[str, list[str]] = {}
-    for row in rows:
-        benches = runs.setdefault(
-            f"{row['date']}, {row['machine']}, load {row['load']} before, {row['versions']}", []
-        )
-        if row["bench"] not in benches:
-            benches.append(row["bench"])
-    measured = "; ".join(f"{', '.join(benches)}: {about}" for about, benches in runs.items())
-    return "\n".join([*lines, "", f"Measured with `make bench` ({measured})."])
+    runs = {row["bench"]: f"{row['bench']} {row['date']} (load {row['load']})" for row in rows}
+    machines = ", ".join(sorted({row["machine"] for row in rows}))
+    libraries = sorted({version for row in rows for version in row["versions"].split(", ")})
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Measured with `make bench` on {machines}: {', '.join(runs.values())}; load is that of the "
+            f"minute before. With {', '.join(libraries)}.",
+        ]
+    )
 
 
 def _line(row: Row) -> str:

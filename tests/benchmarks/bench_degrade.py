@@ -20,7 +20,7 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from ffhqref.core import images
-from ffhqref.degrade import operators, stage
+from ffhqref.degrade import draws, operators, stage
 from ffhqref.degrade.levels import Level, load_level
 
 COUNT = 160  # pictures of each kind of kernel
@@ -144,7 +144,7 @@ def end_to_end(level: Level, folder: Path) -> tuple[float, float]:
             cv2.imwrite(str(folder / "clean.png"), clean[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 3])
 
     def ours(out: str) -> None:
-        stage.degrade_folder(level, folder / "photos", folder / out, options=stage.Options(workers=1))
+        stage.degrade_folder(level, folder / "photos", folder / out, options=draws.DegradeOptions(workers=1))
 
     alone()  # warms the files
     cpu = time.process_time  # other work on the machine changes it less than the clock on the wall
@@ -158,7 +158,7 @@ def by_workers(level: Level, folder: Path) -> tuple[float, float]:
     """Pictures a second with a worker on every core, and with one."""
     rates = []
     for workers in (len(os.sched_getaffinity(0)), 1):
-        options = stage.Options(workers=workers, seed=workers)
+        options = draws.DegradeOptions(workers=workers, seed=workers)
         out = folder / f"workers-{workers}"
         rates.append(
             FILES

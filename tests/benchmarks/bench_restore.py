@@ -122,7 +122,7 @@ def _ours(way: str, weights: Path, drawn: list[Any], steps: int, batch: int) -> 
     import torch
 
     from ffhqref.refldm.model import checkpoint, schedule
-    from ffhqref.refldm.restorer import Options, Restorer
+    from ffhqref.refldm.restorer import Restorer, SamplingOptions
 
     dtype = torch.bfloat16 if way == "bf16" else torch.float32
     restorer = Restorer(checkpoint.load(weights), dtype=dtype)
@@ -130,10 +130,10 @@ def _ours(way: str, weights: Path, drawn: list[Any], steps: int, batch: int) -> 
     lq = _timed(lambda: torch.cat([restorer.encode(one[None]) for one in drawn[:batch]]), seconds, "encode")
     wide = _timed(lambda: restorer.encode_references(drawn[batch:]), seconds, "references")
     _timed(lambda: restorer.prepared, seconds, "denoiser (once per model)")
-    seen = _timed(lambda: restorer.see(wide), seconds, "prepare")
+    cached = _timed(lambda: restorer.cache_latents(wide), seconds, "prepare")
     _timed(restorer.null, seconds, "null (once per model)")
     x = restorer.noise(2024).expand(batch, -1, -1, -1)
-    guided = restorer.denoiser(lq, [seen] * batch, Options(guidance=GUIDANCE))
+    guided = restorer.denoiser(lq, [cached] * batch, SamplingOptions(guidance=GUIDANCE))
     return _sample(guided, x, restorer.alpha_bar, steps, seconds, schedule, restorer.decode)
 
 

@@ -93,7 +93,7 @@ def ours(steps: int) -> tuple[list[float], float]:
         if step == 0:  # all but one of the 64 times that training sees a picture, its target is known
             know(trainee, given)
         start = clocks()
-        loss = float(trainee.part(given, step)["loss"])
+        loss = float(trainee.training_step(given, step)["loss"])
         seconds.append(clocks() - start)
     return seconds[-1].tolist(), loss
 

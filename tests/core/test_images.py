@@ -390,7 +390,10 @@ def test_what_was_written_below_the_photographs_is_no_photograph(tmp_path: Path)
 
 def test_no_folder_and_no_picture(tmp_path: Path) -> None:
     put(tmp_path, "text/a.txt")
-    for path, words in ((tmp_path / "none", "is no folder"), (tmp_path / "text" / "a.txt", "is no folder")):
+    for path, words in (
+        (tmp_path / "none", "is not a folder"),
+        (tmp_path / "text" / "a.txt", "is not a folder"),
+    ):
         with pytest.raises(UserError, match=words):
             scan(path)
     with pytest.raises(UserError, match="holds no PNG, JPEG or WebP"):

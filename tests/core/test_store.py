@@ -51,7 +51,7 @@ def test_seed_depends_on_seed_name_and_purpose_alone() -> None:
 
 @pytest.mark.parametrize("name", ["", "/etc/passwd", "../x", "a/../../x", "a/..", "a\0b"])
 def test_no_name_leaves_its_root(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match="no path below"):
+    with pytest.raises(UserError, match="not a path below"):
         store.below(tmp_path, name)
 
 
@@ -135,6 +135,25 @@ def test_a_thread_takes_its_lock_again_and_another_is_refused(tmp_path: Path) ->
     assert len(refused) == 1 and "being written" in refused[0]
     with store.lock(tmp_path, "cluster"):
         pass
+
+
+def test_without_file_locks_the_first_lock_names_the_platforms(tmp_path: Path) -> None:
+    """As on Windows: everything can be imported, and nothing is written."""
+    program = (
+        "import pathlib, sys\n"
+        "sys.modules['fcntl'] = sys.modules['resource'] = None\n"
+        "import ffhqref.cli, ffhqref.dataset.build, ffhqref.degrade.stage, ffhqref.download.stage\n"
+        "from ffhqref.core.store import UserError, lock\n"
+        "try:\n"
+        "    with lock(pathlib.Path(sys.argv[1]), 'embed'): pass\n"
+        "except UserError as error:\n"
+        "    print(error)\n"
+    )
+    out = tmp_path / "out"
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(out)], capture_output=True, text=True, check=True
+    )
+    assert "runs on Linux and macOS" in run.stdout and not out.exists()
 
 
 def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:

@@ -19,7 +19,11 @@ from ffhqref.core.recipe import Recipe, load_recipe
 from ffhqref.core.store import UserError
 from ffhqref.dataset import embed
 from ffhqref.dataset.embed import embed_photos, estimate
-from tests.conftest import Known, Opaque
+from ffhqref.faces.geometry import align
+from ffhqref.faces.networks import Embedder
+from tests.faces.stand_in import write_embedder
+from tests.photographs import Known
+from tests.synthetic import statuses
 
 Array = np.ndarray[Any, Any]
 
@@ -30,12 +34,12 @@ def recipe(detector: Path, embedder: Path) -> Recipe:
 
 
 @pytest.fixture
-def photos(opaque: Opaque, tmp_path: Path) -> Path:
+def photos(drawn: Path, tmp_path: Path) -> Path:
     """Twelve photographs, copied, so that a test may change them."""
     folder = tmp_path / "photos"
     folder.mkdir()
-    for name in sorted(opaque.sources)[:12]:
-        shutil.copy(opaque.folder / name, folder / name)
+    for path in sorted((drawn / "photos").iterdir())[:12]:
+        shutil.copy(path, folder)
     return folder
 
 
@@ -85,20 +89,20 @@ def test_every_photo_has_a_row_with_its_status(
     (tmp_path / "out.txt").write_text(f"{sources[2].name}\n\n not there.png\n")
     out = tmp_path / "out"
     counts = run(photos, out, replace(recipe, exclude=str(tmp_path / "out.txt")))
-    statuses = tables.load_statuses(out)
-    assert {name: status for name, (status, _) in statuses.items() if status != "ok"} == {
+    found = statuses(out)
+    assert {name: status for name, (status, _) in found.items() if status != "ok"} == {
         "cut.png": "unreadable", "text.jpg": "unreadable", "empty.webp": "unreadable",
         "line\nbreak.png": "bad_name", "Case.png": "bad_name", "case.png": "bad_name",
         "grey.png": "no_face", "one.png": "too_small", "strip.png": "too_small", "small.png": "too_small",
         "bomb.png": "too_large", sources[2].name: "excluded",
     }  # fmt: skip
-    assert all(bool(reason) == (status != "ok") for status, reason in statuses.values())
+    assert all(bool(reason) == (status != "ok") for status, reason in found.values())
     assert counts == {
         "bad_name": 3, "excluded": 1, "no_face": 1, "ok": 11, "too_large": 1, "too_small": 3, "unreadable": 3,
     }  # fmt: skip
     assert sources[2].name not in asked and "case.png" not in asked, "what is left out is not read"
     table = rows_of(out)
-    assert table["image"].to_pylist() == sorted(statuses)
+    assert table["image"].to_pylist() == sorted(found)
     embeddings = tables.load_embeddings(out)
     assert len(embeddings.names) == 11
     assert np.abs(np.linalg.norm(embeddings.vectors.astype(np.float64), axis=1) - 1).max() < 1e-6
@@ -109,17 +113,17 @@ def test_every_photo_has_a_row_with_its_status(
 
 
 def _header_of_20000() -> bytes:
-    from test_images import png_claiming
+    from tests.core.test_images import png_claiming
 
     return png_claiming(20_000, 20_000)
 
 
 @pytest.mark.parametrize(("workers", "batch"), [(1, 1), (4, 7), (2, 64)])
 def test_workers_and_batches_change_no_byte(
-    opaque: Opaque, built: Path, recipe: Recipe, tmp_path: Path, workers: int, batch: int
+    drawn: Path, built: Path, recipe: Recipe, tmp_path: Path, workers: int, batch: int
 ) -> None:
     """40 photographs as the session's dataset (2 workers, batches of 16) has them."""
-    run(opaque.folder, tmp_path / "out", replace(recipe, limit=40), workers=workers, batch_size=batch)
+    run(drawn / "photos", tmp_path / "out", replace(recipe, limit=40), workers=workers, batch_size=batch)
     assert rows_of(tmp_path / "out").equals(rows_of(built).slice(0, 40))
 
 
@@ -184,7 +188,7 @@ def test_exclude_and_limit(photos: Path, recipe: Recipe, tmp_path: Path, asked: 
     chosen = replace(recipe, exclude=str(tmp_path / "x.txt"))
     assert run(photos, out, chosen) == {"excluded": 2, "ok": 10}
     assert sorted(asked) == [name for name in names[5:] if name != names[9]]
-    assert tables.load_statuses(out)[names[1]][0] == "excluded"
+    assert statuses(out)[names[1]][0] == "excluded"
     asked.clear()
     assert run(photos, out, recipe) == {"ok": 12}
     assert sorted(asked) == [names[1], names[9]]
@@ -206,11 +210,11 @@ def test_a_trial_of_a_few_does_not_cost_the_rest(
 
 
 def test_another_network_or_another_filter_redoes_the_work(
-    photos: Path, recipe: Recipe, tmp_path: Path, asked: list[str], faces_folder: Path
+    photos: Path, recipe: Recipe, tmp_path: Path, asked: list[str]
 ) -> None:
     out = tmp_path / "out"
     run(photos, out, recipe)
-    other = faces_folder / "weights" / "mobilefacenet_foamliu_128d.onnx"
+    other = write_embedder(tmp_path / "other.onnx")
     for changed in (replace(recipe, embedder=str(other)), replace(recipe, min_face=50)):
         asked.clear()
         run(photos, out, changed)
@@ -241,11 +245,13 @@ def test_a_damaged_shard_is_made_again(
 
 
 def test_all_faces_of_a_photo_become_photos(
-    known: list[Known], recipe: Recipe, tmp_path: Path, asked: list[str]
-) -> None:
-    from test_faces import collage
+    photographs: list[Known], real_detector: Path, real_embedder: Path, recipe: Recipe, tmp_path: Path,
+    asked: list[str],
+) -> None:  # fmt: skip
+    from tests.faces.test_networks import collage
 
-    canvas, _ = collage(known, 256, 3, 1)
+    recipe = replace(recipe, detector=str(real_detector), embedder=str(real_embedder))
+    canvas, _ = collage(photographs, 256, 3, 1)
     images.write(tmp_path / "photos" / "group.png", canvas)
     images.write(tmp_path / "photos" / "z.png", canvas[:, :256].copy())
     out, every = tmp_path / "out", replace(recipe, faces="all")
@@ -272,7 +278,7 @@ def test_all_faces_of_a_photo_become_photos(
 
 
 def test_the_dataset_may_lie_below_the_photographs_but_not_be_their_folder(
-    photos: Path, recipe: Recipe, known: list[Known]
+    photos: Path, recipe: Recipe
 ) -> None:
     every = replace(recipe, faces="all", limit=2)
     first = run(photos, photos / "mine", every)
@@ -283,20 +289,19 @@ def test_the_dataset_may_lie_below_the_photographs_but_not_be_their_folder(
 
 
 def test_landmarks_and_crop_need_no_detector(
-    known: list[Known], embedder: Path, built: Path, opaque: Opaque, tmp_path: Path
+    known: list[Known], embedder: Path, drawn: Path, tmp_path: Path
 ) -> None:
-    names = sorted(opaque.sources)[:6]
-    lines = [",".join(["image", *tables.LANDMARK_COLUMNS])]
-    lines += [",".join([n, *map(str, opaque.sources[n].landmarks.ravel())]) for n in names[:5]]
-    (tmp_path / "five.csv").write_text("\n".join(lines))
+    lines = (drawn / "landmarks.csv").read_text().splitlines()
+    (tmp_path / "five.csv").write_text("\n".join(lines[:6]))
     given = load_recipe(
         "photos", embedder=str(embedder), align="landmarks", landmarks=str(tmp_path / "five.csv"), limit=6
     )
-    assert run(opaque.folder, tmp_path / "given", given) == {"no_landmarks": 1, "ok": 5}
+    assert run(drawn / "photos", tmp_path / "given", given) == {"no_landmarks": 1, "ok": 5}
     found = tables.load_embeddings(tmp_path / "given").vectors
-    assert (found * tables.load_embeddings(built).vectors[:5]).sum(1).min() > 0.9
+    faces = [align(images.read(photo.path), photo.landmarks) for photo in known[:5]]
+    assert (found * Embedder(embedder, "cpu").embed(np.stack(faces))).sum(1).min() > 0.9999
     cropped = replace(given, align="crop", landmarks=None)
-    assert run(opaque.folder, tmp_path / "crop", cropped) == {"ok": 6}
+    assert run(drawn / "photos", tmp_path / "crop", cropped) == {"ok": 6}
     row = rows_of(tmp_path / "crop").slice(0, 1).to_pylist()[0]
     assert row["landmarks"] is None and row["det_score"] == 1.0
 

@@ -1,4 +1,4 @@
-"""kill -9 at many moments of a real build, then the same command again: byte-identical, little redone."""
+"""kill -9 at many moments of a build, then the same command again: byte-identical, little redone."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_killed_while_a_changed_option_is_applied(
     arguments: list[str], whole: tuple[Path, float], tmp_path: Path
 ) -> None:
     """Neither the old nor the new dataset is mixed up, whichever command comes next."""
-    changed = [*arguments[:-1], "--distance", "0.5", "--seed", "3", "--out"]
+    changed = [*arguments[:-1], "--distance", "0.2", "--seed", "3", "--out"]
     finish(changed, tmp_path / "other")
     out = tmp_path / "mine"
     finish(arguments, out)

@@ -12,7 +12,7 @@ from ffhqref.cli import app
 from ffhqref.core import tables
 from ffhqref.core.images import read, write
 from ffhqref.core.store import UserError, write_text
-from ffhqref.dataset.sheet import CELL, GAP, Row, choose, compose, contact_sheet, picture_of, tag
+from ffhqref.dataset.sheet import CELL, GAP, SheetRow, choose, compose, contact_sheet
 
 COLOURS = {f"{n:02d}.png": (10 + 9 * n, 255 - 10 * n, (37 * n) % 256) for n in range(20)}
 
@@ -61,15 +61,15 @@ def test_the_sheet_shows_target_first_then_references_in_their_order(dataset: Pa
 
 
 def test_the_corner_is_the_colour_of_the_split() -> None:
-    cell = picture_of(np.full((30, 30, 3), 200, np.uint8))
-    marked = tag(cell, "test", (170, 40, 50))
-    assert tuple(marked[1, 1]) == (170, 40, 50) and (marked[CELL // 2 :] == cell[CELL // 2 :]).all()
+    plain = np.full((30, 30, 3), 200, np.uint8)
+    cell = compose([(SheetRow("test", "t", ()), [plain])])[GAP:, GAP:]
+    assert tuple(cell[1, 1]) == (170, 40, 50) and (cell[CELL // 2 : CELL, :CELL] == 200).all()
 
 
 def test_more_references_than_columns_are_counted_on_the_sheet() -> None:
     pictures = [np.full((9, 9, 3), 99, np.uint8)] * 7
-    few = compose([(Row("train", "t", tuple("abcdef")), pictures)])
-    many = compose([(Row("train", "t", tuple("abcdefghi")), pictures)])
+    few = compose([(SheetRow("train", "t", tuple("abcdef")), pictures)])
+    many = compose([(SheetRow("train", "t", tuple("abcdefghi")), pictures)])
     assert few.shape == many.shape and (few != many).any()
     assert (few != many).nonzero()[1].min() >= few.shape[1] - CELL - GAP  # only in the last cell
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,15 @@ import pytest
 from ffhqref.degrade import operators
 from ffhqref.degrade.levels import load_level
 from ffhqref.degrade.operators import Degradation
+from tests.degrade import plain
+from tests.golden_cases import CASES
 
-HERE = Path(__file__).parent.parent
-GOLDEN = Path(os.environ.get("FFHQREF_GOLDEN", HERE.parent.parent / "shared" / "refldm" / "cases"))
 KINDS = ("iso", "aniso")
 FLOAT = 1e-5  # tolerance of stages stored as float32
 
 
 def archives(pattern: str) -> list[Path]:
-    return sorted(GOLDEN.glob(pattern))
+    return sorted(CASES.glob(pattern))
 
 
 def stages() -> Iterator[Any]:
@@ -41,9 +40,6 @@ def whole() -> Iterator[Any]:
             yield pytest.param(path, name, id=f"{path.stem}-{name}")
 
 
-pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden arrays in {GOLDEN}")
-
-
 class Stage:
     """One setting of a degrade_*.npz file, with its kernel's parameters."""
 
@@ -54,7 +50,7 @@ class Stage:
             self.arrays = {
                 key.removeprefix(prefix): file[key] for key in file.files if key.startswith(prefix)
             }
-        with np.load(GOLDEN / "blur_kernels.npz") as file:
+        with np.load(CASES / "blur_kernels.npz") as file:
             number, self.scale, self.noise, quality = self.arrays["params"].tolist()
             kind, *numbers = file["params"][int(number)].tolist()
         self.quality = int(quality)
@@ -97,7 +93,7 @@ def test_the_folder_holds_cases() -> None:
 
 
 def kernels() -> list[int]:
-    path = GOLDEN / "blur_kernels.npz"
+    path = CASES / "blur_kernels.npz"
     if not path.is_file():
         return []
     with np.load(path) as file:
@@ -106,14 +102,14 @@ def kernels() -> list[int]:
 
 @pytest.mark.parametrize("number", kernels())
 def test_kernels(number: int) -> None:
-    with np.load(GOLDEN / "blur_kernels.npz") as file:
+    with np.load(CASES / "blur_kernels.npz") as file:
         wanted, (kind, sigma_x, sigma_y, theta) = file[f"kernel_{number}"], file["params"][number]
     ours = operators.gaussian_kernel(sigma_x, sigma_y if kind else sigma_x, theta if kind else 0, len(wanted))
     np.testing.assert_allclose(ours, wanted, rtol=0, atol=1e-10)
 
 
 def test_a_small_kernel() -> None:
-    with np.load(GOLDEN / "blur_kernels.npz") as file:
+    with np.load(CASES / "blur_kernels.npz") as file:
         small = [name for name in file.files if name.startswith("kernel_small")]
         assert small
         _, sigma_x, sigma_y, theta = file["params"][3]
@@ -124,8 +120,8 @@ def test_a_small_kernel() -> None:
 
 @each_stage("blur_bgr")
 def test_blur(stage: Stage) -> None:
-    image = operators.to_bgr(stage.image)
-    blurred = operators.blur(image, operators.kernel_of(stage.drawn))
+    image = plain.to_bgr(stage.image)
+    blurred = plain.blur(image, operators.kernel_of(stage.drawn))
     stats = [blurred.mean(), blurred.std(), blurred[0, 0, 0], blurred[-1, -1, 2], blurred[0, -1, 1]]
     np.testing.assert_allclose(stats, stage.arrays["blur_stats"], rtol=0, atol=1e-10)
     np.testing.assert_allclose(stage.cut(blurred, "blur_bgr"), stage.arrays["blur_bgr"], rtol=0, atol=FLOAT)
@@ -133,13 +129,13 @@ def test_blur(stage: Stage) -> None:
 
 @each_stage("down_bgr")
 def test_downscale_and_its_short_cut(stage: Stage) -> None:
-    blurred = operators.blur(operators.to_bgr(stage.image), operators.kernel_of(stage.drawn))
-    plain = operators.downscale(blurred, stage.scale)
-    short = operators.blur_downscale(stage.image, stage.drawn)
-    for ours in (plain, short):
+    blurred = plain.blur(plain.to_bgr(stage.image), operators.kernel_of(stage.drawn))
+    whole = plain.downscale(blurred, stage.scale)
+    short = plain.ours(stage.image, stage.drawn)
+    for ours in (whole, short):
         assert ours.shape == tuple(stage.arrays["down_shape"])
         np.testing.assert_allclose(stage.cut(ours, "down_bgr"), stage.arrays["down_bgr"], rtol=0, atol=FLOAT)
-    np.testing.assert_allclose(short, plain, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(short, whole, rtol=0, atol=1e-9)
 
 
 @each_stage("noisy_bgr")
@@ -151,7 +147,7 @@ def test_noise(stage: Stage) -> None:
 
 @each_stage("jpeg_u8_bgr")
 def test_jpeg(stage: Stage) -> None:
-    ours = operators.jpeg(stage.arrays["noisy_bgr"].astype(np.float64), stage.quality)
+    ours = plain.jpeg(stage.arrays["noisy_bgr"].astype(np.float64), stage.quality)
     close(ours, stage.arrays["jpeg_u8_bgr"])
 
 

@@ -27,9 +27,10 @@ from typer.testing import CliRunner
 from ffhqref.cli import app
 from ffhqref.core import images, journal, store, tables
 from ffhqref.core.store import UserError
-from ffhqref.degrade import operators, stage
+from ffhqref.degrade import draws, operators, stage
 from ffhqref.degrade.levels import Level, load_level
 from ffhqref.degrade.operators import Degradation
+from tests.degrade import plain
 
 SHIPPED = ("moderate", "severe", "train", "gfpgan", "codeformer", "faceme")
 
@@ -81,7 +82,7 @@ def refused(*arguments: object) -> str:
 # ---- the core ------------------------------------------------------------------------------------
 
 
-def plain(image: images.Rgb, drawn: Degradation, unit: operators.Noise | None = None) -> images.Rgb:
+def published(image: images.Rgb, drawn: Degradation, unit: operators.Noise | None = None) -> images.Rgb:
     """The published procedure, a line a step."""
     height, width = image.shape[:2]
     bgr = cv2.filter2D(image[:, :, ::-1] / 255.0, -1, operators.kernel_of(drawn))
@@ -102,7 +103,7 @@ def plain(image: images.Rgb, drawn: Degradation, unit: operators.Noise | None = 
 def test_the_short_cut_changes_no_byte(level: str, height: int, width: int) -> None:
     for number in range(12):
         image, drawn = picture(number, height, width), operators.sample(load_level(level), 0, str(number))
-        np.testing.assert_array_equal(operators.apply(image, drawn), plain(image, drawn))
+        np.testing.assert_array_equal(operators.apply(image, drawn), published(image, drawn))
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (5, 3), (22, 40)])
@@ -110,9 +111,9 @@ def test_pictures_smaller_than_the_kernel(height: int, width: int) -> None:
     for number in range(6):
         drawn = operators.sample(load_level("faceme"), 1, str(number))
         image = picture(number, height, width)
-        short = operators.blur_downscale(image, drawn)
-        blurred = operators.blur(operators.to_bgr(image), operators.kernel_of(drawn))
-        np.testing.assert_allclose(short, operators.downscale(blurred, drawn.scale), rtol=0, atol=1e-9)
+        short = plain.ours(image, drawn)
+        blurred = plain.blur(plain.to_bgr(image), operators.kernel_of(drawn))
+        np.testing.assert_allclose(short, plain.downscale(blurred, drawn.scale), rtol=0, atol=1e-9)
         assert operators.apply(image, drawn).shape == image.shape
 
 
@@ -120,7 +121,7 @@ def test_no_blur_and_scale_one_leave_the_picture_to_the_jpeg() -> None:
     image = picture(1)
     for kernel in ("iso", "aniso"):
         drawn = Degradation(kernel=kernel, sigma_x=0, sigma_y=0, theta=1, scale=1, noise=0, quality=100)
-        np.testing.assert_array_equal(operators.blur_downscale(image, drawn), image[:, :, ::-1] / 255.0)
+        np.testing.assert_array_equal(plain.ours(image, drawn), image[:, :, ::-1] / 255.0)
         kernel_sum = operators.kernel_of(drawn)
         assert kernel_sum.sum() == 1 and kernel_sum[20, 20] == 1
 
@@ -184,11 +185,13 @@ FROZEN_MEAN = [127.0, 146.0, 118.0]
 
 
 def test_the_sampler_is_for_worker_processes() -> None:
-    sampler = pickle.loads(pickle.dumps(stage.sampler("train", seed=3)))
+    sampler = pickle.loads(pickle.dumps(operators.sampler("train", seed=3)))
     image = picture(5)
     low = sampler(image, "a.png", 4)
-    np.testing.assert_array_equal(low, operators.apply(image, sampler.draw("a.png", 4)))
+    drawn = operators.sample(load_level("train"), 3, "a.png", 4)
+    np.testing.assert_array_equal(low, published(image, drawn))  # as whole pictures, in float64
     assert low.dtype == np.uint8 and low.shape == image.shape
+    assert (low != sampler(image, "a.png", 5)).any() and (low != sampler(image, "b.png", 4)).any()
     assert (low != sampler(image, "a.png", 5)).any()
 
 
@@ -219,7 +222,9 @@ def test_replay_is_the_published_loop_over_the_rows() -> None:
             quality=quality, seed=2024,
         )  # fmt: skip
         assert step.degradation == drawn
-        np.testing.assert_array_equal(operators.apply(image, drawn, step.noise()), plain(image, drawn, unit))
+        np.testing.assert_array_equal(
+            operators.apply(image, drawn, step.noise()), published(image, drawn, unit)
+        )
 
 
 # ---- levels --------------------------------------------------------------------------------------
@@ -319,12 +324,12 @@ def draws_fit(path: Path, size: int) -> images.Rgb:
 def test_workers_subsets_and_order_change_no_byte(photos: Path, tmp_path: Path) -> None:
     for name, options in [("one", {"workers": 1}), ("four", {"workers": 4})]:
         stage.degrade_folder(
-            load_level("train"), photos, tmp_path / name, options=stage.Options(size=48, **options)
+            load_level("train"), photos, tmp_path / name, options=draws.DegradeOptions(size=48, **options)
         )
     assert contents(tmp_path / "one") == contents(tmp_path / "four")
     some = ["some/6.png", "some/2.png"]
     stage.degrade_folder(
-        load_level("train"), photos, tmp_path / "some", names=some, options=stage.Options(size=48)
+        load_level("train"), photos, tmp_path / "some", names=some, options=draws.DegradeOptions(size=48)
     )
     for name in some:
         assert (tmp_path / "some" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
@@ -333,21 +338,21 @@ def test_workers_subsets_and_order_change_no_byte(photos: Path, tmp_path: Path) 
 
 def test_a_second_run_makes_nothing_and_a_damaged_file_again(photos: Path, tmp_path: Path) -> None:
     out, level = tmp_path / "lq", load_level("moderate")
-    first = stage.degrade_folder(level, photos, out, options=stage.Options(size=48))
+    first = stage.degrade_folder(level, photos, out, options=draws.DegradeOptions(size=48))
     before = contents(out)
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
-    again = stage.degrade_folder(level, photos, out, options=stage.Options(size=48, workers=3))
+    again = stage.degrade_folder(level, photos, out, options=draws.DegradeOptions(size=48, workers=3))
     assert again.outputs == first.outputs and {path: path.stat().st_mtime_ns for path in times} == times
     (out / "some" / "3.png").write_bytes(b"gone")
     (out / "some" / "4.png").unlink()
-    stage.degrade_folder(level, photos, out, options=stage.Options(size=48))
+    stage.degrade_folder(level, photos, out, options=draws.DegradeOptions(size=48))
     assert contents(out) == before
     changed = {path.name for path in times if path.stat().st_mtime_ns != times[path]}
     assert changed == {"3.png", "4.png"}
 
 
 def test_a_changed_target_and_a_changed_seed_are_made_again(photos: Path, tmp_path: Path) -> None:
-    out, level, options = tmp_path / "lq", load_level("moderate"), stage.Options(size=48)
+    out, level, options = tmp_path / "lq", load_level("moderate"), draws.DegradeOptions(size=48)
     stage.degrade_folder(level, photos, out, options=options)
     before = contents(out)
     images.write(photos / "some" / "3.png", picture(77))
@@ -359,7 +364,7 @@ def test_a_changed_target_and_a_changed_seed_are_made_again(photos: Path, tmp_pa
 
 
 def test_runs_of_lists_add_up_and_a_new_level_replaces(photos: Path, tmp_path: Path) -> None:
-    out, options = tmp_path / "lq", stage.Options(size=48)
+    out, options = tmp_path / "lq", draws.DegradeOptions(size=48)
     for names in (["some/1.png"], ["some/2.png", "some/0.png"]):
         stage.degrade_folder(load_level("moderate"), photos, out, names=names, options=options)
     assert [row["image"] for row in rows(out)] == [f"some/{n}.png" for n in range(3)]
@@ -371,7 +376,7 @@ def test_lists(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("some/1.png\n\nsome/0.png\nsome/1.png\n")
     (tmp_path / "b.csv").write_text("gt_image,ref_image\nsome/5.png,[]\n")
     (tmp_path / "c.csv").write_text("image,x\nsome/4.png,1\n")
-    assert [stage.read_names(tmp_path / name) for name in ("a.txt", "b.csv", "c.csv")] == [
+    assert [draws.read_names(tmp_path / name) for name in ("a.txt", "b.csv", "c.csv")] == [
         ["some/1.png", "some/0.png"], ["some/5.png"], ["some/4.png"],
     ]  # fmt: skip
     (tmp_path / "empty.txt").write_text("\n")
@@ -420,7 +425,7 @@ def test_from_table_makes_the_same_again(copies: int, photos: Path, tmp_path: Pa
 
 def test_a_damaged_table_is_refused(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "a"
-    stage.degrade_folder(load_level("train"), photos, out, options=stage.Options(size=48))
+    stage.degrade_folder(load_level("train"), photos, out, options=draws.DegradeOptions(size=48))
     good = rows(out)
     for key, value in [("scale", 1e-9), ("quality", 700), ("sigma_x", float("nan")), ("draw", 2**31 - 1)]:
         bad = [good[0] | {key: value}, *good[1:]]
@@ -429,7 +434,7 @@ def test_a_damaged_table_is_refused(photos: Path, tmp_path: Path) -> None:
             tables.DEGRADATIONS,
             tables.pa.Table.from_pylist(bad, tables.DEGRADATIONS),
         )
-        options = stage.Options(size=48, table=tmp_path / "bad.parquet")
+        options = draws.DegradeOptions(size=48, table=tmp_path / "bad.parquet")
         with pytest.raises(UserError, match="bad.parquet is damaged at some/0.png"):
             stage.degrade_folder(load_level("train"), photos, tmp_path / "b", options=options)
 
@@ -485,7 +490,7 @@ def test_replay_follows_the_rows_and_can_be_made_again_from_the_table(photos: Pa
         for name, step in zip(names, steps, strict=False):
             low = images.read(out / f"test_images/{level}_degrad" / name)
             np.testing.assert_array_equal(
-                low, plain(images.read(photos / name), step.degradation, step.noise())
+                low, published(images.read(photos / name), step.degradation, step.noise())
             )
     table = tmp_path / "kept.parquet"
     table.write_bytes((out / stage.TABLE).read_bytes())
@@ -528,7 +533,7 @@ def test_bad_pictures_are_recorded_and_the_run_goes_on(photos: Path, tmp_path: P
 
 
 def test_a_target_that_became_bad_takes_its_file_along(photos: Path, tmp_path: Path) -> None:
-    out, options = tmp_path / "lq", stage.Options(size=48)
+    out, options = tmp_path / "lq", draws.DegradeOptions(size=48)
     stage.degrade_folder(load_level("severe"), photos, out, options=options)
     (photos / "some" / "3.png").write_text("no picture")
     stage.degrade_folder(load_level("severe"), photos, out, options=options)
@@ -539,14 +544,14 @@ def test_a_target_that_became_bad_takes_its_file_along(photos: Path, tmp_path: P
 def test_names_that_are_missing_clash_or_leave_the_folder(photos: Path, tmp_path: Path) -> None:
     images.write(photos / "a.jpg", picture(1))
     images.write(photos / "a.png", picture(2))
-    out, options, level = tmp_path / "lq", stage.Options(size=48), load_level("train")
+    out, options, level = tmp_path / "lq", draws.DegradeOptions(size=48), load_level("train")
     names = ["some/1.png", "gone.png", "a.jpg", "a.png"]
     stage.degrade_folder(level, photos, out, names=names, options=options)
     assert {row["image"]: row["status"] for row in rows(out)} == {
         "some/1.png": "ok", "gone.png": "missing", "a.jpg": "bad_name", "a.png": "bad_name",
     }  # fmt: skip
     for name in ("../photos/a.png", "/etc/passwd"):
-        with pytest.raises(UserError, match="is no path below"):
+        with pytest.raises(UserError, match="is not a path below"):
             stage.degrade_folder(level, photos, out, names=[name], options=options)
 
 
@@ -557,7 +562,7 @@ def test_names_that_are_missing_clash_or_leave_the_folder(photos: Path, tmp_path
         (["--level", "severe", "--out", "{tmp}/o"], "Give --images"),
         (["--images", "{photos}", "--out", "{tmp}/o"], "Give --level"),
         (["--level", "nothing", "--images", "{photos}", "--out", "{tmp}/o"], "no level 'nothing'"),
-        (["--level", "severe", "--images", "{tmp}/no", "--out", "{tmp}/o"], "is no folder"),
+        (["--level", "severe", "--images", "{tmp}/no", "--out", "{tmp}/o"], "is not a folder"),
         (["--level", "severe", "--images", "{tmp}/empty", "--out", "{tmp}/o"], "holds no PNG"),
         (["--level", "severe", "--images", "{photos}", "--out", "{photos}"], "lies in the folder"),
         (["--level", "severe", "--images", "{photos}", "--out", "{photos}/lq"], "lies in the folder"),
@@ -607,7 +612,7 @@ def test_a_stop_at_every_write_leaves_nothing_false(
 ) -> None:
     """Stop at each rename of a run in turn; what lies there then must be true, and the end the same."""
     names, level = [f"some/{n}.png" for n in range(4)], load_level("train")
-    options = stage.Options(size=32, workers=1)
+    options = draws.DegradeOptions(size=32, workers=1)
     straight = tmp_path / "straight"
     stage.degrade_folder(load_level("moderate"), photos, straight, names=names, options=options)
     renames = counting(monkeypatch, None)
@@ -644,7 +649,7 @@ def counting(monkeypatch: pytest.MonkeyPatch, stop: int | None) -> list[int]:
 
 
 def test_a_line_that_a_kill_cut_off_counts_for_nothing(photos: Path, tmp_path: Path) -> None:
-    out, level, options = tmp_path / "lq", load_level("train"), stage.Options(size=32)
+    out, level, options = tmp_path / "lq", load_level("train"), draws.DegradeOptions(size=32)
     stage.degrade_folder(level, photos, out, options=options)
     before, path = contents(out), out / "receipts" / "degrade.jsonl"
     lines = path.read_text().splitlines(keepends=True)
@@ -741,7 +746,7 @@ def test_kernels_equal_basicsr(basicsr: Any) -> None:
 
 
 def test_noise_equals_basicsr(basicsr: Any) -> None:
-    small = operators.to_bgr(picture(1))
+    small = plain.to_bgr(picture(1))
     for seed in range(10):
         np.random.seed(seed)
         theirs = basicsr.random_add_gaussian_noise(
@@ -754,14 +759,14 @@ def test_noise_equals_basicsr(basicsr: Any) -> None:
 
 
 def test_jpeg_equals_basicsr(basicsr: Any) -> None:
-    small = operators.to_bgr(picture(2))
+    small = plain.to_bgr(picture(2))
     for quality in (30, 61, 100):
         theirs = basicsr.random_add_jpg_compression(small, (quality, quality))
-        np.testing.assert_array_equal(operators.jpeg(small, quality), np.round(theirs * 255))
+        np.testing.assert_array_equal(plain.jpeg(small, quality), np.round(theirs * 255))
 
 
 def test_options_are_checked() -> None:
     with pytest.raises(UserError, match="either --replay-published or --from-table"):
-        stage.Options(replay=True, table=Path("a"))
+        draws.DegradeOptions(replay=True, table=Path("a"))
     with pytest.raises(UserError, match="leave out --copies"):
-        stage.Options(replay=True, copies=2)
+        draws.DegradeOptions(replay=True, copies=2)

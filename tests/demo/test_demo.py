@@ -27,7 +27,7 @@ from ffhqref.demo.album import Wanted, album, aligned_face, map_photos
 from ffhqref.demo.portrait.camera import landmarks_of
 from ffhqref.demo.portrait.people import render_portrait
 from ffhqref.demo.run import judged, render_photos, run_demo, tree
-from ffhqref.download.stage import Outcome
+from ffhqref.download.stage import DownloadOutcome
 from ffhqref.faces.align import read_landmarks
 from ffhqref.faces.networks import Embedder
 from ffhqref.identities.calibrate import match_rates
@@ -116,16 +116,13 @@ def test_the_report_names_what_lies_where(demo: tuple[Path, str]) -> None:
 def test_running_again_does_nothing_anew(demo: tuple[Path, str]) -> None:
     out, _ = demo
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.png") if p.name != "contact-sheet.png"}
-    began = time.monotonic()
     result = run_demo(out, people=PEOPLE, seed=SEED)
     assert not result.built.fresh
-    assert time.monotonic() - began < 20  # seconds; drawing alone takes longer
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
 def test_another_restorer_joins_by_its_own_command(demo: tuple[Path, str], tmp_path: Path) -> None:
     """A finished demo goes straight to `restore`, which refuses what is no checkpoint."""
-    pytest.importorskip("torch")
     (tmp_path / "no.ckpt").write_bytes(b"not a checkpoint")
     arguments = ["demo", "--out", str(demo[0]), "--people", str(PEOPLE), "--seed", str(SEED)]
     done = CliRunner().invoke(app, [*arguments, "--checkpoint", str(tmp_path / "no.ckpt")])
@@ -143,7 +140,6 @@ def similarity_in(said: str) -> dict[str, float]:
 
 def test_references_bring_the_person_back(demo: tuple[Path, str]) -> None:
     """The shipped restorer on people it never saw: closer to them with references than without."""
-    pytest.importorskip("torch")
     likeness = similarity_in(demo[1])
     # a person's gain scatters by as much as its mean, and here are few: how much it is, restorer.json tells
     assert likeness["restored with references"] > likeness["restored without references"] + 0.01
@@ -155,7 +151,6 @@ def test_references_bring_the_person_back(demo: tuple[Path, str]) -> None:
 @pytest.mark.timeout(600)
 def test_the_demo_as_it_is_shows_what_references_are_for(tmp_path: Path) -> None:
     """Default people and seed: 63 severe pictures of 11 of them."""
-    pytest.importorskip("torch")
     done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     likeness = similarity_in(done.output)
@@ -165,7 +160,7 @@ def test_the_demo_as_it_is_shows_what_references_are_for(tmp_path: Path) -> None
 def test_without_torch_the_demo_says_how_to_restore(
     demo: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ffhqref.cli.restore.has_torch", lambda: False)
+    monkeypatch.setattr("ffhqref.restore.run.has_torch", lambda: False)
     arguments = ["demo", "--out", str(demo[0]), "--people", str(PEOPLE), "--seed", str(SEED)]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0 and done.output.splitlines()[-1].startswith("To restore the test images too")
@@ -173,7 +168,8 @@ def test_without_torch_the_demo_says_how_to_restore(
 
 def test_the_shipped_first_stage_keeps_people_whom_it_never_saw() -> None:
     """Six of a world of their own: pictures come back, and still show who it is."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     from ffhqref.demo.making.judge_restorer import normalised, to_targets
     from ffhqref.demo.making.train_restorer import config_of
     from ffhqref.refldm.restorer import fit
@@ -200,7 +196,6 @@ def test_the_shipped_first_stage_keeps_people_whom_it_never_saw() -> None:
 @pytest.mark.timeout(600)
 def test_the_demo_s_models_can_be_made_again(tmp_path: Path) -> None:
     """The whole of `make demo-models` with few people and steps: it trains, ships and judges."""
-    pytest.importorskip("accelerate")
     out = tmp_path / "restorer.safetensors"
     command = [sys.executable, "-m", "ffhqref.demo.making.train_restorer", "--work", str(tmp_path / "work"),
                "--out", str(out), "--people", "12", "--judged", "2", "--steps", "2"]  # fmt: skip
@@ -243,7 +238,6 @@ def test_the_readme_tells_what_was_judged() -> None:
 
 
 def test_the_shipped_restorer_has_a_name_of_its_own(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
     portrait = render_portrait(4321, 0, 0).image
     write(tmp_path / "lq.png", portrait)
     arguments = ["restore", "--checkpoint", "demo", "--lq", str(tmp_path / "lq.png"), "--steps", "2"]
@@ -343,7 +337,7 @@ def test_real_people_are_built_and_judged_by_their_folders(
     downloads = tmp_path / "out" / "downloads"
     people = sorted((faces_folder / "photos" / "celebref512").iterdir())[:6]
 
-    def fetched(sources: object, out: Path, options: object) -> Outcome:
+    def fetched(sources: object, out: Path, options: object) -> DownloadOutcome:
         for person in people:
             for photo in person.iterdir():
                 (out / "lfw" / person.name).mkdir(parents=True, exist_ok=True)
@@ -351,7 +345,7 @@ def test_real_people_are_built_and_judged_by_their_folders(
         (out / "buffalo_sc").mkdir()
         (out / "buffalo_sc" / "det_500m.onnx").symlink_to(detector)
         (out / "buffalo_sc" / "w600k_mbf.onnx").symlink_to(embedder)
-        return Outcome()
+        return DownloadOutcome()
 
     monkeypatch.setattr(run, "download", fetched)
     asked: list[str] = []
@@ -367,7 +361,7 @@ def test_real_people_need_accepted_terms_and_a_network(
 ) -> None:
     refused = CliRunner().invoke(app, ["demo", "--real", "--out", str(tmp_path / "a")])
     assert refused.exit_code == 1 and "--accept-terms" in refused.output
-    monkeypatch.setattr(run, "download", lambda *_: Outcome(missing=[("lfw.tgz", "no network")]))
+    monkeypatch.setattr(run, "download", lambda *_: DownloadOutcome(missing=[("lfw.tgz", "no network")]))
     command = ["demo", "--real", "--accept-terms", "--out", str(tmp_path / "b")]
     failed = CliRunner().invoke(app, command)
     assert failed.exit_code == 1 and "lfw.tgz" in failed.output and "Traceback" not in failed.output

@@ -18,7 +18,7 @@ import pytest
 from ffhqref.download import archives
 from ffhqref.download.network import Manners
 from ffhqref.download.sources import Source, SourceFile, load_source
-from ffhqref.download.stage import Options, Outcome, download
+from ffhqref.download.stage import DownloadOptions, DownloadOutcome, download
 from tests.download.servers import DRIVE_CONFIRM, Doc, Server
 
 QUICK = Manners(backoff=0.01, timeout=1, retries=3)
@@ -63,9 +63,9 @@ RELEASE = {
 GROUPS = {"lists": ("reference_mapping/*.csv", "id_based_ffhq_split/*.txt")}
 
 
-def get(out: Path, file: SourceFile, manners: Manners = QUICK, **options: Any) -> Outcome:
+def get(out: Path, file: SourceFile, manners: Manners = QUICK, **options: Any) -> DownloadOutcome:
     source = Source(name="mine", title="mine", files=(file,), groups=GROUPS)
-    return download([source], out, Options(manners=manners, **options))
+    return download([source], out, DownloadOptions(manners=manners, **options))
 
 
 def unpacked(out: Path) -> dict[str, bytes]:
@@ -154,7 +154,7 @@ def test_shipped_archives_unpack_as_their_users_expect(
     (file,) = source.files
     server.docs["/archive"] = Doc(make_zip(members))
     local = replace(source, files=(replace(file, urls=(f"{server.url}/archive",)),))
-    assert download([local], tmp_path, Options(manners=QUICK)).missing == []
+    assert download([local], tmp_path, DownloadOptions(manners=QUICK)).missing == []
     found = {path for path in unpacked(tmp_path) if path != file.path}
     prefix = "" if file.unpack == "." else f"{file.unpack}/"
     assert found == {prefix + path for path in expected}

@@ -20,7 +20,7 @@ from ffhqref.core.store import UserError
 from ffhqref.download import metadata
 from ffhqref.download.network import Manners
 from ffhqref.download.sources import Source, SourceFile
-from ffhqref.download.stage import Options, Outcome, download, preview
+from ffhqref.download.stage import DownloadOptions, DownloadOutcome, download, preview
 from tests.download.servers import DRIVE_QUOTA, Doc, Server
 
 QUICK = Manners(backoff=0.01, timeout=1, retries=3)
@@ -86,8 +86,8 @@ def test_what_is_no_object_is_refused(text: str) -> None:
         list(stream.entries(io.StringIO(text)))
 
 
-def ffhq(server: Server, count: int, out: Path, **options: Any) -> Outcome:
-    return download([source(server, count)], out, Options(manners=QUICK, **options))
+def ffhq(server: Server, count: int, out: Path, **options: Any) -> DownloadOutcome:
+    return download([source(server, count)], out, DownloadOptions(manners=QUICK, **options))
 
 
 def source(server: Server, count: int) -> Source:
@@ -108,7 +108,7 @@ def source(server: Server, count: int) -> Source:
 
 
 def test_ffhq_through_its_metadata(server: Server, tmp_path: Path) -> None:
-    assert preview([source(server, 12)], tmp_path / "out", Options()).wanted == 13
+    assert preview([source(server, 12)], tmp_path / "out", DownloadOptions()).wanted == 13
     assert not (tmp_path / "out").exists()
     outcome = ffhq(server, 12, tmp_path, only=("0-4", "00007.png"))
     assert (outcome.missing, outcome.wanted) == ([], 7)

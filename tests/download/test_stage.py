@@ -31,7 +31,7 @@ from ffhqref.download.ledger import Ledger
 from ffhqref.download.network import Manners, Network, Refused, direct, retry_after
 from ffhqref.download.pages import drive_refusal
 from ffhqref.download.sources import Source, SourceFile, load_source, sources
-from ffhqref.download.stage import Options, Outcome, download
+from ffhqref.download.stage import DownloadOptions, DownloadOutcome, download
 from tests.download.servers import (
     DRIVE_CONFIRM,
     DRIVE_CONFIRM_OLD,
@@ -63,12 +63,12 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def get(out: Path, *files: SourceFile, manners: Manners = QUICK, **options: Any) -> Outcome:
+def get(out: Path, *files: SourceFile, manners: Manners = QUICK, **options: Any) -> DownloadOutcome:
     source = Source(name="mine", title="mine", files=files)
-    return download([source], out, Options(manners=manners, **options))
+    return download([source], out, DownloadOptions(manners=manners, **options))
 
 
-def reason(outcome: Outcome) -> str:
+def reason(outcome: DownloadOutcome) -> str:
     assert len(outcome.missing) == 1, outcome.missing
     return outcome.missing[0][1]
 

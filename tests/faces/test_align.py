@@ -16,7 +16,7 @@ from ffhqref.core.store import UserError
 from ffhqref.core.tables import LANDMARK_COLUMNS
 from ffhqref.faces import geometry, networks
 from ffhqref.faces.align import by_crop, by_detector, by_landmarks, read_landmarks
-from tests.conftest import Known
+from tests.photographs import Known
 
 Array = np.ndarray[Any, Any]
 
@@ -56,18 +56,17 @@ def test_ffhqs_68_points_become_five_and_are_scaled_to_the_picture(tmp_path: Pat
 
 def test_aligning_a_smaller_copy_gives_the_same_face(tmp_path: Path, known: list[Known]) -> None:
     """FFHQ's points are for 1024 px; mirrors of 512 px are common."""
-    photo = next(p for p in known if p.set == "ffhq_singles" and images.read(p.path).shape[0] == 1024)
-    large = images.read(photo.path)
+    large, five = images.resize(images.read(known[0].path), 1024, 1024), known[0].landmarks * 2
     points = np.zeros((68, 2))
-    points[36:42], points[42:48] = photo.landmarks[0], photo.landmarks[1]
-    points[[30, 48, 54]] = photo.landmarks[2:]
+    points[36:42], points[42:48] = five[0], five[1]
+    points[[30, 48, 54]] = five[2:]
     aligner = by_landmarks(read_landmarks(ffhq_json(tmp_path / "a.json", {"7": entry(points.tolist())})))
     (one,), count = aligner(large, "00007.png")
     assert count == 1 and one.score == 1.0 and one.landmarks is not None
-    assert np.abs(one.landmarks - photo.landmarks).max() < 1e-3
-    assert np.abs(one.face.astype(int) - geometry.align(large, photo.landmarks)).mean() < 0.05
+    assert np.abs(one.landmarks - five).max() < 1e-3
+    assert np.abs(one.face.astype(int) - geometry.align(large, five)).mean() < 0.05
     (half,), _ = aligner(images.resize(large, 512, 512), "00007.png")
-    assert half.landmarks is not None and np.abs(half.landmarks * 2 - photo.landmarks).max() < 1e-3
+    assert half.landmarks is not None and np.abs(half.landmarks * 2 - five).max() < 1e-3
     assert np.abs(half.face.astype(int) - one.face).mean() < 6
 
 

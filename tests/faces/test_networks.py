@@ -17,7 +17,8 @@ from ffhqref.core.store import UserError
 from ffhqref.faces import geometry, networks
 from ffhqref.faces.geometry import align, similarity_to
 from ffhqref.faces.networks import Detector, Embedder, Face, best_placed
-from tests.conftest import Known
+from tests.faces.stand_in import write_embedder
+from tests.photographs import Known
 
 Array = np.ndarray[Any, Any]
 
@@ -26,15 +27,14 @@ Array = np.ndarray[Any, Any]
 def five(known: list[Known]) -> Array:
     """Six aligned faces of six people, 6 x 112 x 112 x 3 RGB."""
     people = {photo.person: photo for photo in known}
-    chosen = list(people.values())[::20]
-    rgb = [align(images.read(photo.path), photo.landmarks) for photo in chosen]
+    rgb = [align(images.read(photo.path), photo.landmarks) for photo in people.values()]
     colourful = [face for face in rgb if np.abs(face[..., 0].astype(int) - face[..., 2]).mean() > 10]
     return np.stack(colourful[:6])
 
 
 @pytest.fixture(scope="module")
-def scrfd(detector: Path) -> Detector:
-    return Detector(detector, "cpu")
+def scrfd(real_detector: Path) -> Detector:
+    return Detector(real_detector, "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_embeddings_are_of_rgb_and_not_of_bgr(embedder: Path, arcface: Embedder,
 
 
 def test_the_whole_way_equals_insightfaces_own(
-    built: Path, opaque: Any, detector: Path, embedder: Path
+    built: Path, drawn: Path, detector: Path, embedder: Path
 ) -> None:
     """imread (BGR), SCRFD, norm_crop and ArcFaceONNX of insightface give the embeddings in the dataset."""
     from insightface.model_zoo.arcface_onnx import ArcFaceONNX
@@ -79,8 +79,8 @@ def test_the_whole_way_equals_insightfaces_own(
     network = ArcFaceONNX(str(embedder), onnxruntime.InferenceSession(str(embedder), providers=cpu))
     embeddings = tables.load_embeddings(built)
     tried = 0
-    for at in range(0, len(embeddings.names), 60):
-        bgr = cv2.imread(str(opaque.folder / embeddings.names[at]))
+    for at in range(0, len(embeddings.names), 12):
+        bgr = cv2.imread(str(drawn / "photos" / embeddings.names[at]))
         boxes, points = finder.detect(bgr, input_size=(320, 320))
         if len(boxes) != 1:
             continue
@@ -96,7 +96,7 @@ def test_the_whole_way_equals_insightfaces_own(
 def test_the_similarity_is_insightfaces(known: list[Known]) -> None:
     from insightface.utils.face_align import estimate_norm, norm_crop
 
-    for photo in known[::20]:
+    for photo in known[::4]:
         ours = similarity_to(photo.landmarks, np.array(geometry.TEMPLATE, np.float32))
         assert np.abs(ours - estimate_norm(photo.landmarks)).max() < 1e-3
         picture = images.read(photo.path)
@@ -116,24 +116,38 @@ def test_the_similarity_finds_a_planted_one_and_never_mirrors() -> None:
     assert np.linalg.det(similarity_to(mirrored, np.array(geometry.TEMPLATE))[:, :2]) > 0
 
 
-def test_a_network_that_lies_about_its_batch_is_found_out(faces_folder: Path, five: Array) -> None:
-    path = faces_folder / "weights" / "w600k_mbf_int8.onnx"
+@pytest.fixture
+def eight_bit(faces_folder: Path) -> Path:
+    """A real network that says it takes batches."""
+    return faces_folder / "weights" / "w600k_mbf_int8.onnx"
+
+
+@pytest.fixture
+def first_of_all(tmp_path: Path) -> Path:
+    """A network that gives for each face of a batch what it gives for the first."""
+    return write_embedder(tmp_path / "lies.onnx", wrong_in_batches=True)
+
+
+@pytest.mark.parametrize("which", ["first_of_all", "eight_bit"])
+def test_a_network_that_lies_about_its_batch_is_found_out(
+    which: str, request: pytest.FixtureRequest, five: Array
+) -> None:
+    path: Path = request.getfixturevalue(which)
     network = Embedder(path, "cpu")
-    assert network.dimension == 512
     assert not network.takes_batches
     assert np.abs(network.embed(five) - directly(path, five)).max() < 1e-5
     single = np.concatenate([network.embed(five[i : i + 1]) for i in range(6)])
     assert np.array_equal(network.embed(five), single)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     blob = ((five.astype(np.float32) - 127.5) / 127.5).transpose(0, 3, 1, 2)
-    together = np.asarray(session.run(None, {"input.1": blob})[0])
-    assert together.shape != (6, 512) or (
+    together = np.asarray(session.run(None, {session.get_inputs()[0].name: blob})[0])
+    assert together.shape != (6, network.dimension) or (
         np.abs(together / np.linalg.norm(together, axis=1, keepdims=True) - directly(path, five)).max() > 0.01
     ), "were this network right in batches, the test would show nothing"
 
 
-def test_a_network_of_fixed_batch_works(faces_folder: Path, five: Array) -> None:
-    path = faces_folder / "weights" / "mobilefacenet_foamliu_128d.onnx"
+def test_a_network_of_fixed_batch_works(tmp_path: Path, five: Array) -> None:
+    path = write_embedder(tmp_path / "one.onnx", batch=1)
     network = Embedder(path, "cpu")
     assert network.dimension == 128 and not network.takes_batches
     assert np.abs(network.embed(five) - directly(path, five)).max() < 1e-5
@@ -184,6 +198,11 @@ def test_what_is_no_network_is_refused(make: Any, tmp_path: Path, embedder: Path
         assert "not a network that ONNX Runtime can load" in refused(make, tmp_path / f"{name}.onnx")
     for name in ("folder", "missing"):
         assert "no network file" in refused(make, tmp_path / f"{name}.onnx")
+
+
+def test_a_detector_is_no_embedder_and_the_other_way_round(detector: Path, embedder: Path) -> None:
+    assert "not an ArcFace network" in refused(Embedder, detector)
+    assert "not an SCRFD detector" in refused(Detector, embedder)
 
 
 def test_networks_of_another_kind_are_refused(faces_folder: Path) -> None:
@@ -256,20 +275,20 @@ def cut(photo: Known, border: float, scale: float) -> tuple[Array, Array]:
 @pytest.mark.parametrize("scale", [0.5, 4])
 @pytest.mark.parametrize("border", [0.35, 0.25])
 def test_a_face_that_fills_the_picture_is_found_by_padding(
-    detector: Path, known: list[Known], border: float, scale: float
+    scrfd: Detector, photographs: list[Known], border: float, scale: float
 ) -> None:
-    finder, plain, padded = Detector(detector, "cpu"), 0, 0
-    chosen = [p for p in known if p.set == "celebref512"][::12]
+    plain, padded = 0, 0
+    chosen = [p for p in photographs if p.set == "celebref512"][::12]
     for photo in chosen:
         tight, landmarks = cut(photo, border, scale)
-        plain += any(off_by(face, landmarks) < 0.25 for face in finder._detect(tight, 0, 320))
-        found = finder.find(tight)
+        plain += any(off_by(face, landmarks) < 0.25 for face in scrfd._detect(tight, 0, 320))
+        found = scrfd.find(tight)
         padded += bool(found) and off_by(found[0], landmarks) < 0.25
-        assert len(finder.find_all(tight)) <= 1
+        assert len(scrfd.find_all(tight)) <= 1
     assert padded >= len(chosen) - 1 > plain + 3, f"{plain} plain, {padded} padded of {len(chosen)}"
 
 
-def test_padding_does_not_take_many_times_the_memory_of_a_photograph(scrfd: Detector) -> None:
+def test_padding_does_not_take_many_times_the_memory_of_a_photograph() -> None:
     """The padded square has the detector's size, whatever the photograph's."""
     seen, scale, corner = networks._padded(np.full((3000, 4000, 3), 9, np.uint8), 0.5, 320)
     assert seen.shape == (320, 320, 3) and scale == 320 / 8000 and corner == 80
@@ -277,9 +296,9 @@ def test_padding_does_not_take_many_times_the_memory_of_a_photograph(scrfd: Dete
     assert (inside == 9).all() and seen.sum() == inside.sum()
 
 
-def collage(known: list[Known], cell: int, columns: int, rows: int) -> tuple[Array, list[Array]]:
+def collage(photographs: list[Known], cell: int, columns: int, rows: int) -> tuple[Array, list[Array]]:
     """Photographs of different people side by side, and the landmarks of each, px."""
-    people = {photo.person: photo for photo in known if photo.set == "celebref512"}
+    people = {photo.person: photo for photo in photographs if photo.set == "celebref512"}
     canvas = np.zeros((rows * cell, columns * cell, 3), np.uint8)
     points = []
     for at, photo in enumerate(list(people.values())[: columns * rows]):
@@ -292,8 +311,8 @@ def collage(known: list[Known], cell: int, columns: int, rows: int) -> tuple[Arr
 
 
 @pytest.mark.parametrize("cell", [200, 512])
-def test_all_faces_of_a_collage_are_found_once(scrfd: Detector, known: list[Known], cell: int) -> None:
-    canvas, points = collage(known, cell, 3, 2)
+def test_all_faces_of_a_collage_are_found_once(scrfd: Detector, photographs: list[Known], cell: int) -> None:
+    canvas, points = collage(photographs, cell, 3, 2)
     found = scrfd.find_all(canvas)
     assert len(found) == 6
     for landmarks in points:
@@ -302,11 +321,11 @@ def test_all_faces_of_a_collage_are_found_once(scrfd: Detector, known: list[Know
     assert lefts == sorted(lefts)
 
 
-def test_the_largest_near_the_middle_is_chosen(scrfd: Detector, known: list[Known]) -> None:
-    canvas, points = collage(known, 256, 3, 1)
+def test_the_largest_near_the_middle_is_chosen(scrfd: Detector, photographs: list[Known]) -> None:
+    canvas, points = collage(photographs, 256, 3, 1)
     assert off_by(scrfd.find(canvas)[0], points[1]) < 0.2, "of equals the middle one"
     wide = np.zeros((512, 768, 3), np.uint8)  # a large face 128 px off the middle, a small one 60 px off
-    wide[:, :512] = collage(known, 512, 1, 1)[0]
+    wide[:, :512] = collage(photographs, 512, 1, 1)[0]
     wide[216:296, 512:592] = images.resize(canvas[:, :256], 80, 80)
     assert len(scrfd.find_all(wide)) == 2
     assert off_by(scrfd.find(wide)[0], points[0] * 2) < 0.2
@@ -328,8 +347,8 @@ def test_no_face_is_no_face(scrfd: Detector) -> None:
         assert scrfd.find_all(np.full((*size, 3), 127, np.uint8)) == []
 
 
-def test_a_small_face_in_a_large_photograph_is_found(scrfd: Detector, known: list[Known]) -> None:
-    canvas, points = collage(known, 120, 1, 1)
+def test_a_small_face_in_a_large_photograph_is_found(scrfd: Detector, photographs: list[Known]) -> None:
+    canvas, points = collage(photographs, 120, 1, 1)
     large = cv2.copyMakeBorder(canvas, 700, 700, 1500, 1500, cv2.BORDER_REPLICATE)
     found = scrfd.find(large)
     assert found and off_by(found[0], points[0] + (1500, 700)) < 0.3
@@ -346,10 +365,10 @@ def test_the_papers_crop() -> None:
     assert np.array_equal(geometry.crop_middle(double), picture[8:120, 8:120])
 
 
-def test_ffhqs_frame_keeps_an_ffhq_picture_where_it_is(known: list[Known]) -> None:
+def test_ffhqs_frame_keeps_an_ffhq_picture_where_it_is(photographs: list[Known]) -> None:
     """An FFHQ photograph is framed already, so its frame is the whole picture, within SCRFD's points."""
     tried = 0
-    for photo in known:
+    for photo in photographs:
         if photo.set == "ffhq_singles":
             side = images.read(photo.path).shape[0]
             matrix = geometry.ffhq_matrix(photo.landmarks, side)

@@ -1,4 +1,4 @@
-"""Golden cases like those of ../shared/refldm/cases, of other sizes (see the README there).
+"""Golden cases like those of tests/golden, of other sizes (see the README there).
 
 The published code is not here: the numbers come from the plain way (benchmarks/plain_refldm.py) in float64,
 with names and shapes of the weights as SPEC.md gives them. What has nothing to do with the networks' sizes
@@ -28,7 +28,8 @@ from ffhqref.refldm.model.autoencoder import Autoencoder
 from ffhqref.refldm.model.checkpoint import parse_architecture
 from ffhqref.refldm.model.unet import AttentionBlock, UNet
 from tests.benchmarks import plain_refldm as plain
-from tests.dataset.published_names import (
+from tests.golden_cases import GOLDEN
+from tests.refldm.published_names import (
     EMA,
     RAW,
     averaged,
@@ -39,7 +40,6 @@ from tests.dataset.published_names import (
     unet_shapes,
 )
 
-PUBLISHED = Path(__file__).parent.parent.parent.parent / "shared" / "refldm" / "cases"
 COPIED = ["schedule.npz", "cond_drop.npz", "ema.npz", "lr.npz", "blur_kernels.npz", "degrade_*.npz",
           "fake_identity.safetensors"]  # fmt: skip
 HEIGHT, WIDTH = 64, 96  # px
@@ -87,7 +87,7 @@ class Oracle:
         self.stage.load_state_dict(drawn(self.first, self.random))
         raw = drawn(self.shapes, self.random)
         self.raw, self.ema = self._unet(raw), self._unet(moved(raw, self.random))
-        with np.load(PUBLISHED / "schedule.npz") as file:
+        with np.load(GOLDEN / "schedule.npz") as file:
             self.tables = {name: torch.from_numpy(file[name]) for name in file.files}
         known = self.encode(self.pictures(8))
         for unet in (self.raw, self.ema):
@@ -354,7 +354,7 @@ class Recogniser:
     """The stand-in for a face recogniser (section 8 and the cases' README)."""
 
     def __init__(self) -> None:
-        weights = load_file(PUBLISHED / "fake_identity.safetensors")
+        weights = load_file(GOLDEN / "fake_identity.safetensors")
         self.weights = {name: w.double() for name, w in weights.items()}
 
     @staticmethod
@@ -460,7 +460,7 @@ def write_case(folder: Path, name: str, arrays: Arrays) -> None:
 
 
 def write_weights(folder: Path, oracle: Oracle) -> None:
-    buffers = [line.split("\t")[0] for line in (PUBLISHED / "refldm_tiny_keys.txt").read_text().splitlines()]
+    buffers = [line.split("\t")[0] for line in (GOLDEN / "refldm_tiny_keys.txt").read_text().splitlines()]
     buffers = [name for name in buffers if "." not in name]
     tensors = {name: oracle.tables[name] for name in buffers}
     tensors |= {RAW + name: w.detach().float() for name, w in oracle.raw.state_dict().items()}
@@ -469,7 +469,7 @@ def write_weights(folder: Path, oracle: Oracle) -> None:
                 f"{EMA}num_updates": torch.tensor(1234, dtype=torch.int32)}  # fmt: skip
     save_file(tensors, folder / "refldm_tiny.safetensors")
     first = {name: w.float() for name, w in oracle.stage.state_dict().items()}
-    ignored = load_file(PUBLISHED / "vqgan_tiny.safetensors")
+    ignored = load_file(GOLDEN / "vqgan_tiny.safetensors")
     first |= {name: w for name, w in ignored.items() if name.startswith("loss.")}
     save_file(first, folder / "vqgan_tiny.safetensors")
     (folder / "refldm_tiny_keys.txt").write_text(key_table(oracle.shapes, oracle.first, buffers))
@@ -479,7 +479,7 @@ def make(folder: Path, seed: int = 0) -> None:
     """Write a whole set of cases into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for pattern in COPIED:
-        for path in sorted(PUBLISHED.glob(pattern)):
+        for path in sorted(GOLDEN.glob(pattern)):
             shutil.copyfile(path, folder / path.name)
     oracle = Oracle(seed)
     with torch.no_grad():

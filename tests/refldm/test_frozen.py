@@ -6,11 +6,10 @@ import copy
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="torch (the extra `train`) is not installed")
-
-from ffhqref.refldm.model import frozen, layers, winograd  # noqa: E402
-from ffhqref.refldm.model.autoencoder import Autoencoder, AutoencoderSize  # noqa: E402
+from ffhqref.refldm.model import frozen, layers, winograd
+from ffhqref.refldm.model.autoencoder import Autoencoder, AutoencoderSize
 
 SIZE = AutoencoderSize(channels=32, multipliers=(1, 2, 2), blocks=1, latent=4, codes=32)
 CLOSE = 1e-4  # of the largest value

@@ -1,4 +1,4 @@
-"""The restorer against golden arrays of the published code (see cases/README.md for their meaning).
+"""The restorer against golden arrays of the published code (tests/golden/README.md says what each is).
 
 Another set of the same structure is tested by FFHQREF_GOLDEN=FOLDER: all sizes, counts and settings are
 read from its config.json and from the arrays' names.
@@ -8,31 +8,23 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="torch (the extra `train`) is not installed")
+from ffhqref.refldm.model import checkpoint, schedule
+from ffhqref.refldm.model.autoencoder import Autoencoder, AutoencoderSize
+from ffhqref.refldm.model.unet import ReferenceCache, UNet, UNetSize, sinusoid
+from ffhqref.refldm.restorer import Restorer, SamplingOptions
+from tests.golden_cases import CASES, SPEC, write_checkpoints
 
-from ffhqref.refldm.model import checkpoint, schedule  # noqa: E402
-from ffhqref.refldm.model.autoencoder import Autoencoder, AutoencoderSize  # noqa: E402
-from ffhqref.refldm.model.unet import Seen, UNet, UNetSize, sinusoid  # noqa: E402
-from ffhqref.refldm.restorer import Options, Restorer  # noqa: E402
-
-REFLDM = Path(__file__).parent.parent.parent.parent / "shared" / "refldm"
-CASES = Path(os.environ.get("FFHQREF_GOLDEN", REFLDM / "cases"))
 SINGLE, CHAIN = 1e-4, 3e-4  # of the largest absolute value: one pass, a whole chain
 Arrays = dict[str, Any]
-
-if not (CASES / "config.json").exists():
-    pytest.skip("the golden cases of ../shared/refldm are not on this machine", allow_module_level=True)
 
 
 def load(name: str) -> Arrays:
@@ -98,8 +90,7 @@ def architecture() -> checkpoint.Architecture:
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """refldm.ckpt (a bare mapping) and vqgan.ckpt (under "state_dict"), as the release lays them out."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    maker = REFLDM / "make_ckpts.py"
-    subprocess.run([sys.executable, str(maker), str(CASES), str(folder)], check=True, capture_output=True)
+    write_checkpoints(folder)
     return folder
 
 
@@ -171,12 +162,12 @@ def test_denoiser_without_references_block_by_block(raw: tuple[UNet, Autoencoder
     case, unet = load("unet_noref"), raw[0]
     close(sinusoid(case["t"], unet.size.channels), case["sinusoid"])
     close(unet.embed(case["t"]), case["act_time_embed"])
-    seen: dict[str, Any] = {}
+    outputs: dict[str, Any] = {}
     run = unet._run
 
     def spy(block: Any, *args: Any) -> Any:
         out = run(block, *args)
-        seen[next(name for name, module in unet.named_modules() if module is block)] = out.clone()
+        outputs[next(name for name, module in unet.named_modules() if module is block)] = out.clone()
         return out
 
     unet._run = spy  # type: ignore[method-assign]
@@ -188,20 +179,20 @@ def test_denoiser_without_references_block_by_block(raw: tuple[UNet, Autoencoder
     for key in case:
         if key.startswith("act_") and key != "act_time_embed":
             name = re.sub(r"_(\d+)$", r".\1", key[len("act_") :])
-            close(seen[name], case[key])
+            close(outputs[name], case[key])
 
 
 @pytest.mark.parametrize("count", REFERENCE_COUNTS)
-@pytest.mark.parametrize("roomy", [False, True])
-def test_denoiser_sees_references(raw: tuple[UNet, Autoencoder], count: int, roomy: bool) -> None:
+@pytest.mark.parametrize("with_room", [False, True])
+def test_denoiser_sees_references(raw: tuple[UNet, Autoencoder], count: int, with_room: bool) -> None:
     case, unet = load(f"unet_ref{count}"), raw[0]
     width = case["x_t"].shape[3]
     assert case["ref_latent"].shape[3] == count * width
-    seen = unet.see(case["ref_latent"], width)
-    if roomy:
-        seen = seen.roomy(unet.own_tokens(*case["x_t"].shape[2:]))
-    close(unet(case["x_t"], case["t"], case["lq_latent"], [seen]), case["eps"])
-    close(unet(case["x_t_second"], case["t_second"], case["lq_latent"], [seen]), case["eps_second"])
+    cached = unet.cache_references(case["ref_latent"], width)
+    if with_room:
+        cached = cached.with_room(unet.own_tokens(*case["x_t"].shape[2:]))
+    close(unet(case["x_t"], case["t"], case["lq_latent"], [cached]), case["eps"])
+    close(unet(case["x_t_second"], case["t_second"], case["lq_latent"], [cached]), case["eps_second"])
     close(unet(case["x_t"], case["t"], case["lq_latent"]), case["eps_refs_ignored"])
 
 
@@ -212,10 +203,13 @@ def test_guidance_halves_in_one_batch_with_the_null_reference_kept_once(
     case, unet = load(f"unet_ref{count}"), raw[0]
     x, t, lq = (case[key][:1].repeat_interleave(2, 0) for key in ("x_t", "t", "lq_latent"))
     width = x.shape[3]
-    references = unet.see(case["ref_latent"][:1], width)
-    null = unet.see(torch.zeros_like(case["ref_latent"][:1, :, :, :width]), width)
-    once = Seen(rows=1, layers=null.layers, copies=count)
-    for cache in ([once, references], [s.roomy(unet.own_tokens(*x.shape[2:])) for s in (once, references)]):
+    references = unet.cache_references(case["ref_latent"][:1], width)
+    null = unet.cache_references(torch.zeros_like(case["ref_latent"][:1, :, :, :width]), width)
+    once = ReferenceCache(rows=1, layers=null.layers, copies=count)
+    for cache in (
+        [once, references],
+        [s.with_room(unet.own_tokens(*x.shape[2:])) for s in (once, references)],
+    ):
         eps = unet(x, t, lq, cache)
         close(eps[:1], case["eps_cfg_uncond"])
         close(eps[1:], case["eps_cfg_cond"])
@@ -229,18 +223,18 @@ def test_large_latents_are_normalised_as_small_ones(
     case, unet = load(f"unet_ref{count}"), raw[0]
     x, t, lq = (case[key][:1] for key in ("x_t", "t", "lq_latent"))
     references = case["ref_latent"][:1]
-    null = unet.see(torch.zeros_like(references[:, :, :, : x.shape[3]]), x.shape[3])
-    close(unet(x, t, lq, [Seen(layers=null.layers, copies=count)]), case["eps_cfg_uncond"])
-    close(unet(x, t, lq, [unet.see(references, x.shape[3])]), case["eps_cfg_cond"])
+    null = unet.cache_references(torch.zeros_like(references[:, :, :, : x.shape[3]]), x.shape[3])
+    close(unet(x, t, lq, [ReferenceCache(layers=null.layers, copies=count)]), case["eps_cfg_uncond"])
+    close(unet(x, t, lq, [unet.cache_references(references, x.shape[3])]), case["eps_cfg_cond"])
 
 
 def test_cached_keys_and_values(raw: tuple[UNet, Autoencoder]) -> None:
     case, unet = load(f"unet_ref{REFERENCE_COUNTS[-1]}"), raw[0]
     width = case["x_t"].shape[3]
     count = case["ref_latent"].shape[3] // width
-    layers = unet.see(case["ref_latent"], width).layers
+    layers = unet.cache_references(case["ref_latent"], width).layers
     narrow = 2 ** (len(unet.size.multipliers) - 1)  # a narrower last piece gives fewer tokens
-    uneven = unet.see(case["ref_latent"][:, :, :, : width + narrow], width).layers
+    uneven = unet.cache_references(case["ref_latent"][:, :, :, : width + narrow], width).layers
     assert uneven[0][0].shape[2] * count * width == layers[0][0].shape[2] * (width + narrow)
     for place, layer in (("first", layers[0]), ("last", layers[-1])):
         for kind, ours in zip("kv", layer, strict=True):
@@ -305,8 +299,8 @@ def test_ddim(ema: Restorer, kind: Any, steps: str, scale: str) -> None:
     torch.testing.assert_close(now.double(), case[f"alphas_{key}"], rtol=1e-6, atol=0)
     torch.testing.assert_close(before.double(), case[f"alphas_prev_{key}"], rtol=1e-6, atol=0)
     states: list[Any] = []
-    references = [ema.see(latent[None]) for latent in case["ref_latent"]]
-    options = Options(steps=int(steps), schedule=kind, guidance=float(scale))
+    references = [ema.cache_latents(latent[None]) for latent in case["ref_latent"]]
+    options = SamplingOptions(steps=int(steps), schedule=kind, guidance=float(scale))
     latent = ema.sample(
         case["x_T"], case["lq_latent"], references, options, watch=lambda x, x0: states.append((x, x0))
     )
@@ -319,11 +313,11 @@ def test_ddim(ema: Restorer, kind: Any, steps: str, scale: str) -> None:
             close(x0, theirs_x0, CHAIN)
 
 
-def _second_scale_first_steps(case: Arrays) -> Options:
+def _second_scale_first_steps(case: Arrays) -> SamplingOptions:
     runs = [run for run in DDIM_RUNS if run[0] == "uniform_trailing"]
     steps = [int(run[1]) for run in runs]
     scales = list(dict.fromkeys(float(run[2]) for run in runs))
-    return Options(steps=steps[0], schedule="uniform_trailing", guidance=scales[1])
+    return SamplingOptions(steps=steps[0], schedule="uniform_trailing", guidance=scales[1])
 
 
 def test_ddim_with_raw_weights(checkpoints: Path, architecture: Any) -> None:
@@ -331,7 +325,7 @@ def test_ddim_with_raw_weights(checkpoints: Path, architecture: Any) -> None:
     restorer = Restorer(
         checkpoint.load(checkpoints / "refldm.ckpt", architecture=architecture, weights="raw")
     )
-    references = [restorer.see(latent[None]) for latent in case["ref_latent"]]
+    references = [restorer.cache_latents(latent[None]) for latent in case["ref_latent"]]
     latent = restorer.sample(case["x_T"], case["lq_latent"], references, _second_scale_first_steps(case))
     close(latent, case["latent_raw_weights"], CHAIN)
 
@@ -341,8 +335,8 @@ def test_bfloat16_stays_near(checkpoints: Path, architecture: Any, kind: Any, st
     case = load("ddim")
     networks = checkpoint.load(checkpoints / "refldm.ckpt", architecture=architecture)
     narrow = Restorer(networks, dtype=torch.bfloat16)
-    references = [narrow.see(latent[None]) for latent in case["ref_latent"]]
-    options = Options(steps=int(steps), schedule=kind, guidance=float(scale))
+    references = [narrow.cache_latents(latent[None]) for latent in case["ref_latent"]]
+    options = SamplingOptions(steps=int(steps), schedule=kind, guidance=float(scale))
     latent = narrow.sample(case["x_T"], case["lq_latent"], references, options)
     theirs = case[f"latent_{kind}_S{steps}_cfg{scale}"]
     # guidance multiplies what is lost: 0.022 to 0.031 of it here and with other networks of these sizes
@@ -352,7 +346,7 @@ def test_bfloat16_stays_near(checkpoints: Path, architecture: Any, kind: Any, st
 def test_ddim_with_fresh_noise(ema: Restorer) -> None:
     case = load("ddim")
     options = _second_scale_first_steps(case)
-    references = [ema.see(latent[None]) for latent in case["ref_latent"]]
+    references = [ema.cache_latents(latent[None]) for latent in case["ref_latent"]]
     latent = ema.sample(
         case["x_T"], case["lq_latent"], references, options, eta=1.0, noise=lambda i: case["eta1_noise"][i]
     )
@@ -368,14 +362,16 @@ def test_pipeline_from_pictures_to_picture(ema: Restorer) -> None:
     torch.testing.assert_close(ema.noise(int(case["seed"])), case["x_T"], rtol=0, atol=0)
     close(ema.encode(case["lq_u8"].numpy()), case["lq_latent"])
     close(ema.encode_references(references, "wide"), case["ref_latent"])
-    options = Options(steps=int(case["steps"]), schedule=case["schedule"], guidance=float(case["cfg_scale"]))  # type: ignore[arg-type]
-    seen = ema.look(references)
-    latent = ema.sample(case["x_T"], case["lq_latent"], [seen], options)
+    options = SamplingOptions(
+        steps=int(case["steps"]), schedule=case["schedule"], guidance=float(case["cfg_scale"])
+    )  # type: ignore[arg-type]
+    cached = ema.cache_references(references)
+    latent = ema.sample(case["x_T"], case["lq_latent"], [cached], options)
     close(latent, case["latent"], CHAIN)
     sure = case["index_margin"] > 5e-4
     assert bool((ema.autoencoder.quantize.indices(latent) == case["indices"])[sure].all())
     close(ema.autoencoder.decode(latent), case["image"], CHAIN)
-    restored = ema.restore(list(case["lq_u8"].numpy()), [seen], [ema.noise(int(case["seed"]))], options)
+    restored = ema.restore(list(case["lq_u8"].numpy()), [cached], [ema.noise(int(case["seed"]))], options)
     same_picture(restored[0], case["image_u8"].numpy())
 
 
@@ -408,7 +404,7 @@ def test_the_plain_way_of_the_benchmark_is_the_published_one(raw: tuple[UNet, Au
 
 
 def table(name: str) -> dict[str, list[int]]:
-    rows = (REFLDM / "spec" / name).read_text().splitlines()[1:]
+    rows = (SPEC / name).read_text().splitlines()[1:]
     parts = [row.split("\t") for row in rows]
     return {part[0]: json.loads(part[1]) for part in parts if part[-1] != "derived_optional"}
 

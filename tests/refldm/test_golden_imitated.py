@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch (the extra `train`) is not installed")
-
-from tests.dataset.published_names import key_table, stage_shapes, unet_shapes  # noqa: E402
-from tests.refldm import imitated_golden as imitated  # noqa: E402
+from tests.golden_cases import GOLDEN, SPEC
+from tests.refldm import imitated_golden as imitated
+from tests.refldm.published_names import key_table, stage_shapes, unet_shapes
 
 TESTS = Path(__file__).parent.parent
 MODULES = [
@@ -26,19 +25,16 @@ MODULES = [
 ]
 LEAST = 140  # tests of these modules that run with the set
 
-if not (imitated.PUBLISHED / "config.json").exists():
-    pytest.skip("the golden cases of ../shared/refldm are not on this machine", allow_module_level=True)
-
 
 def test_names_and_shapes_are_the_published_ones() -> None:
     """Those of the maker, on the published cases and in full size."""
-    config = json.loads((imitated.PUBLISHED / "config.json").read_text())["model"]
+    config = json.loads((GOLDEN / "config.json").read_text())["model"]
     stage, unet = (config[f"{name}_config"]["params"] for name in ("first_stage", "unet"))
-    published = (imitated.PUBLISHED / "refldm_tiny_keys.txt").read_text()
+    published = (GOLDEN / "refldm_tiny_keys.txt").read_text()
     buffers = [line.split("\t")[0] for line in published.splitlines()[:12]]
     first = stage_shapes(stage["ddconfig"], stage["n_embed"])
     assert key_table(unet_shapes(unet), first, buffers) == published
-    rows = (imitated.PUBLISHED.parent / "spec" / "refldm_state_dict.tsv").read_text().splitlines()[1:]
+    rows = (SPEC / "refldm_state_dict.tsv").read_text().splitlines()[1:]
     size = {"in_channels": 16, "out_channels": 8, "model_channels": 160, "channel_mult": [1, 2, 2, 4],
             "attention_resolutions": [2, 4, 8], "num_res_blocks": 2}  # fmt: skip
     first = stage_shapes({"ch": 128, "ch_mult": [1, 1, 2, 4], "num_res_blocks": 2, "z_channels": 8}, 8192)
@@ -66,8 +62,8 @@ def test_the_set_has_the_published_structure(cases: Path) -> None:
                 found |= {general(f"{path.stem} {name}") for name in file.files}
         return found
 
-    assert arrays(imitated.PUBLISHED) == arrays(cases)
-    published = {path.name for path in imitated.PUBLISHED.iterdir() if path.suffix not in (".md", ".npz")}
+    assert arrays(GOLDEN) == arrays(cases)
+    published = {path.name for path in GOLDEN.iterdir() if path.suffix not in (".md", ".npz")}
     assert published == {path.name for path in cases.iterdir() if path.suffix != ".npz"}
 
 

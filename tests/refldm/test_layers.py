@@ -5,17 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-torch = pytest.importorskip("torch", reason="torch (the extra `train`) is not installed")
-
-from safetensors.torch import save_file  # noqa: E402
-
-from ffhqref.core.store import UserError  # noqa: E402
-from ffhqref.refldm.model.autoencoder import Autoencoder, AutoencoderSize  # noqa: E402
-from ffhqref.refldm.model.checkpoint import FIRST_STAGE, RAW, Architecture, convert, load  # noqa: E402
-from ffhqref.refldm.model.layers import MOMENTS_BYTES, affine, moments, normalise  # noqa: E402
-from ffhqref.refldm.model.publish import publish  # noqa: E402
-from ffhqref.refldm.model.unet import UNet, UNetSize  # noqa: E402
+from ffhqref.core.store import UserError
+from ffhqref.refldm.model.autoencoder import Autoencoder, AutoencoderSize
+from ffhqref.refldm.model.checkpoint import FIRST_STAGE, RAW, Architecture, convert, load
+from ffhqref.refldm.model.layers import MOMENTS_BYTES, affine, moments, normalise
+from ffhqref.refldm.model.publish import publish
+from ffhqref.refldm.model.unet import UNet, UNetSize
 
 
 @pytest.mark.parametrize("grad", [False, True])

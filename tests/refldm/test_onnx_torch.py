@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
 
-torch = pytest.importorskip("torch", reason="torch (the extra `train`) is not installed")
-
-import onnx  # noqa: E402
-import onnxruntime  # noqa: E402
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-
-from ffhqref.core.store import UserError  # noqa: E402
-from ffhqref.refldm.training import onnx_torch  # noqa: E402
+from ffhqref.core.store import UserError
+from ffhqref.refldm.training import onnx_torch
 
 TOLERANCE = 1e-4
 
@@ -28,11 +26,15 @@ def runtime(path: Path, faces: Any) -> Any:
     return np.concatenate([session.run(None, {name: face[None]})[0] for face in faces])
 
 
-@pytest.mark.parametrize("file", ["w600k_mbf_dequant_fp32.onnx", "mobilefacenet_foamliu_128d.onnx"])
-def test_the_shared_networks(file: str, faces_folder: Path) -> None:
-    path = faces_folder / "weights" / file
-    if not path.is_file():
-        pytest.skip(f"{file} of ../shared is not on this machine")
+@pytest.fixture
+def other_embedder(faces_folder: Path) -> Path:
+    """One of a fixed batch, with 128 numbers."""
+    return faces_folder / "weights" / "mobilefacenet_foamliu_128d.onnx"
+
+
+@pytest.mark.parametrize("which", ["embedder", "real_embedder", "other_embedder"])
+def test_whole_networks(which: str, request: pytest.FixtureRequest) -> None:
+    path: Path = request.getfixturevalue(which)
     module = onnx_torch.load(path)
     faces = np.random.default_rng(0).uniform(-1, 1, (2, 3, 112, 112)).astype(np.float32)
     given = torch.from_numpy(faces).requires_grad_()

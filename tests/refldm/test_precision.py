@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch", reason="torch (the extra `train`) is not installed")
-
-from ffhqref.core.store import UserError  # noqa: E402
-from ffhqref.refldm.model import precision  # noqa: E402
+from ffhqref.core.store import UserError
+from ffhqref.refldm.model import precision
 
 
 def processor(monkeypatch: pytest.MonkeyPatch, *, bf16: bool, seconds: tuple[float, float]) -> list[str]:
@@ -56,5 +55,16 @@ def test_fp16_is_refused_on_a_cpu() -> None:
         precision.choose("fp16", "cpu")
 
 
-def test_a_trial_takes_time() -> None:
-    assert precision._trial(torch.float32) > 0
+def test_a_trial_is_timed_in_the_precision_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.dtype] = []
+    forward = precision.ResBlock.forward
+
+    def spy(self: precision.ResBlock, x: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
+        seen.append(x.dtype)
+        return forward(self, x, *more)
+
+    monkeypatch.setattr(precision.ResBlock, "forward", spy)
+    for dtype in (torch.float32, torch.bfloat16):
+        seen.clear()
+        precision._trial(dtype)
+        assert seen and set(seen) == {dtype}

@@ -17,23 +17,21 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-torch = pytest.importorskip("torch", reason="torch (the extra `train`) is not installed")
-pytest.importorskip("accelerate", reason="accelerate (the extra `train`) is not installed")
-
-from safetensors.torch import save_file  # noqa: E402
-
-from ffhqref.cli import app  # noqa: E402
-from ffhqref.core.store import UserError  # noqa: E402
-from ffhqref.refldm.model import checkpoint  # noqa: E402
-from ffhqref.refldm.model.autoencoder import Autoencoder  # noqa: E402
-from ffhqref.refldm.restorer import Restorer  # noqa: E402
-from ffhqref.refldm.training import augment, data, losses, runs, stages  # noqa: E402
-from ffhqref.refldm.training import config as settings  # noqa: E402
-from ffhqref.refldm.training import train as training  # noqa: E402
-from ffhqref.refldm.training.data import Row, Samples  # noqa: E402
-from tests.refldm import tiny_train as tiny  # noqa: E402
+from ffhqref.cli import app
+from ffhqref.core.store import UserError
+from ffhqref.refldm.model import checkpoint
+from ffhqref.refldm.model.autoencoder import Autoencoder
+from ffhqref.refldm.restorer import Restorer
+from ffhqref.refldm.training import augment, data, losses, runs, stages
+from ffhqref.refldm.training import config as settings
+from ffhqref.refldm.training import train as training
+from ffhqref.refldm.training.data import ReferenceRow, Samples
+from tests.refldm import tiny_train as tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = Path(__file__).parent.parent.parent
@@ -203,7 +201,7 @@ PLAIN = dict(
 def sample(work: Path, number: int, **changes: Any) -> dict[str, Any]:
     chosen = tiny.config(**{**PLAIN, **changes})
     return Samples(tiny.source(work / "photos"), chosen, LATENT).sample(
-        Row(tiny.NAMES[0], tuple(tiny.NAMES[1:3])), number
+        ReferenceRow(tiny.NAMES[0], tuple(tiny.NAMES[1:3])), number
     )
 
 
@@ -228,12 +226,12 @@ def test_a_sample_is_what_the_csv_says(work: Path) -> None:
 
 def test_validation_is_as_the_csv_says(work: Path) -> None:
     source = tiny.source(work / "photos")
-    (item,) = data.fixed(source, tiny.config(references=3), LATENT)
+    (item,) = data.validation_samples(source, tiny.config(references=3), LATENT)
     (row,) = source.validation
     assert np.array_equal(item["target"].numpy(), photo(work, row.target))
     wide = [photo(work, row.references[i]) for i in (0, 1, 0)]
     assert np.array_equal(item["references"].numpy(), np.concatenate(wide, 1))
-    (two,) = data.fixed(source, tiny.config(references=2), LATENT)
+    (two,) = data.validation_samples(source, tiny.config(references=2), LATENT)
     assert np.array_equal(two["references"].numpy(), np.concatenate(wide[:2], 1))
 
 
@@ -249,7 +247,7 @@ def test_networks_see_red_green_blue() -> None:
 def test_conditions_are_dropped_in_this_share(share: float) -> None:
     """Each on its own; 4 standard deviations of 2,000 draws are allowed."""
     chosen = tiny.config(drop=share)
-    kept = torch.stack([data.draws(chosen, number, (1, 1, 1))["keep"] for number in range(2000)])
+    kept = torch.stack([data.diffusion_draws(chosen, number, (1, 1, 1))["keep"] for number in range(2000)])
     near = 4 * (share * (1 - share) / 2000) ** 0.5
     assert (1 - kept.mean(0)).tolist() == pytest.approx([share, share], abs=near + 1e-6)
     both = float((1 - kept).prod(1).mean())
@@ -258,7 +256,10 @@ def test_conditions_are_dropped_in_this_share(share: float) -> None:
 
 def test_more_low_quality_pictures_are_dropped_and_nothing_else_changes() -> None:
     usual, more = (
-        [data.draws(tiny.config(drop=0.1, lq_drop=share), number, (1, 2, 2)) for number in range(2000)]
+        [
+            data.diffusion_draws(tiny.config(drop=0.1, lq_drop=share), number, (1, 2, 2))
+            for number in range(2000)
+        ]
         for share in (0.0, 0.5)
     )
     lost = [1 - float(torch.stack([one["keep"][0] for one in each]).mean()) for each in (usual, more)]
@@ -292,7 +293,7 @@ def test_a_sample_depends_on_its_number_alone(work: Path) -> None:
 
 
 def test_processes_and_parts_share_a_step() -> None:
-    steps = [iter(data.Numbers(12, 2, 3, rank, start=5)) for rank in range(3)]
+    steps = [iter(data.StepBatchSampler(12, 2, 3, rank, start=5)) for rank in range(3)]
     seen = [number for process in steps for _ in range(2) for number in next(process)]
     assert sorted(seen) == list(range(60, 72)) and len(seen) == 12
 
@@ -623,14 +624,14 @@ def test_missing_pictures_are_named(work: Path, tmp_path: Path) -> None:
     (photos / tiny.NAMES[1]).unlink()
     with pytest.raises(UserError, match=r"1 of 12 pictures are missing .*person0/1.png"):
         tiny.source(photos).check()
-    with pytest.raises(UserError, match="no path below"):
-        replace(tiny.source(photos), train=[Row("../secret.png")]).check()
+    with pytest.raises(UserError, match="not a path below"):
+        replace(tiny.source(photos), train=[ReferenceRow("../secret.png")]).check()
 
 
 @pytest.mark.parametrize(
     ("table", "sentence"),
     [
-        ({"batchsize": 3}, "unknown key 'batchsize'; did you mean batch_size?"),
+        ({"batchsize": 3}, "unknown key 'batchsize' (did you mean batch_size?)."),
         ({"lr": "fast"}, "lr is 'fast': give a number."),
         ({"steps": 2.5}, "steps is 2.5: give a whole number."),
         ({"steps": True}, "steps is True: give a whole number."),
@@ -661,8 +662,8 @@ def test_shipped_configurations_are_the_papers() -> None:
         (200_000, 32, 1e-4), (500_000, 40, 5e-5), (150_000, 8, 5e-5)
     ]  # fmt: skip
     assert found["refldm"].warmup == 10_000 and found["refldm"].references == 5
-    assert stages.rate(found["refldm"], 4_999) == pytest.approx(2.5e-5)
-    assert stages.rate(found["autoencoder"], 200_000) == pytest.approx(1e-6)
+    assert stages.learning_rate(found["refldm"], 4_999) == pytest.approx(2.5e-5)
+    assert stages.learning_rate(found["autoencoder"], 200_000) == pytest.approx(1e-6)
 
 
 def test_a_run_that_is_there_is_not_overwritten(work: Path, straight: Path, tmp_path: Path) -> None:
@@ -815,3 +816,24 @@ def test_bad_input_is_one_sentence(
     assert result.exit_code == 1, result.output
     assert sentence in result.output.replace("\n", " ")
     assert "Traceback" not in result.output and not (tmp_path / "run/checkpoints").exists()
+
+
+# ---- pictures as a photograph has them -----------------------------------------------------------
+
+
+def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:
+    upright = np.zeros((32, 48, 3), np.uint8)
+    upright[:, :24] = 220  # light on the left
+    turned = Image.fromarray(np.rot90(upright).copy())  # as the camera was held
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    turned.save(tmp_path / "photo.jpg", exif=exif, quality=95)
+    read = data.Pictures(tmp_path, 32, 48).read("photo.jpg")
+    np.testing.assert_allclose(read.astype(int), upright, atol=12)
+
+
+def test_sixteen_bits_are_scaled_not_cut_off(tmp_path: Path) -> None:
+    ramp = np.tile(np.linspace(0, 65535, 256).astype(np.uint16), (256, 1))
+    cv2.imwrite(str(tmp_path / "ramp.png"), ramp)
+    read = data.Pictures(tmp_path, 256, 256).read("ramp.png")
+    assert abs(float(read.mean()) - 127.5) < 1 and read[0, 128].max() in (127, 128, 129)

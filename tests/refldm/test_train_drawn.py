@@ -11,14 +11,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-torch = pytest.importorskip("torch", reason="torch (the extra `train`) is not installed")
-pytest.importorskip("accelerate", reason="accelerate (the extra `train`) is not installed")
-
-from ffhqref.cli import app  # noqa: E402
-from ffhqref.core import tables  # noqa: E402
-from ffhqref.demo.run import EMBEDDER, run_demo  # noqa: E402
-from ffhqref.refldm.training.runs import MODEL, RunFolder  # noqa: E402
-from tests.refldm import tiny_train as tiny  # noqa: E402
+from ffhqref.cli import app
+from ffhqref.core import tables
+from ffhqref.demo.run import EMBEDDER, run_demo
+from ffhqref.refldm.training.runs import MODEL, RunFolder
+from tests.refldm import tiny_train as tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PEOPLE, SEED, STEPS = 5, 0, 3

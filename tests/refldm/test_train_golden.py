@@ -1,4 +1,4 @@
-"""The losses and schedules against golden arrays of the published code (see cases/README.md).
+"""The losses and schedules against golden arrays of the published code (tests/golden/README.md).
 
 Another set of the same structure is tested by FFHQREF_GOLDEN=FOLDER; sizes come from its files.
 """
@@ -6,22 +6,18 @@ Another set of the same structure is tested by FFHQREF_GOLDEN=FOLDER; sizes come
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
-torch = pytest.importorskip("torch", reason="torch (the extra `train`) is not installed")
-
-from safetensors.torch import load_file  # noqa: E402
-
-from ffhqref.refldm.model import checkpoint  # noqa: E402
-from ffhqref.refldm.model.autoencoder import Autoencoder, AutoencoderSize  # noqa: E402
-from ffhqref.refldm.model.unet import UNet, UNetSize  # noqa: E402
-from ffhqref.refldm.training import optimise  # noqa: E402
-from ffhqref.refldm.training.losses import (  # noqa: E402
+from ffhqref.refldm.model import checkpoint
+from ffhqref.refldm.model.autoencoder import Autoencoder, AutoencoderSize
+from ffhqref.refldm.model.unet import UNet, UNetSize
+from ffhqref.refldm.training import optimise
+from ffhqref.refldm.training.losses import (
     Diffusion,
     Identity,
     diffusion_loss,
@@ -30,16 +26,12 @@ from ffhqref.refldm.training.losses import (  # noqa: E402
     identity_weight,
     keep_masks,
 )
+from tests.golden_cases import CASES
 
-SHARED = Path(__file__).parent.parent.parent.parent / "shared" / "refldm"
-CASES = Path(os.environ.get("FFHQREF_GOLDEN", SHARED / "cases"))
 ARRAY, SCALAR, GRADIENT = 1e-4, 1e-4, 1e-3
 RUNS = {"simple": None, "identity": "sqrt_alpha_bar", "identity_unscaled": "none",
         "identity_t500": "t<500", "refdrop": "sqrt_alpha_bar"}  # fmt: skip
 Arrays = dict[str, Any]
-
-if not (CASES / "config.json").exists():
-    pytest.skip("the golden cases of ../shared/refldm are not on this machine", allow_module_level=True)
 
 
 def load(name: str) -> Arrays:
@@ -119,7 +111,7 @@ def test_latents_of_a_batch(case: Arrays, networks: tuple[UNet, Autoencoder]) ->
 
 def predict(case: Arrays, unet: UNet, references: Any) -> tuple[Any, Any]:
     x = Diffusion().noised(case["z"], case["t"], case["noise"])
-    cache = [unet.see(references, x.shape[3])]
+    cache = [unet.cache_references(references, x.shape[3])]
     return x, unet(x, case["t"], case["lq_latent"], cache)
 
 
@@ -227,11 +219,6 @@ def test_learning_rates() -> None:
 
     cosine = json.loads(str(case["cosine_args"]))
     same([optimise.warmup_cosine(step, **cosine) for step in steps], "cosine")
-    cycles = optimise.Cycles(**json.loads(str(case["cycles_args"])))
-    same([cycles.cosine(step) for step in steps], "cosine_cycles")
-    same([cycles.linear(step) for step in steps], "linear_cycles")
-    constant = optimise.Cycles(**json.loads(str(case["linear_warmup_args"])))
-    same([constant.linear(step) for step in steps], "linear_warmup_const")
 
 
 def test_the_published_layout(tmp_path: Any) -> None:

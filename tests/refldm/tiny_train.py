@@ -19,7 +19,7 @@ from ffhqref.refldm.model.checkpoint import EMA, FIRST_STAGE, RAW, Architecture
 from ffhqref.refldm.model.unet import UNet, UNetSize
 from ffhqref.refldm.training import train as training
 from ffhqref.refldm.training.config import Config
-from ffhqref.refldm.training.data import Pictures, Row, Source
+from ffhqref.refldm.training.data import Pictures, ReferenceRow, TrainingSource
 
 ARCHITECTURE = Architecture(
     height=32, width=32,
@@ -77,9 +77,11 @@ def coarse(picture: Any, name: str, number: int) -> Any:
     return cv2.resize(cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA), picture.shape[1::-1])
 
 
-def source(folder: Path) -> Source:
-    rows = [Row(name, tuple(o for o in NAMES if o[:7] == name[:7] and o != name)) for name in NAMES]
-    return Source(train=rows[:8], validation=rows[9:10], pictures=Pictures(folder, 32, 32), degrade=coarse)
+def source(folder: Path) -> TrainingSource:
+    rows = [ReferenceRow(name, tuple(o for o in NAMES if o[:7] == name[:7] and o != name)) for name in NAMES]
+    return TrainingSource(
+        train=rows[:8], validation=rows[9:10], pictures=Pictures(folder, 32, 32), degrade=coarse
+    )
 
 
 class Faces(torch.nn.Module):

@@ -17,30 +17,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-torch = pytest.importorskip("torch", reason="torch (the extra `train`) is not installed")
-
-from safetensors.torch import load_file, save_file  # noqa: E402
-
-from ffhqref.cli import app  # noqa: E402
-from ffhqref.core import images, store, tables  # noqa: E402
-from ffhqref.core.store import UserError  # noqa: E402
-from ffhqref.refldm.model import checkpoint  # noqa: E402
-from ffhqref.refldm.model.autoencoder import Autoencoder  # noqa: E402
-from ffhqref.refldm.model.unet import Seen, UNet  # noqa: E402
-from ffhqref.refldm.restorer import Options, Restorer, explained, fit  # noqa: E402
-from ffhqref.restore.align import paste  # noqa: E402
+from ffhqref.cli import app
+from ffhqref.core import images, store, tables
+from ffhqref.core.store import UserError
+from ffhqref.refldm.model import checkpoint
+from ffhqref.refldm.model.autoencoder import Autoencoder
+from ffhqref.refldm.model.unet import ReferenceCache, UNet
+from ffhqref.refldm.restorer import Restorer, SamplingOptions, explained, fit
+from ffhqref.restore.align import paste
+from tests.golden_cases import CASES, config, write_checkpoints
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-REFLDM = Path(__file__).parent.parent.parent.parent / "shared" / "refldm"
-CASES = Path(os.environ.get("FFHQREF_GOLDEN", REFLDM / "cases"))
 FAST = ("--steps", "2")
 
-if not (CASES / "config.json").exists():
-    pytest.skip("the golden cases of ../shared/refldm are not on this machine", allow_module_level=True)
-
-CONFIG = json.loads((CASES / "config.json").read_text())
+CONFIG = config()
 HEIGHT, WIDTH = CONFIG["image_hw"]
 
 
@@ -83,8 +77,7 @@ head_channels = {unet["num_head_channels"]}
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """refldm.ckpt, vqgan.ckpt, tiny.toml, and tiny.safetensors as `convert` writes it."""
     folder = tmp_path_factory.mktemp("tiny")
-    maker = REFLDM / "make_ckpts.py"
-    subprocess.run([sys.executable, str(maker), str(CASES), str(folder)], check=True, capture_output=True)
+    write_checkpoints(folder)
     (folder / "tiny.toml").write_text(toml())
     said = run("convert", "--checkpoint", folder / "refldm.ckpt", "--architecture", folder / "tiny.toml",
                "--out", folder / "tiny.safetensors")  # fmt: skip
@@ -253,31 +246,35 @@ def test_noise_by_name_or_for_all(tiny: Path, tmp_path: Path) -> None:
 # The core
 
 
-def _jobs(restorer: Restorer) -> tuple[list[Any], list[Seen], list[Any]]:
+def _jobs(restorer: Restorer) -> tuple[list[Any], list[ReferenceCache], list[Any]]:
     generator = np.random.default_rng(5)
     drawn = generator.integers(0, 256, (9, HEIGHT, WIDTH, 3), np.uint8)
-    seen = [restorer.look(list(drawn[4 : 4 + n])) for n in (0, 1, 3)]
-    return list(drawn[:4]), [seen[1], seen[0], seen[2], seen[2]], [restorer.noise(i) for i in range(4)]
+    cached = [restorer.cache_references(list(drawn[4 : 4 + n])) for n in (0, 1, 3)]
+    return (
+        list(drawn[:4]),
+        [cached[1], cached[0], cached[2], cached[2]],
+        [restorer.noise(i) for i in range(4)],
+    )
 
 
 def test_a_result_does_not_depend_on_its_batch(restorer: Restorer) -> None:
-    pictures, seen, noises = _jobs(restorer)
-    options = Options(steps=3)
-    together = restorer.restore(pictures, seen, noises, options)
-    reversed_ = restorer.restore(pictures[::-1], seen[::-1], noises[::-1], options)[::-1]
+    pictures, cached, noises = _jobs(restorer)
+    options = SamplingOptions(steps=3)
+    together = restorer.restore(pictures, cached, noises, options)
+    reversed_ = restorer.restore(pictures[::-1], cached[::-1], noises[::-1], options)[::-1]
     for i, batch, other in zip(range(4), together, reversed_, strict=True):
-        (alone,) = restorer.restore(pictures[i : i + 1], seen[i : i + 1], noises[i : i + 1], options)
+        (alone,) = restorer.restore(pictures[i : i + 1], cached[i : i + 1], noises[i : i + 1], options)
         for one in (batch, other):
             difference = np.abs(one.astype(int) - alone.astype(int))
             assert difference.max() <= 1 and (difference > 0).mean() <= 0.005
 
 
 def test_threads_share_a_model_and_an_error_leaves_it_as_it_was(restorer: Restorer) -> None:
-    pictures, seen, noises = _jobs(restorer)
-    options = Options(steps=3)
+    pictures, cached, noises = _jobs(restorer)
+    options = SamplingOptions(steps=3)
 
     def one(i: int) -> Any:
-        return restorer.restore(pictures[i : i + 1], seen[i : i + 1], noises[i : i + 1], options)[0]
+        return restorer.restore(pictures[i : i + 1], cached[i : i + 1], noises[i : i + 1], options)[0]
 
     before = [one(i) for i in range(4)]
 
@@ -285,7 +282,7 @@ def test_threads_share_a_model_and_an_error_leaves_it_as_it_was(restorer: Restor
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        restorer.restore(pictures[:1], seen[:1], noises[:1], options, watch=stop)
+        restorer.restore(pictures[:1], cached[:1], noises[:1], options, watch=stop)
     found: dict[int, Any] = {}
     threads = [threading.Thread(target=lambda i=i: found.update({i: one(i)})) for i in range(4)]
     for thread in threads:
@@ -312,6 +309,7 @@ def test_pictures_are_resized_as_published() -> None:
 # The compiled denoiser
 
 
+@pytest.mark.slow
 def test_one_program_serves_any_number_of_references(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced whole, without a break; anew for a single reference, which needs no `copies`."""
     from torch._dynamo.testing import CompileCounter
@@ -322,11 +320,12 @@ def test_one_program_serves_any_number_of_references(tiny: Path, monkeypatch: py
     plain, compiled = (
         Restorer(checkpoint.load(tiny / "tiny.safetensors"), compiled=compiled) for compiled in (False, True)
     )
-    generator, options, programs = np.random.default_rng(8), Options(steps=2), []
+    generator, options, programs = np.random.default_rng(8), SamplingOptions(steps=2), []
     for count in (3, 2, 5, 1):
         lq, *references = generator.integers(0, 256, (count + 1, HEIGHT, WIDTH, 3), np.uint8)
         a, b = (
-            one.restore([lq], [one.look(references)], [one.noise(1)], options)[0] for one in (plain, compiled)
+            one.restore([lq], [one.cache_references(references)], [one.noise(1)], options)[0]
+            for one in (plain, compiled)
         )
         assert np.abs(a.astype(int) - b.astype(int)).max() <= 1
         programs.append(counter.frame_count)

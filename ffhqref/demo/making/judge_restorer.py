@@ -22,8 +22,8 @@ from ffhqref.demo.portrait.raster import FRAME
 from ffhqref.faces.networks import Embedder
 from ffhqref.refldm.model import checkpoint
 from ffhqref.refldm.model.autoencoder import Autoencoder
-from ffhqref.refldm.model.unet import Seen
-from ffhqref.refldm.restorer import Options, Restorer, fit
+from ffhqref.refldm.model.unet import ReferenceCache
+from ffhqref.refldm.restorer import Restorer, SamplingOptions, fit
 from ffhqref.refldm.training import data
 
 JUDGING_WORLD = 77004  # seed; neither the training world nor the demo's own default
@@ -105,15 +105,19 @@ def cases(people: int, size: tuple[int, int], workers: int) -> list[Case]:
     return found
 
 
-def restored(restorer: Restorer, judged: Sequence[Case], seen: Sequence[Seen], what: str) -> list[Rgb]:
-    """Every target of every case, restored with what is `seen` for the case."""
-    jobs = [(fit(lq, *restorer.size), one) for case, one in zip(judged, seen, strict=True) for lq in case.lq]
+def restored(
+    restorer: Restorer, judged: Sequence[Case], cached: Sequence[ReferenceCache], what: str
+) -> list[Rgb]:
+    """Every target of every case, restored with the references that are `cached` for the case."""
+    jobs = [
+        (fit(lq, *restorer.size), one) for case, one in zip(judged, cached, strict=True) for lq in case.lq
+    ]
     pictures: list[Rgb] = []
     noise = restorer.noise(2024)
     for start in tqdm(range(0, len(jobs), SAMPLES), desc=what, unit="batch", disable=None):
         batch = jobs[start : start + SAMPLES]
         pictures += restorer.restore(
-            [lq for lq, _ in batch], [seen for _, seen in batch], [noise] * len(batch), Options()
+            [lq for lq, _ in batch], [cached for _, cached in batch], [noise] * len(batch), SamplingOptions()
         )
     return pictures
 
@@ -123,11 +127,11 @@ def with_references(restorer: Restorer, judged: Sequence[Case]) -> dict[str, lis
     made = {}
     for count in COUNTS:
         kind = f"{count} references"
-        seen = [restorer.look(case.references[:count]) for case in judged]
-        made[kind] = restored(restorer, judged, seen, kind)
-    others = [*seen[1:], seen[0]]
+        cached = [restorer.cache_references(case.references[:count]) for case in judged]
+        made[kind] = restored(restorer, judged, cached, kind)
+    others = [*cached[1:], cached[0]]
     made[f"{kind} of another person"] = restored(restorer, judged, others, "of another person")
-    null = restorer.see(torch.zeros(1, *restorer.latent))
+    null = restorer.cache_latents(torch.zeros(1, *restorer.latent))
     made["null condition"] = restored(restorer, judged, [null] * len(judged), "null condition")
     return made
 
@@ -149,7 +153,7 @@ def judge(path: Path, ldm: Path, people: int, workers: int, sheet: Path) -> dict
             restorer.decode(restorer.encode(fit(p.image, *restorer.size)[None]))[0] for p in targets
         ],
     }
-    made["LDM"] = restored(plain, judged, [Seen()] * len(judged), "LDM")
+    made["LDM"] = restored(plain, judged, [ReferenceCache()] * len(judged), "LDM")
     made |= with_references(restorer, judged)
     write(sheet, show(judged, made, restorer.size))
     found = to_targets(targets, made)
@@ -170,4 +174,4 @@ def show(judged: Sequence[Case], made: Mapping[str, Sequence[Rgb]], size: tuple[
                  fit(case.targets[0].image, *size), *case.references[:3]]  # fmt: skip
         rows.append([sheets.Panel(picture) for picture in shown])
     titles = ["low quality", "alone", most, "target", "references"]
-    return sheets.draw(titles, rows, SIDE)
+    return sheets.compose(rows, titles, side=SIDE)

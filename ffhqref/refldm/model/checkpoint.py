@@ -10,7 +10,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,15 +20,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch import serialization as torch_files
 
+from ffhqref.core.recipe import build
 from ffhqref.core.store import UserError
 from ffhqref.refldm.model.autoencoder import Autoencoder, AutoencoderSize
 from ffhqref.refldm.model.layers import fold
 from ffhqref.refldm.model.unet import UNet, UNetSize
 
 RAW, EMA, FIRST_STAGE = "model.diffusion_model.", "model_ema.", "first_stage_model."
+EMA_DECAY, EMA_UPDATES = f"{EMA}decay", f"{EMA}num_updates"
 FIRST_STAGE_GROUPS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
 METADATA = "ffhqref"  # key of a safetensors header under which the architecture stands as JSON
 MAX_PICKLE_BYTES = 64 << 20  # the published one has less than 1 MB: tensors lie beside the pickle
+MAX_SIZE, MAX_RESOLUTIONS = 65536, 8  # of an architecture
 HARMLESS = {"collections", "pathlib", "argparse", "datetime", "enum", "functools", "typing", "uuid"}
 HARMLESS_BUILTINS = {"dict", "list", "tuple", "frozenset", "int", "float", "str", "bool", "object", "slice"}
 
@@ -48,35 +51,25 @@ class Architecture:
     unet: UNetSize = field(default_factory=UNetSize)
 
 
-def parse_architecture(table: Mapping[str, Any], where: str) -> Architecture:
+def parse_architecture(table: Mapping[str, object], where: str) -> Architecture:
     """An architecture from TOML or JSON; UserError where a key or a value does not fit."""
-    values = dict(table)
-    stages = {
-        "autoencoder": _sizes(AutoencoderSize, values.pop("autoencoder", {}), where),
-        "unet": _sizes(UNetSize, values.pop("unet", {}), where),
-    }
-    architecture: Architecture = _sizes(Architecture, values, where, **stages)
+    architecture = build(Architecture, table, where)
+    for size in (architecture, architecture.autoencoder, architecture.unet):
+        _check_sizes(size, where)
     stride = 2 ** (len(architecture.autoencoder.multipliers) + len(architecture.unet.multipliers) - 2)
     if architecture.height % stride or architecture.width % stride:
         raise UserError(f"{where}: height and width must be multiples of {stride}.")
     return architecture
 
 
-def _sizes(kind: type[Any], table: Any, where: str, **more: Any) -> Any:
-    """A dataclass of sizes; every number is from 1 to 65536, every list has at most 8 of them."""
-    known = {item.name: item for item in fields(kind) if item.name not in more}
-    if not isinstance(table, dict) or not set(table) <= set(known):
-        raise UserError(f"{where}: the architecture may only name {', '.join(known)}.")
-    values = {}
-    for key, value in table.items():
-        numbers = value if isinstance(value, (list, tuple)) else [value]
-        listed = key in ("multipliers", "attention")
-        good = all(type(n) is int and 1 <= n <= 65536 for n in numbers) and len(numbers) <= 8
-        if not good or listed != isinstance(value, (list, tuple)) or (listed and not numbers):
-            raise UserError(f"{where}: {key} is {value!r}: give {'a list of' if listed else 'a'} whole "
-                                "number(s) from 1 to 65536.")  # fmt: skip
-        values[key] = tuple(numbers) if listed else value
-    return kind(**values, **more)
+def _check_sizes(size: Architecture | AutoencoderSize | UNetSize, where: str) -> None:
+    """Every number is from 1 to 65536, every list has 1 to 8: memory is bounded before it is taken."""
+    for name, value in vars(size).items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(type(n) is int and not 1 <= n <= MAX_SIZE for n in numbers):
+            raise UserError(f"{where}: {name} is {value!r}: give whole numbers from 1 to {MAX_SIZE}.")
+        if not 1 <= len(numbers) <= MAX_RESOLUTIONS:
+            raise UserError(f"{where}: {name} is {list(numbers)}: give 1 to {MAX_RESOLUTIONS} numbers.")
 
 
 class Networks:
@@ -131,8 +124,8 @@ def load(
         raise UserError(f"{checkpoint} holds no first stage ({FIRST_STAGE}...): add --autoencoder FILE.")
     prefix = f"{EMA}diffusion_model" if used == "ema" else RAW
     stage_path, stage_prefix = autoencoder or checkpoint, "" if autoencoder else FIRST_STAGE
-    _check(unet, unet_tensors, checkpoint, prefix)
-    _check(first_stage, stage_tensors, stage_path, stage_prefix)
+    check_shapes(unet, unet_tensors, checkpoint, prefix)
+    check_shapes(first_stage, stage_tensors, stage_path, stage_prefix)
     _fill(first_stage, stage_tensors, stage_path, stage_prefix)
 
     def read_unet() -> UNet:
@@ -170,6 +163,11 @@ def _empty_networks(architecture: Architecture, path: Path) -> tuple[UNet, Autoe
         raise UserError(f"{path}: no network has this architecture ({error}).") from None
 
 
+def ema_key(name: str) -> str:
+    """The key of a parameter's average: its name inside the published wrapper, without dots."""
+    return EMA + f"diffusion_model.{name}".replace(".", "")
+
+
 def unet_state(
     tensors: Mapping[str, Tensor], unet: UNet, weights: Weights
 ) -> tuple[dict[str, Tensor], Weights]:
@@ -178,7 +176,7 @@ def unet_state(
     An EMA name is the parameter's inside the published wrapper without its dots, which cannot be read
     backwards: so the known names are mapped forwards.
     """
-    ema = {name: EMA + f"diffusion_model.{name}".replace(".", "") for name in unet.state_dict()}
+    ema = {name: ema_key(name) for name in unet.state_dict()}
     if weights == "ema" and any(key in tensors for key in ema.values()):
         return {name: tensors[key] for name, key in ema.items() if key in tensors}, "ema"
     return {key[len(RAW) :]: value for key, value in tensors.items() if key.startswith(RAW)}, "raw"
@@ -190,19 +188,32 @@ def first_stage_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in inside.items() if name.startswith(FIRST_STAGE_GROUPS)}
 
 
-def _check(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, prefix: str) -> None:
-    """UserError where a tensor of an empty network is missing or has another shape."""
+def check_shapes(network: nn.Module, tensors: Mapping[str, Tensor], where: Path, prefix: str = "") -> None:
+    """UserError where a tensor of the network is missing or has another shape; nothing is copied."""
     for name, wanted in network.state_dict().items():
         tensor = tensors.get(name)
         if tensor is None:
             raise UserError(
-                f"{path} lacks {prefix}{name}: it is not whole, or the checkpoint of another network."
+                f"{where} lacks {prefix}{name}: it is incomplete, or the checkpoint of another network."
             )
         if tensor.shape != wanted.shape:
             raise UserError(
-                f"{path}: {prefix}{name} has the shape {list(tensor.shape)}, but {list(wanted.shape)} is "
-                "wanted: it is the checkpoint of another network (see --architecture)."
+                f"{where}: {prefix}{name} has the shape {list(tensor.shape)}, but {list(wanted.shape)} is "
+                "wanted: it is the checkpoint of another network (see --architecture, or the "
+                "configuration of a training)."
             )
+
+
+def check_finite(name: str, tensor: Tensor, wanted: Tensor, where: Path) -> None:
+    """UserError where a weight holds a value that is not a finite number; counters are whole numbers."""
+    # the least and the greatest value are NaN where any is: no copy is needed to look for one
+    if not wanted.is_floating_point():
+        return
+    if not tensor.is_floating_point() or not all(map(torch.isfinite, torch.aminmax(tensor))):
+        raise UserError(
+            f"{where}: {name} holds values that are not finite numbers: the file is damaged or its training "
+            "failed; get it again or take another checkpoint."
+        )
 
 
 def _fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, prefix: str) -> None:
@@ -210,12 +221,7 @@ def _fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, prefix:
     state = {}
     for name, wanted in network.state_dict().items():
         tensor = tensors[name]
-        # the least and the greatest value are NaN where any is: no copy is needed to look for one
-        if not tensor.is_floating_point() or not all(map(torch.isfinite, torch.aminmax(tensor))):
-            raise UserError(
-                f"{path}: {prefix}{name} holds values that are not finite numbers: the file is damaged or "
-                "its training failed; get it again or take another checkpoint."
-            )
+        check_finite(prefix + name, tensor, wanted, path)
         layout = torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
         state[name] = torch.empty_like(wanted, device="cpu", memory_format=layout).copy_(tensor)
     network.load_state_dict(state, assign=True)
@@ -333,11 +339,8 @@ def convert(
     tensors, found = read(checkpoint)
     networks = load(checkpoint, autoencoder, architecture)
     named, weights = unet_state(tensors, networks.unet, "ema")  # whole and finite, or an error
-    prefix = EMA if weights == "ema" else RAW
-    kept = {}
-    for name, tensor in named.items():
-        key = f"diffusion_model.{name}".replace(".", "") if weights == "ema" else name
-        kept[prefix + key] = tensor.contiguous()
+    key = ema_key if weights == "ema" else RAW.__add__
+    kept = {key(name): tensor.contiguous() for name, tensor in named.items()}
     stage = first_stage_state(read(autoencoder)[0]) if autoencoder else {}
     stage |= first_stage_state({k: v for k, v in tensors.items() if k.startswith(FIRST_STAGE)})
     kept |= {FIRST_STAGE + name: tensor.contiguous() for name, tensor in stage.items()}

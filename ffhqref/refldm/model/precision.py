@@ -8,7 +8,7 @@ import torch
 
 from ffhqref.core.store import UserError
 from ffhqref.refldm.model.layers import fold
-from ffhqref.refldm.model.unet import AttentionBlock, ResBlock, Seen
+from ffhqref.refldm.model.unet import AttentionBlock, ReferenceCache, ResBlock
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WORTH = 1.15  # times as fast: below that `auto` keeps fp32
@@ -60,7 +60,7 @@ def _trial(dtype: torch.dtype) -> float:
     x = torch.randn((2, 320, 32, 32), generator=generator).to(dtype)
     x = x.contiguous(memory_format=torch.channels_last)
     kv = torch.randn((1, 10, 4096, 32), generator=generator).to(dtype)
-    cache = [Seen(layers=((kv[:, :, :1024], kv[:, :, :1024]),)), Seen(layers=((kv, kv),))]
+    cache = [ReferenceCache(layers=((kv[:, :, :1024], kv[:, :, :1024]),)), ReferenceCache(layers=((kv, kv),))]
     emb = torch.zeros(2, 640, dtype=dtype)
     runs = []
     for _ in range(4):

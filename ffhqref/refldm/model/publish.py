@@ -12,11 +12,13 @@ from torch import Tensor
 from ffhqref.core.store import UserError
 from ffhqref.refldm.model import schedule
 from ffhqref.refldm.model.checkpoint import (
-    EMA,
+    EMA_DECAY,
+    EMA_UPDATES,
     FIRST_STAGE,
     FIRST_STAGE_GROUPS,
     RAW,
     Architecture,
+    ema_key,
     first_stage_state,
     read,
     unet_state,
@@ -79,8 +81,8 @@ def layout(tensors: Mapping[str, Tensor], unet: UNet) -> dict[str, Tensor]:
     raw = raw or average
     out = {k: tensors.get(k, v) for k, v in schedule.tables(schedule.betas()).items()}
     out |= {RAW + name: raw[name] for name in unet.state_dict()}
-    out["model_ema.decay"] = tensors.get("model_ema.decay", torch.tensor(0.9999))
+    out[EMA_DECAY] = tensors.get(EMA_DECAY, torch.tensor(0.9999))
     updates = torch.tensor(0, dtype=torch.int32)
-    out["model_ema.num_updates"] = tensors.get("model_ema.num_updates", updates)
-    out |= {EMA + f"diffusion_model.{name}".replace(".", ""): average[name] for name in unet.state_dict()}
+    out[EMA_UPDATES] = tensors.get(EMA_UPDATES, updates)
+    out |= {ema_key(name): average[name] for name in unet.state_dict()}
     return out

@@ -30,11 +30,11 @@ class UNetSize:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class ReferenceCache:
     """What `rows` successive rows of a batch see beside themselves: keys and values for each layer.
 
     Their first dimension is `rows`, or 1 where all of them see the same. They count `copies` times:
-    n equal references are kept once, with ln(n) added to their scores. No layers: nothing is seen.
+    n equal references are kept once, with ln(n) added to their scores. No layers: there are no references.
     """
 
     rows: int = 1
@@ -43,11 +43,11 @@ class Seen:
     room: tuple[int, ...] = ()  # per layer: how many tokens of `layers` are room for the rows' own
     bias: tuple[Tensor, ...] = ()  # per layer, with the room: what `copies` adds to the scores
 
-    def to(self, dtype: torch.dtype) -> Seen:
+    def to(self, dtype: torch.dtype) -> ReferenceCache:
         """The same keys and values in another type."""
         return replace(self, layers=tuple((k.to(dtype), v.to(dtype)) for k, v in self.layers))
 
-    def roomy(self, own: Sequence[int]) -> Seen:
+    def with_room(self, own: Sequence[int]) -> ReferenceCache:
         """A copy whose keys and values begin with room for each layer's `own` tokens.
 
         A step then writes its own tokens there and need not join anything; so it is for one thread.
@@ -74,7 +74,7 @@ def _times(keys: Tensor, own: int, copies: int) -> Tensor:
     return bias.expand(1, 1, own, -1)
 
 
-Cache = Sequence[Seen]  # for successive groups of rows; together they cover the batch
+Cache = Sequence[ReferenceCache]  # for successive groups of rows; together they cover the batch
 
 
 class ResBlock(nn.Module):
@@ -131,28 +131,28 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor, qkv: Tensor, cache: Cache) -> Tensor:
         """`qkv` is `project(x)`; shape of x kept."""
         parts, start = [], 0
-        for seen in cache or [Seen(rows=len(x))]:
-            q, k, v = qkv[:, start : start + seen.rows]
-            parts.append(self._attend(q, k, v, seen))
-            start += seen.rows
+        for cached in cache or [ReferenceCache(rows=len(x))]:
+            q, k, v = qkv[:, start : start + cached.rows]
+            parts.append(self._attend(q, k, v, cached))
+            start += cached.rows
         h = parts[0] if len(parts) == 1 else torch.cat(parts)
         h = picture(h.transpose(1, 2).flatten(2), *x.shape[2:])
         return x + F.conv2d(h, self.proj_out.weight[..., None], self.proj_out.bias)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Seen) -> Tensor:
-        """One softmax over own tokens and those that are seen."""
-        if not seen.layers:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, cached: ReferenceCache) -> Tensor:
+        """One softmax over own tokens and those of the references."""
+        if not cached.layers:
             return F.scaled_dot_product_attention(q, k, v)
-        keys, values = seen.layers[self.layer]
+        keys, values = cached.layers[self.layer]
         own = k.shape[2]
-        if seen.room:
+        if cached.room:
             keys[:, :, :own], values[:, :, :own] = k, v
-            bias = seen.bias[self.layer] if seen.bias else None
+            bias = cached.bias[self.layer] if cached.bias else None
         else:
             keys, values = (
-                torch.cat([a, b.expand(seen.rows, -1, -1, -1)], 2) for a, b in ((k, keys), (v, values))
+                torch.cat([a, b.expand(cached.rows, -1, -1, -1)], 2) for a, b in ((k, keys), (v, values))
             )
-            bias = _times(keys, own, seen.copies) if seen.copies != 1 else None
+            bias = _times(keys, own, cached.copies) if cached.copies != 1 else None
         return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias)
 
 
@@ -288,7 +288,7 @@ class UNet(nn.Module):
             h = self._run(block, torch.cat([h, skips.pop()], 1), emb, (), kept)
         return tuple(kept)
 
-    def see(self, references: Tensor, width: int) -> Seen:
+    def cache_references(self, references: Tensor, width: int) -> ReferenceCache:
         """The cache of wide reference latents [B, 8, h, n * width], row by row: all n in one pass.
 
         A last piece that is narrower than `width` gives fewer tokens.
@@ -302,7 +302,7 @@ class UNet(nn.Module):
         for layer in zip(*passes, strict=True):
             keys, values = (_side_by_side([kv[i] for kv in layer], rows) for i in (0, 1))
             layers.append((keys, values))
-        return Seen(rows=rows, layers=tuple(layers))
+        return ReferenceCache(rows=rows, layers=tuple(layers))
 
     def own_tokens(self, height: int, width: int) -> list[int]:
         """For each attention layer, the number of tokens of an h x w latent."""

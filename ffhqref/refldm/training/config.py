@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
-from ffhqref.core.store import UserError
+from ffhqref.core.recipe import build
 from ffhqref.refldm.model.checkpoint import Architecture, parse_architecture
 from ffhqref.refldm.restorer import Encoding
 from ffhqref.refldm.training.losses import Norm, Scaling
@@ -123,41 +122,8 @@ def _need(good: bool, fault: str) -> None:
 
 def parse(table: Mapping[str, Any], where: str) -> Config:
     """A configuration from TOML or JSON; UserError names the key that is unknown or does not fit."""
-    known = {item.name for item in fields(Config)}
-    for key in table:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}."
-            raise UserError(f"{where}: unknown key {key!r}; {hint}")
-    hints = get_type_hints(Config)
-    values = {key: _fitting(value, hints[key], f"{where}: {key}") for key, value in table.items()
-              if key != "architecture"}  # fmt: skip
-    values["architecture"] = parse_architecture(table.get("architecture", {}), f"{where}: architecture")
-    try:
-        return Config(**values)
-    except TypeError as error:
-        raise UserError(f"{where}: {str(error).partition(') ')[2]}.") from None
-    except ValueError as error:
-        raise UserError(f"{where}: {error}.") from None
-
-
-def _fitting(value: Any, hint: Any, where: str) -> Any:
-    """`value` if it fits the type hint (an int serves as a float, a list as a tuple)."""
-    origin, options = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        if value in options:
-            return value
-        raise UserError(f"{where} is {value!r}: give one of {', '.join(options)}.")
-    if origin is tuple:
-        if isinstance(value, (list, tuple)) and len(value) == len(options):
-            return tuple(_fitting(item, kind, where) for item, kind in zip(value, options, strict=True))
-        raise UserError(f"{where} is {value!r}: give {len(options)} numbers, such as [0, 1].")
-    if hint is float and type(value) in (int, float):
-        return float(value)
-    if type(value) is hint:
-        return value
-    kinds = {int: "a whole number", float: "a number", bool: "true or false"}
-    raise UserError(f"{where} is {value!r}: give {kinds.get(hint, hint)}.")
+    architecture = parse_architecture(table.get("architecture", {}), f"{where}: architecture")
+    return build(Config, {**table, "architecture": architecture}, where)
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

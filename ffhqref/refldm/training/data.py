@@ -6,24 +6,22 @@ workers, nor processes, nor a resumed run change what comes.
 
 from __future__ import annotations
 
-import ast
-import csv
 import hashlib
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ffhqref.core import images, tables
+from ffhqref.core.images import BadImage, Rgb
 from ffhqref.core.store import UserError
-from ffhqref.refldm.restorer import Rgb, fit
+from ffhqref.refldm.restorer import fit
 from ffhqref.refldm.training import augment
 from ffhqref.refldm.training.config import Config
 from ffhqref.refldm.training.losses import keep_masks
@@ -31,12 +29,11 @@ from ffhqref.refldm.training.losses import keep_masks
 Degrade = Callable[[Rgb, str, int], Rgb]  # picture, its name, a number -> low-quality picture, same size
 Key = tuple[str, bool]  # of a picture that training sees: its name, whether it is mirrored
 CONDITIONS = ("lq", "references")
-MAX_PIXELS = 120_000_000  # of a photograph, before memory is taken
 TRIES = 20  # samples after one that cannot be read
 
 
 @dataclass(frozen=True)
-class Row:
+class ReferenceRow:
     """A target and the names of its references, best first."""
 
     target: str
@@ -49,35 +46,14 @@ def draw_seed(seed: int, number: int | str, purpose: str) -> int:
     return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") >> 1
 
 
-def read_mapping(path: Path) -> list[Row]:
-    """The rows of a reference CSV in the published form; UserError names the line that is not."""
-    text = _text(path, "`ffhqref build-refs` writes it")
-    rows = []
-    reader = csv.DictReader(text.splitlines())
-    if not {"gt_image", "ref_image"} <= set(reader.fieldnames or ()):
-        raise UserError(f"{path} has no columns gt_image and ref_image: give a built dataset.")
-    for row in reader:
-        try:
-            names = ast.literal_eval(row["ref_image"] or "")
-        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-            names = None
-        if not row["gt_image"] or not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-            raise UserError(f"{path}: line {reader.line_num} is not `target,list of references`.")
-        rows.append(Row(row["gt_image"], tuple(names)))
-    return rows
+def read_mapping(path: Path) -> list[ReferenceRow]:
+    """The rows of a reference CSV in the published form, in its order."""
+    return [ReferenceRow(target, tuple(names)) for target, names in tables.read_references(path).items()]
 
 
-def read_list(path: Path) -> list[Row]:
-    """The targets of a list of names, a line each."""
-    names = _text(path, "`ffhqref build-refs` writes it").splitlines()
-    return [Row(name.strip()) for name in names if name.strip()]
-
-
-def _text(path: Path, hint: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError):
-        raise UserError(f"Cannot read {path}: {hint}.") from None
+def read_targets(path: Path) -> list[ReferenceRow]:
+    """The targets of a list of names, without references."""
+    return [ReferenceRow(name) for name in tables.read_list(path)]
 
 
 @dataclass(frozen=True)
@@ -88,34 +64,21 @@ class Pictures:
     height: int
     width: int
 
-    def find(self, name: str) -> Path:
-        """The file of a name: as it stands, or in FFHQ's sub-folder of a thousand."""
-        relative = PurePosixPath(name)
-        if not name or relative.is_absolute() or ".." in relative.parts or "\0" in name:
-            raise UserError(f"{name!r} is no path below {self.root}: mend the dataset's lists.")
-        path = self.root / relative
-        if re.fullmatch(r"\d{5}", path.stem) and not path.is_file():
-            return path.parent / f"{path.stem[:2]}000" / path.name
-        return path
-
     def missing(self, names: Sequence[str]) -> list[str]:
         """The names that are no file."""
-        return [name for name in names if not self.find(name).is_file()]
+        return [name for name in names if not images.find(self.root, name).is_file()]
 
     def read(self, name: str) -> Rgb:
-        """uint8 RGB of this size; OSError or ValueError where the file is no picture."""
-        with Image.open(self.find(name), formats=("PNG", "JPEG", "WEBP")) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise ValueError("more pixels than a photograph has")
-            return np.array(fit(np.asarray(picture.convert("RGB")), self.height, self.width))
+        """uint8 RGB of this size; BadImage where the file is no picture."""
+        return fit(images.read(images.find(self.root, name)), self.height, self.width)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class TrainingSource:
     """What a run is trained on: targets, where their files lie, and how they are degraded."""
 
-    train: Sequence[Row]
-    validation: Sequence[Row]
+    train: Sequence[ReferenceRow]
+    validation: Sequence[ReferenceRow]
     pictures: Pictures
     degrade: Degrade | None = None  # not needed by the autoencoder
 
@@ -142,7 +105,7 @@ class Source:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def open_dataset(data: Path, images: Path, config: Config, degrade: Degrade | None = None) -> Source:
+def open_dataset(data: Path, photos: Path, config: Config, degrade: Degrade | None = None) -> TrainingSource:
     """The lists of a built dataset that a stage trains on; pictures have the architecture's size.
 
     The autoencoder and the LDM train on every photograph of the train split, ReF-LDM on those that have
@@ -155,11 +118,11 @@ def open_dataset(data: Path, images: Path, config: Config, degrade: Degrade | No
         if empty:
             raise UserError(f"{mapping / 'train_references.csv'}: {empty[0]} has no reference.")
     else:
-        train = read_list(data / "id_based_ffhq_split" / "train_image.txt")
+        train = read_targets(data / "id_based_ffhq_split" / "train_image.txt")
     validation = read_mapping(mapping / "val_references.csv")[: config.validation_pictures]
     size = config.architecture
-    pictures = Pictures(images, size.height, size.width)
-    source = Source(train=train, validation=validation, pictures=pictures, degrade=degrade)
+    pictures = Pictures(photos, size.height, size.width)
+    source = TrainingSource(train=train, validation=validation, pictures=pictures, degrade=degrade)
     source.check()
     return source
 
@@ -173,7 +136,7 @@ def _order(count: int, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int
 class Samples(Dataset[dict[str, Any]]):
     """Samples by number, without end: a map-style dataset whose keys are sample numbers."""
 
-    source: Source
+    source: TrainingSource
     config: Config
     latent: tuple[int, int, int]  # of the noise
 
@@ -186,11 +149,11 @@ class Samples(Dataset[dict[str, Any]]):
             row = self.source.train[_order(count, self.config.seed, epoch)[place]]
             try:
                 return {**self.sample(row, number), "skipped": skipped}
-            except (OSError, ValueError, Image.DecompressionBombError) as error:
+            except BadImage as error:
                 skipped.append(f"{row.target}: {error}")
-        raise UserError(f"{TRIES} samples in a row cannot be read, such as {skipped[-1]}: mend the pictures.")
+        raise UserError(f"{TRIES} samples in a row cannot be read, such as {skipped[-1]}: fix them.")
 
-    def sample(self, row: Row, number: int) -> dict[str, Any]:
+    def sample(self, row: ReferenceRow, number: int) -> dict[str, Any]:
         """Pictures uint8 [H, W, 3], wide references [H, n * W, 3], noise, timestep, kept conditions."""
         config = self.config
         rng = np.random.Generator(np.random.PCG64(draw_seed(config.seed, number, "sample")))
@@ -203,7 +166,7 @@ class Samples(Dataset[dict[str, Any]]):
         if config.stage == "refldm":
             names, made["references"] = self._references(row, rng)
         mirrored = {k: np.ascontiguousarray(v[:, ::-1]) if flipped else v for k, v in made.items()}
-        drawn = draws(config, number, self.latent) if config.stage != "autoencoder" else {}
+        drawn = diffusion_draws(config, number, self.latent) if config.stage != "autoencoder" else {}
         return {
             **{k: torch.from_numpy(v) for k, v in mirrored.items()},
             **drawn,
@@ -211,7 +174,7 @@ class Samples(Dataset[dict[str, Any]]):
             "reference_keys": [(name, flipped) for name in (reversed(names) if flipped else names)],
         }
 
-    def _references(self, row: Row, rng: np.random.Generator) -> tuple[list[str], Rgb]:
+    def _references(self, row: ReferenceRow, rng: np.random.Generator) -> tuple[list[str], Rgb]:
         names = list(row.references)
         if self.config.shuffle:
             names = [names[i] for i in rng.permutation(len(names))]
@@ -228,7 +191,7 @@ def repeated(names: Sequence[str], count: int) -> list[str]:
     return [names[i % len(names)] for i in range(count)]
 
 
-def draws(config: Config, number: int, latent: tuple[int, int, int]) -> dict[str, Tensor]:
+def diffusion_draws(config: Config, number: int, latent: tuple[int, int, int]) -> dict[str, Tensor]:
     """Noise [8, h, w], timestep [] int64 and kept conditions [2] of a sample."""
     generator = torch.Generator().manual_seed(draw_seed(config.seed, number, "diffusion"))
     kept = keep_masks(1, CONDITIONS, generator, config.drop)
@@ -239,7 +202,9 @@ def draws(config: Config, number: int, latent: tuple[int, int, int]) -> dict[str
     return {"noise": noise, "t": t, "keep": torch.cat([kept[name] for name in CONDITIONS])}
 
 
-def fixed(source: Source, config: Config, latent: tuple[int, int, int]) -> list[dict[str, Any]]:
+def validation_samples(
+    source: TrainingSource, config: Config, latent: tuple[int, int, int]
+) -> list[dict[str, Any]]:
     """The validation pictures: never mirrored or augmented, references in the file's order."""
     plain = []
     for row in source.validation:
@@ -258,7 +223,7 @@ def fixed(source: Source, config: Config, latent: tuple[int, int, int]) -> list[
 
 
 @dataclass(frozen=True)
-class Numbers:
+class StepBatchSampler:
     """Batches of sample numbers of one process, from a step on: a sampler without end."""
 
     batch_size: int  # of a step

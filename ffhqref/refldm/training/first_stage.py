@@ -20,9 +20,9 @@ from ffhqref.refldm.training.runs import Saved
 from ffhqref.refldm.training.stages import (
     Perceptual,
     Validation,
-    advance,
     fill,
     load_optimizer,
+    optimizer_step,
     optimizer_tensors,
 )
 
@@ -44,7 +44,7 @@ class Reconstruct(nn.Module):
         return self.autoencoder.decode(quantised, quantize=False), loss, z
 
 
-class Judge(nn.Module):
+class Discriminator(nn.Module):
     """The discriminator on real and reconstructed pictures, each a batch of its own to BatchNorm."""
 
     def __init__(self, discriminator: losses.PatchDiscriminator) -> None:
@@ -81,26 +81,28 @@ class AutoencoderTrainee:
             "autoencoder": _adam(self.autoencoder, config, device),
             "discriminator": _adam(self.discriminator, config, device),
         }
-        self.model, self.judge, self.stepper, self.judge_stepper = accelerator.prepare(
-            Reconstruct(self.autoencoder), Judge(self.discriminator), *self.optimizers.values()
+        self.model, self.critic, self.stepper, self.discriminator_stepper = accelerator.prepare(
+            Reconstruct(self.autoencoder), Discriminator(self.discriminator), *self.optimizers.values()
         )
-        self.trained = [self.model, self.judge]
+        self.trained = [self.model, self.critic]
         self.used = torch.zeros(config.architecture.autoencoder.codes, dtype=torch.int64, device=device)
 
-    def part(self, batch: Batch, step: int) -> dict[str, Tensor]:
+    def training_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         pictures = batch.pictures("target")
         reconstruction, codebook, z = self.model(pictures)
         found = self._own_loss(pictures, reconstruction, codebook, step)
         self.accelerator.backward(found.total)
-        norm = advance(self.accelerator, self.stepper, self.autoencoder, self.config, step)
-        if self._judged(step):
-            found.parts["loss_discriminator"] = self._train_judge(pictures, reconstruction.detach(), step)
+        norm = optimizer_step(self.accelerator, self.stepper, self.autoencoder, self.config, step)
+        if self._discriminator_runs(step):
+            found.parts["loss_discriminator"] = self._train_discriminator(
+                pictures, reconstruction.detach(), step
+            )
         if norm is not None:
             found.parts["gradient_norm"] = norm
         self._count(z.detach(), step, norm is not None)
         return found.parts
 
-    def _judged(self, step: int) -> bool:
+    def _discriminator_runs(self, step: int) -> bool:
         return self.config.discriminator_weight > 0 and step >= self.config.discriminator_start
 
     def _own_loss(self, pictures: Tensor, made: Tensor, codebook: Tensor, step: int) -> losses.Losses:
@@ -111,7 +113,7 @@ class AutoencoderTrainee:
             parts["loss_lpips"] = self.perceptual(made, pictures).mean()
             likeness = likeness + self.config.perceptual_weight * parts["loss_lpips"]
         total = likeness + self.config.codebook_weight * codebook
-        if self._judged(step):
+        if self._discriminator_runs(step):
             self.discriminator.requires_grad_(False)
             parts["loss_adversarial"] = -self.discriminator(made).mean()
             self.discriminator.requires_grad_(True)
@@ -122,11 +124,11 @@ class AutoencoderTrainee:
         parts["loss"] = total
         return losses.Losses(total, {name: part.detach() for name, part in parts.items()})
 
-    def _train_judge(self, pictures: Tensor, made: Tensor, step: int) -> Tensor:
-        real, fake = self.judge(pictures, made)
+    def _train_discriminator(self, pictures: Tensor, made: Tensor, step: int) -> Tensor:
+        real, fake = self.critic(pictures, made)
         loss = losses.hinge_loss(real, fake)
         self.accelerator.backward(loss)
-        advance(self.accelerator, self.judge_stepper, self.discriminator, self.config, step)
+        optimizer_step(self.accelerator, self.discriminator_stepper, self.discriminator, self.config, step)
         return loss.detach()
 
     @torch.no_grad()
@@ -169,8 +171,8 @@ class AutoencoderTrainee:
     def restore(self, saved: Saved) -> None:
         where = Path(f"step-{saved.step:08d}")
         fill(self.autoencoder, checkpoint.first_stage_state(saved.model), where)
-        judge = {k.removeprefix(DISCRIMINATOR): v for k, v in saved.model.items() if k.startswith("loss.")}
-        fill(self.discriminator, judge, where)
+        state = {k.removeprefix(DISCRIMINATOR): v for k, v in saved.model.items() if k.startswith("loss.")}
+        fill(self.discriminator, state, where)
         tensors = dict(saved.optimizer)
         self.used.copy_(tensors.pop("used"))
         for name, optimizer in self.optimizers.items():

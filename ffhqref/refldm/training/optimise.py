@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -24,43 +24,6 @@ def warmup_cosine(
         return lr_start + (lr_max - lr_start) * step / warm_up_steps
     done = min(1.0, (step - warm_up_steps) / (max_decay_steps - warm_up_steps))
     return lr_min + 0.5 * (lr_max - lr_min) * (1 + math.cos(math.pi * done))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cycles:
-    """Schedules of several cycles, a value each; the fields are named as the published configurations'."""
-
-    warm_up_steps: Sequence[int]
-    f_min: Sequence[float]
-    f_max: Sequence[float]
-    f_start: Sequence[float]
-    cycle_lengths: Sequence[int]
-
-    def _cycle(self, step: int) -> tuple[int, int]:
-        """Which cycle, and the step in it; a step on a border belongs to the earlier one."""
-        before = 0
-        for number, length in enumerate(self.cycle_lengths):
-            if step <= before + length:
-                return number, step - before
-            before += length
-        return len(self.cycle_lengths) - 1, self.cycle_lengths[-1]
-
-    def cosine(self, step: int) -> float:
-        """`warmup_cosine` in each cycle."""
-        cycle, at = self._cycle(step)
-        return warmup_cosine(
-            at, warm_up_steps=self.warm_up_steps[cycle], max_decay_steps=self.cycle_lengths[cycle],
-            lr_start=self.f_start[cycle], lr_max=self.f_max[cycle], lr_min=self.f_min[cycle],
-        )  # fmt: skip
-
-    def linear(self, step: int) -> float:
-        """A line up, then one down over the whole cycle's length: as published, it jumps where they meet."""
-        cycle, at = self._cycle(step)
-        low, high, warm = self.f_min[cycle], self.f_max[cycle], self.warm_up_steps[cycle]
-        if at < warm:
-            return self.f_start[cycle] + (high - self.f_start[cycle]) * at / warm
-        length = self.cycle_lengths[cycle]
-        return low + (high - low) * (length - at) / length
 
 
 def linear_warmup(step: int, steps: int) -> float:

@@ -16,15 +16,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from ffhqref.core.store import UserError
+from ffhqref.core import images
+from ffhqref.core.images import Rgb
+from ffhqref.core.store import UserError, flush, write_text
 from ffhqref.refldm.model.checkpoint import METADATA, Architecture
-from ffhqref.refldm.restorer import Rgb
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 PARTIAL = ".partial"  # of the folder of a checkpoint that is still being written
@@ -39,22 +39,6 @@ class Saved:
     model: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     state: Mapping[str, Any]
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _replace_text(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    _flush(part)
-    os.replace(part, path)
-    _flush(path.parent)
 
 
 @dataclass(frozen=True)
@@ -90,12 +74,12 @@ class RunFolder:
             _write_tensors(part / OPTIMIZER, saved.optimizer, {})
             (part / STATE).write_text(json.dumps({**saved.state, "step": saved.step}), encoding="utf-8")
             for name in (MODEL, OPTIMIZER, STATE):
-                _flush(part / name)
-            _flush(part)
+                flush(part / name)
+            flush(part)
             if place.exists():  # the same step again, e.g. stopped at once after it was resumed
                 shutil.rmtree(place)
             os.replace(part, place)
-            _flush(self.checkpoints)
+            flush(self.checkpoints)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(part, ignore_errors=True)
             raise UserError(f"Cannot write {place} ({_reason(error)}): {self._stands()}") from None
@@ -139,8 +123,7 @@ class RunFolder:
             shutil.rmtree(part, ignore_errors=True)
 
     def write_config(self, table: Mapping[str, Any]) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
-        _replace_text(self.root / "config.json", json.dumps(table, indent=1, sort_keys=True) + "\n")
+        write_text(self.root / "config.json", json.dumps(table, indent=1, sort_keys=True) + "\n")
 
     def read_config(self) -> dict[str, Any]:
         """What the run was started with; UserError where there is no run."""
@@ -160,11 +143,7 @@ class RunFolder:
 
     def write_picture(self, step: int, picture: Rgb) -> None:
         """The validation pictures of a step, as a PNG."""
-        folder = self.root / "pictures"
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f".step-{step:08d}.part"
-        Image.fromarray(picture).save(part, format="PNG")
-        os.replace(part, folder / f"step-{step:08d}.png")
+        images.write(self.root / "pictures" / f"step-{step:08d}.png", picture)
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
@@ -189,7 +168,7 @@ class Log:
         self.path = root / "metrics.jsonl"
         root.mkdir(parents=True, exist_ok=True)
         kept = [line for line in self._lines() if _step(line) <= start]
-        _replace_text(self.path, "".join(kept))
+        write_text(self.path, "".join(kept))
         self.board = SummaryWriter(str(root / "tensorboard"), purge_step=start + 1 if start else None)
 
     def _lines(self) -> list[str]:

@@ -17,9 +17,9 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from ffhqref.core.store import UserError
 from ffhqref.refldm.model import checkpoint
 from ffhqref.refldm.model.autoencoder import AttnBlock, Autoencoder, ResnetBlock
-from ffhqref.refldm.model.checkpoint import EMA, FIRST_STAGE, RAW
+from ffhqref.refldm.model.checkpoint import EMA_DECAY, EMA_UPDATES, FIRST_STAGE, RAW, ema_key
 from ffhqref.refldm.model.unet import UNet
-from ffhqref.refldm.restorer import Options, Restorer, Rgb
+from ffhqref.refldm.restorer import Restorer, Rgb, SamplingOptions
 from ffhqref.refldm.training import losses
 from ffhqref.refldm.training.config import Config
 from ffhqref.refldm.training.data import Batch, Key, collate
@@ -52,7 +52,7 @@ class Trainee(Protocol):
     trained: list[nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
 
-    def part(self, batch: Batch, step: int) -> dict[str, Tensor]:
+    def training_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Loss and gradient of a part of a step; the last part moves the weights."""
 
     def saved(self, step: int) -> Saved: ...
@@ -62,7 +62,7 @@ class Trainee(Protocol):
     def validate(self, items: Sequence[Mapping[str, Any]]) -> Validation: ...
 
 
-def rate(config: Config, step: int) -> float:
+def learning_rate(config: Config, step: int) -> float:
     """The learning rate of a step."""
     if config.schedule == "cosine":
         last = max(config.steps, config.warmup + 1)
@@ -89,16 +89,10 @@ def first_stage(config: Config, path: Path | None, tensors: Mapping[str, Tensor]
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
     """Copy tensors into a network; UserError where they are not those of this architecture."""
+    checkpoint.check_shapes(network, tensors, where)
     wanted = network.state_dict()
     for name, mine in wanted.items():
-        if name not in tensors or tensors[name].shape != mine.shape:
-            has = "is missing" if name not in tensors else f"has the shape {list(tensors[name].shape)}"
-            raise UserError(
-                f"{where}: {name} {has}, {list(mine.shape)} is wanted: its architecture is not that of the "
-                "configuration."
-            )
-        if not bool(torch.isfinite(tensors[name]).all()):
-            raise UserError(f"{where}: {name} holds values that are not finite: take another checkpoint.")
+        checkpoint.check_finite(name, tensors[name], mine, where)
     network.load_state_dict({name: tensors[name] for name in wanted})
 
 
@@ -111,7 +105,7 @@ class Denoiser(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, lq: Tensor, references: Tensor | None) -> Tensor:
         """The noise in x [B, 8, h, w]; references are wide latents [B, 8, h, n * w], or None."""
-        cache = [self.unet.see(references, x.shape[3])] if references is not None else ()
+        cache = [self.unet.cache_references(references, x.shape[3])] if references is not None else ()
         out: Tensor = self.unet(x, t, lq, cache)
         return out
 
@@ -167,9 +161,9 @@ class DiffusionTrainee:
         keep = batch.tensors["keep"]
         with self.accelerator.autocast():
             z = self._targets(batch)
-            lq, seen = torch.zeros_like(z), keep[:, 0] > 0  # what is dropped need not be encoded
-            if bool(seen.any()):
-                lq[seen] = self.autoencoder.encode(batch.pictures("lq")[seen]).to(lq.dtype)
+            lq, kept = torch.zeros_like(z), keep[:, 0] > 0  # what is dropped need not be encoded
+            if bool(kept.any()):
+                lq[kept] = self.autoencoder.encode(batch.pictures("lq")[kept]).to(lq.dtype)
             references = self._references(batch, keep[:, 1], z) if "references" in batch.tensors else None
         return z, lq, references
 
@@ -228,10 +222,10 @@ class DiffusionTrainee:
             self.config.snr_gamma,
         )  # fmt: skip
 
-    def part(self, batch: Batch, step: int) -> dict[str, Tensor]:
+    def training_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         found = self.loss(batch)
         self.accelerator.backward(found.total)
-        norm = advance(self.accelerator, self.stepper, self.unet, self.config, step)
+        norm = optimizer_step(self.accelerator, self.stepper, self.unet, self.config, step)
         if norm is not None:
             self.ema.update(self.unet.named_parameters())
             found.parts["gradient_norm"] = norm
@@ -240,11 +234,9 @@ class DiffusionTrainee:
     def saved(self, step: int) -> Saved:
         model: dict[str, Tensor] = dict(self.diffusion.tables)
         model |= {RAW + name: tensor for name, tensor in self.unet.state_dict().items()}
-        model |= {
-            EMA + f"diffusion_model.{k}".replace(".", ""): tensor for k, tensor in self.ema.shadow.items()
-        }
-        model["model_ema.decay"] = torch.tensor(self.ema.decay)
-        model["model_ema.num_updates"] = torch.tensor(self.ema.updates, dtype=torch.int32)
+        model |= {ema_key(name): tensor for name, tensor in self.ema.shadow.items()}
+        model[EMA_DECAY] = torch.tensor(self.ema.decay)
+        model[EMA_UPDATES] = torch.tensor(self.ema.updates, dtype=torch.int32)
         model |= {FIRST_STAGE + name: tensor for name, tensor in self.autoencoder.state_dict().items()}
         scaler = self.accelerator.scaler
         return Saved(
@@ -283,14 +275,14 @@ class DiffusionTrainee:
         config, distances, rows = self.config, [], []
         networks = checkpoint.Networks(self.unet, self.autoencoder, config.architecture, "ema")
         restorer = Restorer(networks, str(self.accelerator.device))
-        options = Options(steps=config.validation_steps, guidance=config.validation_guidance)
+        options = SamplingOptions(steps=config.validation_steps, guidance=config.validation_guidance)
         for item in items:
             batch = collate([dict(item)]).to(self.accelerator.device)
             both = self.autoencoder.encode(torch.cat([batch.pictures("target"), batch.pictures("lq")]))
             wide = batch.tensors.get("references")
-            seen = restorer.look(split_wide(wide[0], item["target"].shape[1]), config.reference_encoding) \
-                if wide is not None else restorer.look([])  # fmt: skip
-            z = restorer.sample(batch.tensors["noise"], both[1:], [seen], options)
+            pictures = split_wide(wide[0], item["target"].shape[1]) if wide is not None else []
+            cached = restorer.cache_references(pictures, config.reference_encoding)
+            z = restorer.sample(batch.tensors["noise"], both[1:], [cached], options)
             distances.append(float((z - both[:1]).abs().mean()))
             shown = [item["lq"].numpy(), restorer.decode(z)[0], item["target"].numpy()]
             rows.append(
@@ -315,7 +307,7 @@ def start(unet: UNet, tensors: Mapping[str, Tensor]) -> None:
     raise UserError("--init holds no denoiser: give a checkpoint of `ffhqref train ldm`.")
 
 
-def advance(
+def optimizer_step(
     accelerator: Accelerator, stepper: Any, network: nn.Module, config: Config, step: int
 ) -> Tensor | None:
     """Clip and move the weights if all parts of the step are there; the gradient's norm, or None."""

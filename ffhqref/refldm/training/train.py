@@ -22,7 +22,15 @@ from ffhqref.core.store import UserError
 from ffhqref.refldm.model import checkpoint
 from ffhqref.refldm.model.checkpoint import keep_memory
 from ffhqref.refldm.training.config import Config, changed
-from ffhqref.refldm.training.data import Batch, Numbers, Samples, Source, collate, draw_seed, fixed
+from ffhqref.refldm.training.data import (
+    Batch,
+    Samples,
+    StepBatchSampler,
+    TrainingSource,
+    collate,
+    draw_seed,
+    validation_samples,
+)
 from ffhqref.refldm.training.first_stage import AutoencoderTrainee
 from ffhqref.refldm.training.runs import Log, RunFolder
 from ffhqref.refldm.training.stages import (
@@ -32,7 +40,7 @@ from ffhqref.refldm.training.stages import (
     Recogniser,
     Trainee,
     first_stage,
-    rate,
+    learning_rate,
 )
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -49,7 +57,7 @@ class Given:
 
 
 @dataclass
-class Result:
+class TrainingResult:
     """Where a run stands."""
 
     step: int
@@ -62,14 +70,14 @@ class Result:
 
 def train(
     config: Config,
-    source: Source,
+    source: TrainingSource,
     out: Path,
     given: Given | None = None,
     *,
     resume: bool = False,
     device: str = "auto",
     workers: int = 0,
-) -> Result:
+) -> TrainingResult:
     """Train one stage; the same configuration, data and number of processes give the same weights.
 
     `resume` goes on from the last whole checkpoint as if nothing had happened. UserError where the
@@ -99,7 +107,7 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw_seed(config.seed, 0, "first weights"))
         trainee = make(config, accelerator, given, folder if resumed else None)
-    run = Run(config, source, folder, accelerator, trainee, device_workers=workers)
+    run = TrainingRun(config, source, folder, accelerator, trainee, device_workers=workers)
     if resumed:
         run.restore(resumed)
     elif accelerator.is_main_process:
@@ -147,13 +155,13 @@ def make(config: Config, accelerator: Accelerator, given: Given, resumed: RunFol
     return DiffusionTrainee(config, accelerator, frozen, tensors, given.recognise)
 
 
-class Run:
+class TrainingRun:
     """The loop: steps, reports, checkpoints."""
 
     def __init__(
         self,
         config: Config,
-        source: Source,
+        source: TrainingSource,
         folder: RunFolder,
         accelerator: Accelerator,
         trainee: Trainee,
@@ -185,7 +193,7 @@ class Run:
     def batches(self) -> Iterator[Batch]:
         """Parts of steps from the present one on, without end."""
         config, accelerator = self.config, self.accelerator
-        numbers = Numbers(
+        numbers = StepBatchSampler(
             config.batch_size,
             config.accumulate,
             accelerator.num_processes,
@@ -195,12 +203,12 @@ class Run:
         loader: DataLoader[Any] = DataLoader(
             Samples(self.source, config, self.latent), batch_sampler=numbers, collate_fn=collate,
             num_workers=self.workers, multiprocessing_context="spawn" if self.workers else None,
-            worker_init_fn=_deaf if self.workers else None,
+            worker_init_fn=_ignore_signals if self.workers else None,
         )  # fmt: skip
         for batch in loader:
             yield batch.to(accelerator.device)
 
-    def go(self) -> Result:
+    def go(self) -> TrainingResult:
         """Train until the last step or a signal; what was reached is saved either way."""
         log = Log(self.folder.root, self.step) if self.main else None
         bar = tqdm(total=self.config.steps, initial=self.step, unit="step", desc=f"train {self.config.stage}",
@@ -215,7 +223,7 @@ class Run:
             if log:
                 log.close()
         best = self.best[1] if self.best else None
-        return Result(self.step, self.folder.of(self.step), best, stopped, self.last, self.skipped)
+        return TrainingResult(self.step, self.folder.of(self.step), best, stopped, self.last, self.skipped)
 
     def _last_good(self) -> str:
         steps = self.folder.steps()
@@ -255,13 +263,13 @@ class Run:
         """One optimizer step."""
         for optimizer in self.trainee.optimizers.values():
             for group in optimizer.param_groups:
-                group["lr"] = rate(self.config, self.step)
+                group["lr"] = learning_rate(self.config, self.step)
         sums: dict[str, torch.Tensor] = {}
         for _ in range(self.config.accumulate):
             batch = next(batches)
             self._note(batch, bar)
             with self.accelerator.accumulate(*self.trainee.trained):
-                parts = self.trainee.part(batch, self.step)
+                parts = self.trainee.training_step(batch, self.step)
             for name, value in parts.items():
                 share = 1 if name == "gradient_norm" else self.config.accumulate
                 sums[name] = sums.get(name, 0) + value.float() / share
@@ -289,12 +297,12 @@ class Run:
         if log:
             memory = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0
             more = {"gpu_gigabytes": round(memory, 3)} if memory else {}
-            lr = rate(self.config, self.step - 1)
+            lr = learning_rate(self.config, self.step - 1)
             log.write(self.step, {**self.last, "lr": lr, "images_per_second": round(speed, 3), **more})
 
     def _validate(self, log: Log | None) -> None:
         if log:
-            found = self.trainee.validate(fixed(self.source, self.config, self.latent))
+            found = self.trainee.validate(validation_samples(self.source, self.config, self.latent))
             log.write(self.step, found.numbers)
             log.picture(self.step, "validation", found.sheet)
             self.folder.write_picture(self.step, found.sheet)
@@ -313,7 +321,7 @@ class Run:
         self.accelerator.wait_for_everyone()
 
 
-def _deaf(worker: int) -> None:
+def _ignore_signals(worker: int) -> None:
     """Loading processes leave when the main one does, not by signals that were meant for it."""
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)

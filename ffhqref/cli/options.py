@@ -1,0 +1,176 @@
+"""What commands are given. An option that several commands share is written here once; those of a recipe
+come from the fields of `Recipe`, so that help, type, choices and default stand nowhere else.
+
+A help text ends with the default: Typer adds one that is a plain value, `default` says any other in words.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, fields
+from functools import cache
+from inspect import Parameter, Signature, signature
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import typer
+
+from ffhqref.core.recipe import RECIPES, Recipe, load_recipe
+from ffhqref.core.store import UserError
+from ffhqref.demo import RESTORER
+
+HINTS = get_type_hints(Recipe)
+FIELDS = {item.name: item for item in fields(Recipe)}
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def option(
+    help: str, *names: str, default: str = "", min: float | None = None, max: float | None = None,
+    metavar: str | None = None,
+) -> object:  # fmt: skip
+    """An option. Typer does not check whether a file is readable: the stages do, and say what to do."""
+    text = f"{help}  [default: {default}]" if default else help
+    return typer.Option(*names, help=text, min=min, max=max, metavar=metavar, readable=False)
+
+
+def _known_checkpoint(path: Path) -> Path:
+    """`demo` is the small restorer that comes with the demo (64 px, drawn people)."""
+    return RESTORER if path == Path("demo") and not path.exists() else path
+
+
+OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the dataset.")]
+PhotosOption = Annotated[Path, option("Folder of photographs (PNG, JPEG, WebP; nested or flat).", "--images")]
+RecordedPhotosOption = Annotated[
+    Path | None, option("Folder of the photographs.", "--images", default="the one that embed read")
+]
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda"], option("Where networks run; auto: on a GPU if there is one.", "--device")
+]
+WorkersOption = Annotated[int, option("Photos processed at a time.", "--workers", min=1, max=256)]
+BatchSizeOption = Annotated[int, option("Faces embedded together.", "--batch-size", min=1, max=4096)]
+DryRunOption = Annotated[bool, option("Say what would be done; write nothing.", "--dry-run")]
+AcceptTermsOption = Annotated[bool, option("Accept the terms that are printed.", "--accept-terms")]
+CheckpointOption = Annotated[
+    Path,
+    typer.Option(
+        "--checkpoint", callback=_known_checkpoint, readable=False,
+        help="Checkpoint as published, trained or converted; demo: a small one for drawn people.",
+    ),
+]  # fmt: skip
+AutoencoderOption = Annotated[
+    Path | None,
+    option("First stage, if the checkpoint has none: vqgan.ckpt, or one of `train`.", "--autoencoder"),
+]
+ArchitectureOption = Annotated[
+    Path | None,
+    option("TOML file of the networks' sizes.", "--architecture", default="as published, or as trained"),
+]
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """What a command was given of a recipe: its name or file, and values in place of its own (None: none)."""
+
+    name: str | None
+    changes: Mapping[str, object]
+
+
+def recipe_options(*names: str, default: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command --recipe and an option for each of these fields of `Recipe`.
+
+    The command has one parameter for all of them, `recipe: RecipeOptions`. Typer reads the signature that is
+    made here, in which the options stand in its place. `default` names the recipe that is used without
+    --recipe; without one it is the dataset's own.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def run(**given: Any) -> None:
+            recipe = RecipeOptions(given.pop("recipe"), {name: given.pop(name) for name in names})
+            command(**given, recipe=recipe)
+
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        parameters: list[Parameter] = []
+        for own in signature(command, eval_str=True).parameters.values():
+            if own.name == "recipe":
+                parameters += [_recipe_parameter(default), *map(_field_parameter, names)]
+            else:
+                parameters.append(own.replace(kind=Parameter.KEYWORD_ONLY))
+        run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def _recipe_parameter(default: str) -> Parameter:
+    help = f"Recipe with the defaults: {', '.join(RECIPES)} or a TOML file."
+    if not default:
+        help += f"  [default: the dataset's own, else {RECIPES[0]}]"
+    info = typer.Option(
+        default or None, "--recipe", help=help, metavar="NAME|FILE", autocompletion=lambda: list(RECIPES)
+    )
+    return Parameter("recipe", Parameter.KEYWORD_ONLY, default=info, annotation=str | None)
+
+
+@cache
+def _field_parameter(name: str) -> Parameter:
+    """A recipe's field as a parameter that is None where the option is not given.
+
+    Typer shows and completes choices but takes any word: `Recipe` refuses a wrong one, here as in a file.
+    """
+    item, hint = FIELDS[name], HINTS[name]
+    choices = get_args(hint) if get_origin(hint) is Literal else ()
+    metavar = f"<{'|'.join(choices)}>" if choices else METAVARS.get(name)
+    kind = Path if item.metadata["file"] else str if metavar else hint
+    default = _default(item)
+    info = typer.Option(
+        None, f"--{name.replace('_', '-')}", metavar=metavar, readable=False,
+        help=item.metadata["help"] + (f"  [default: {default}]" if default else ""),
+        parser=PARSERS.get(name), autocompletion=(lambda: list(choices)) if choices else None,
+    )  # fmt: skip
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=info, annotation=kind | None)
+
+
+def _default(item: Field[Any]) -> str:
+    """What holds where an option is not given, by recipe unless all agree; nothing where none has a value."""
+    recipes: dict[str, list[str]] = {}
+    for name in RECIPES:
+        value = getattr(_shipped(name), item.name)
+        recipes.setdefault(item.metadata["none"] if value is None else _shown(value), []).append(name)
+    if len(recipes) == 1:
+        return next(iter(recipes))
+    return ", ".join(f"{value} ({', '.join(names)})" for value, names in recipes.items() if value)
+
+
+@cache
+def _shipped(name: str) -> Recipe:
+    return load_recipe(name)
+
+
+def _shown(value: object) -> str:
+    """A recipe's value as its option is written."""
+    match value:
+        case (int(low), int(high)):
+            return f"{low}:{high or ''}"
+        case tuple():
+            return ",".join(value)
+        case float():
+            return f"{value:g}"
+    return str(value)
+
+
+def _window(text: str) -> tuple[int, int]:
+    """`2:9` -> (2, 9); `2:` has no upper bound, written 0."""
+    low, colon, high = text.partition(":")
+    try:
+        return int(low), int(high or 0) if colon else int(low)
+    except ValueError:
+        raise UserError(f"--test-references {text}: give LEAST:MOST, such as 2:9.") from None
+
+
+def _columns(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+METAVARS = {"test_references": "LEAST:MOST", "balance": "COLUMN,..."}
+PARSERS: dict[str, Callable[[str], object]] = {"test_references": _window, "balance": _columns}

@@ -10,7 +10,7 @@ import ast
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +84,7 @@ PAIRS = pa.schema({LEFT: TEXT, RIGHT: TEXT, DISTANCE: REAL})  # left < right
 IDENTITIES = pa.schema({IMAGE: TEXT, IDENTITY: TEXT, COMPONENT: TEXT})
 SUSPECTS = pa.schema(
     {
-        KIND: TEXT,  # weak_link, loose_identity, close_identities: see `cluster.suspects`
+        KIND: TEXT,  # weak_link, loose_identity, close_identities: see `cluster.find_suspects`
         IDENTITY: TEXT,
         OTHER: TEXT,  # the other identity, or empty
         LEFT: TEXT,  # the pair of photos to look at
@@ -143,20 +143,21 @@ def write(path: Path, schema: pa.Schema, table: pa.Table) -> None:
         pq.write_table(table, part, compression="zstd")
 
 
-def from_columns(schema: pa.Schema, columns: Mapping[str, Sequence[object]]) -> pa.Table:
-    """A table of this schema from columns by name."""
-    return pa.table({field.name: pa.array(columns[field.name], field.type) for field in schema}, schema)
+def from_columns(schema: pa.Schema, columns: Sequence[Sequence[object]]) -> pa.Table:
+    """A table of this schema from its columns, in the schema's order."""
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    return pa.table(arrays, schema=schema)
 
 
-def write_columns(path: Path, schema: pa.Schema, columns: Mapping[str, Sequence[object]]) -> None:
-    """`write` of a table given as columns by name."""
+def write_columns(path: Path, schema: pa.Schema, columns: Sequence[Sequence[object]]) -> None:
+    """`write` of a table given as columns in the schema's order."""
     write(path, schema, from_columns(schema, columns))
 
 
 def write_rows(path: Path, schema: pa.Schema, rows: Sequence[Sequence[object]]) -> None:
     """`write` of a table given as rows in the schema's order."""
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
-    write_columns(path, schema, dict(zip(schema.names, columns, strict=True)))
+    write_columns(path, schema, columns)
 
 
 def read(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:

@@ -49,7 +49,7 @@ def faces_folder(out: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class EmbedWork:
+class EmbeddingWork:
     """Everything that decides an embedding but the photo: the recipe's part, the networks, the provider."""
 
     recipe: Recipe
@@ -75,7 +75,7 @@ class EmbedWork:
         return Embedder(Path(self.recipe.embedder or ""), self.device)
 
 
-def plan(recipe: Recipe, device: Device) -> EmbedWork:
+def plan(recipe: Recipe, device: Device) -> EmbeddingWork:
     """The work of a recipe. UserError where a file it needs is not named or not there."""
     files = {"embedder": recipe.embedder}
     if recipe.align == "detect":
@@ -94,7 +94,7 @@ def plan(recipe: Recipe, device: Device) -> EmbedWork:
             raise UserError(f"There is no {what} {file}: give --{what} the path of a file.")
         parameters[what] = digest_file(Path(file))
     parameters["provider"] = provider_for(device)
-    return EmbedWork(recipe, device, parameters)
+    return EmbeddingWork(recipe, device, parameters)
 
 
 def wanted_receipt(photos: Sequence[Photo], excluded: Sequence[str], parameters: JsonObject) -> Receipt:
@@ -153,7 +153,7 @@ def embed_photos(
 
 
 def _make_all(
-    missing: Sequence[Shard], total: int, out: Path, work: EmbedWork, workers: int, batch_size: int
+    missing: Sequence[Shard], total: int, out: Path, work: EmbeddingWork, workers: int, batch_size: int
 ) -> None:
     known = _known_rows(tables.embeddings_folder(out), work.key)
     maker = Maker(out, work.recipe, work.open_aligner(), work.open_embedder(), batch_size)
@@ -319,7 +319,7 @@ def _with_face(row: EmbeddingRow, face: Aligned) -> EmbeddingRow:
 
 
 def _table(rows: Sequence[EmbeddingRow]) -> pa.Table:
-    columns = {name: [getattr(row, name) for row in rows] for name in tables.EMBEDDINGS.names}
+    columns = [[getattr(row, name) for row in rows] for name in tables.EMBEDDINGS.names]
     return tables.from_columns(tables.EMBEDDINGS, columns)
 
 

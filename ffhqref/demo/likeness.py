@@ -59,10 +59,7 @@ def embedded(embedder: Embedder, pictures: Sequence[Rgb], landmarks: Sequence[Re
 
 
 def target_similarities(
-    embedder: Embedder,
-    targets: Sequence[Rgb],
-    made: Mapping[str, Sequence[Rgb]],
-    landmarks: Sequence[Reals],
+    embedder: Embedder, targets: Sequence[Rgb], made: Mapping[str, Sequence[Rgb]], landmarks: Sequence[Reals]
 ) -> dict[str, list[float]]:
     """Cosine similarity of each picture to its target, for every kind in `made`."""
     truth = embedded(embedder, targets, landmarks)

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,6 +42,8 @@ LANDMARK_COLUMNS = tuple(
 )  # px
 
 SPLITS = ("train", "val", "test")
+
+TableRow = dict[str, Any]  # a row by column, as Parquet gives it
 
 TEXT: pa.DataType = pa.string()
 COUNT: pa.DataType = pa.int32()

@@ -1,4 +1,4 @@
-"""This machine -> what is there, what is missing or wrong, and the command that mends it."""
+"""This machine -> what is there, what is missing or wrong, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Literal
 
 from ffhqref.core.recipe import Weights, known_weights
 from ffhqref.core.store import below, digest_file
-from ffhqref.download.ledger import LEDGER, Digests, Entry, Ledger, known_right
+from ffhqref.download.ledger import LEDGER, Entry, Ledger, known_right, read_entry
 from ffhqref.download.sources import Source, SourceFile, load_source, sources
 
 Verdict = Literal["ok", "missing", "wrong"]
@@ -23,21 +23,22 @@ NEEDED_PYTHON = (3, 11)
 LITTLE_SPACE = 5e9  # bytes; a set of networks with room to unpack them
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 INDEXES = ("faiss-cpu", "faiss-gpu")
+BOTH_BUILDS = "the CPU and the GPU build are both installed and hide each other"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
 @dataclass(frozen=True)
-class Line:
-    """One thing that was looked at; `mend` is the command that makes it ok, empty where it is."""
+class Check:
+    """One thing that was examined; `fix` is the command that makes it ok, empty where it is."""
 
     verdict: Verdict
     what: str
     finding: str
-    mend: str = ""
+    fix: str = ""
 
 
-def examine(folders: Sequence[Path], verify: bool = False) -> Iterator[Line]:
-    """Look at this machine and at folders that were downloaded to; `verify` reads every file again."""
+def examine(folders: Sequence[Path], verify: bool = False) -> Iterator[Check]:
+    """Examine this machine and folders that were downloaded to; `verify` reads every file again."""
     yield _python()
     yield from packages(_version)
     gpus = _gpus()
@@ -50,11 +51,11 @@ def examine(folders: Sequence[Path], verify: bool = False) -> Iterator[Line]:
     yield from downloaded(folders, verify)
 
 
-def _python() -> Line:
+def _python() -> Check:
     found = platform.python_version()
     if sys.version_info < NEEDED_PYTHON:
-        return Line("wrong", "Python", f"{found}; 3.11 or newer is needed", "uv venv --python 3.12")
-    return Line("ok", "Python", f"{found} on {platform.system()} {platform.machine()}")
+        return Check("wrong", "Python", f"{found}; 3.11 or newer is needed", "uv venv --python 3.12")
+    return Check("ok", "Python", f"{found} on {platform.system()} {platform.machine()}")
 
 
 def _version(package: str) -> str:
@@ -65,7 +66,7 @@ def _version(package: str) -> str:
         return ""
 
 
-def packages(version: Callable[[str], str]) -> Iterator[Line]:
+def packages(version: Callable[[str], str]) -> Iterator[Check]:
     """The packages that the installed ffhqref declares, against the versions it declares for them."""
     from packaging.requirements import Requirement
 
@@ -76,16 +77,16 @@ def packages(version: Callable[[str], str]) -> Iterator[Line]:
         ):
             continue
         found = version(needed.name)
-        mend = f'pip install "{needed.name}{needed.specifier}"'
+        fix = f'pip install "{needed.name}{needed.specifier}"'
         if not found:
-            yield Line("missing", needed.name, "not installed", mend)
+            yield Check("missing", needed.name, "not installed", fix)
         elif found not in needed.specifier:
-            yield Line("wrong", needed.name, f"{found}; {needed.specifier} is needed", mend)
+            yield Check("wrong", needed.name, f"{found}; {needed.specifier} is needed", fix)
         else:
-            yield Line("ok", needed.name, found)
+            yield Check("ok", needed.name, found)
 
 
-def runtime(version: Callable[[str], str], providers: Sequence[str], gpus: Sequence[str]) -> Line:
+def runtime(version: Callable[[str], str], providers: Sequence[str], gpus: Sequence[str]) -> Check:
     """ONNX Runtime: one build, and with an NVIDIA GPU the one that can use it.
 
     The CPU and the GPU build share one module: installed together, whichever came last wins, silently.
@@ -94,36 +95,34 @@ def runtime(version: Callable[[str], str], providers: Sequence[str], gpus: Seque
     what = "ONNX Runtime"
     gpu_build = 'pip uninstall -y onnxruntime onnxruntime-gpu && pip install "onnxruntime-gpu>=1.20"'
     if len(found) > 1:
-        mend = (
+        fix = (
             gpu_build
             if gpus
             else "pip uninstall -y onnxruntime-gpu && pip install --force-reinstall onnxruntime"
         )
-        return Line("wrong", what, "the CPU and the GPU build are both installed and hide each other", mend)
+        return Check("wrong", what, BOTH_BUILDS, fix)
     if not found or not providers:
-        return Line("missing", what, "not installed or cannot be loaded", 'pip install "onnxruntime>=1.18"')
+        return Check("missing", what, "not installed or cannot be loaded", 'pip install "onnxruntime>=1.18"')
     name, number = next(iter(found.items()))
     known = ", ".join(provider.removesuffix("ExecutionProvider") for provider in providers)
     if gpus and CUDA_PROVIDER not in providers:
         if name == "onnxruntime":
-            return Line("wrong", what, f"{number}, {known}: the CPU build, with a GPU here", gpu_build)
+            return Check("wrong", what, f"{number}, {known}: the CPU build, with a GPU here", gpu_build)
         finding = f"{name} {number}, {known}: it does not find CUDA and cuDNN"
-        return Line("wrong", what, finding, 'pip install "onnxruntime-gpu[cuda,cudnn]"')
-    return Line("ok", what, f"{name} {number}: {known}")
+        return Check("wrong", what, finding, 'pip install "onnxruntime-gpu[cuda,cudnn]"')
+    return Check("ok", what, f"{name} {number}: {known}")
 
 
-def index(version: Callable[[str], str], faiss_gpus: int | None, gpus: Sequence[str]) -> Line:
+def index(version: Callable[[str], str], faiss_gpus: int | None, gpus: Sequence[str]) -> Check:
     """FAISS, with the number of GPUs it can use (None: it cannot be loaded)."""
     found = {name: version(name) for name in INDEXES if version(name)}
     if len(found) > 1:
-        mend = f"pip uninstall -y faiss-cpu faiss-gpu && pip install {'faiss-gpu' if gpus else 'faiss-cpu'}"
-        return Line(
-            "wrong", "FAISS", "the CPU and the GPU build are both installed and hide each other", mend
-        )
+        fix = f"pip uninstall -y faiss-cpu faiss-gpu && pip install {'faiss-gpu' if gpus else 'faiss-cpu'}"
+        return Check("wrong", "FAISS", BOTH_BUILDS, fix)
     if faiss_gpus is None:
-        return Line("missing", "FAISS", "not installed or cannot be loaded", 'pip install "faiss-cpu>=1.9"')
+        return Check("missing", "FAISS", "not installed or cannot be loaded", 'pip install "faiss-cpu>=1.9"')
     name = ", ".join(f"{one} {number}" for one, number in found.items()) or "a build of its own"
-    return Line("ok", "FAISS", f"{name}, {faiss_gpus} GPUs")
+    return Check("ok", "FAISS", f"{name}, {faiss_gpus} GPUs")
 
 
 def _ask(program: str) -> str | None:
@@ -165,34 +164,34 @@ def _torch_state() -> tuple[str, str, bool] | None:
     return (words[0], words[1].strip("-"), words[2] == "True") if len(words) == 3 else None
 
 
-def torch(version: str, state: tuple[str, str, bool] | None, gpus: Sequence[str]) -> Line:
+def torch(version: str, state: tuple[str, str, bool] | None, gpus: Sequence[str]) -> Check:
     """PyTorch, installed in `version` (or empty), as `_torch_state` found it."""
     what = "PyTorch"
     if not version:
         finding = "not installed: only train, restore and some metrics need it"
-        return Line("missing", what, finding, 'pip install "ffhqref[train]"')
+        return Check("missing", what, finding, 'pip install "ffhqref[train]"')
     if state is None:
-        return Line("wrong", what, f"{version} cannot be loaded", "pip install --force-reinstall torch")
+        return Check("wrong", what, f"{version} cannot be loaded", "pip install --force-reinstall torch")
     number, cuda, works = state
     if gpus and not works:
         reason = f"CUDA {cuda} does not start" if cuda else "a CPU build"
-        mend = "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu126"
-        return Line("wrong", what, f"{number}: {reason}, with a GPU here", mend)
-    return Line("ok", what, f"{number}: {f'CUDA {cuda}, ' + ', '.join(gpus) if works else 'CPU'}")
+        fix = "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu126"
+        return Check("wrong", what, f"{number}: {reason}, with a GPU here", fix)
+    return Check("ok", what, f"{number}: {f'CUDA {cuda}, ' + ', '.join(gpus) if works else 'CPU'}")
 
 
-def _space(folder: Path) -> Line:
+def _space(folder: Path) -> Check:
     there = folder.absolute()
     while not there.exists():
         there = there.parent
     free = shutil.disk_usage(there).free
     finding = f"{free / 1e9:.1f} GB free at {there}"
     if free < LITTLE_SPACE:
-        return Line("wrong", "disk", finding, f"du -h --max-depth=1 {there} | sort -h")
-    return Line("ok", "disk", finding)
+        return Check("wrong", "disk", finding, f"du -h --max-depth=1 {there} | sort -h")
+    return Check("ok", "disk", finding)
 
 
-def networks(folders: Sequence[Path], known: Sequence[Weights]) -> Iterator[Line]:
+def networks(folders: Sequence[Path], known: Sequence[Weights]) -> Iterator[Check]:
     """The networks of weights.toml: right by digest where one is known, by name else."""
     files = [
         path for folder in folders if folder.is_dir() for path in folder.rglob("*.onnx") if path.is_file()
@@ -201,16 +200,16 @@ def networks(folders: Sequence[Path], known: Sequence[Weights]) -> Iterator[Line
         named = [path for path in files if path.name == network.file]
         what = f"network {network.name}"
         if not named and network.download:
-            yield Line("missing", what, f"no {network.file}", _fetch(network))
+            yield Check("missing", what, f"no {network.file}", _fetch(network))
         elif not named:
             continue  # nobody offers it for download
         elif not network.sha256:
-            yield Line("ok", what, f"{named[0]} (by its name: nobody published a digest)")
+            yield Check("ok", what, f"{named[0]} (by its name: nobody published a digest)")
         elif any(digest_file(path) == network.sha256 for path in named):
-            yield Line("ok", what, f"{named[0]}")
+            yield Check("ok", what, f"{named[0]}")
         else:
-            mend = f"rm {named[0]} && {_fetch(network)}"
-            yield Line("wrong", what, f"{named[0]} has another sha256", mend)
+            fix = f"rm {named[0]} && {_fetch(network)}"
+            yield Check("wrong", what, f"{named[0]} has another sha256", fix)
 
 
 def _fetch(network: Weights) -> str:
@@ -220,11 +219,11 @@ def _fetch(network: Weights) -> str:
     return "ffhqref doctor FOLDER, with the folder it lies in"
 
 
-def downloaded(folders: Sequence[Path], verify: bool = False) -> Iterator[Line]:
+def downloaded(folders: Sequence[Path], verify: bool = False) -> Iterator[Check]:
     """Every shipped source that some folder holds a file of, and whether its files are there and right."""
     for folder in folders:
         if not (folder / LEDGER).is_file():
-            yield Line(
+            yield Check(
                 "missing", f"downloads in {folder}", "nothing was downloaded to it", "ffhqref download"
             )
             continue
@@ -249,15 +248,11 @@ def _is_right(file: SourceFile, entry: Entry, folder: Path, ledger: Ledger, veri
     """Whether a file is what the source says and what was downloaded; `verify` reads its bytes again."""
     if not (known_right(file, entry) and ledger.unchanged(entry)):
         return False
-    if not verify:
-        return True
-    digests, path = Digests(file), below(folder, entry.path)
-    digests.read(path)
-    now = digests.entry(file, path, "")
+    now = read_entry(file, below(folder, entry.path)) if verify else entry
     return (now.sha256, now.md5) == (entry.sha256, entry.md5)
 
 
-def _source(source: Source, folder: Path, ledger: Ledger, verify: bool) -> Line:
+def _source(source: Source, folder: Path, ledger: Ledger, verify: bool) -> Check:
     """One source in one folder: its own files and the members of its archives that were extracted."""
     own = {file.path: file for file in source.files}
     entries = [entry for entry in ledger.entries() if _belongs(entry, own, folder)]
@@ -271,7 +266,7 @@ def _source(source: Source, folder: Path, ledger: Ledger, verify: bool) -> Line:
     command = f"ffhqref download {source.name} --out {folder} --verify"
     what = f"{source.name} in {folder}"
     if bad:
-        return Line("wrong", what, f"{len(bad)} of {checked} files are gone or changed ({bad[0]})", command)
+        return Check("wrong", what, f"{len(bad)} of {checked} files are gone or changed ({bad[0]})", command)
     if missing:
-        return Line("missing", what, f"{', '.join(missing)} not there", command)
-    return Line("ok", what, f"{checked} files as they were verified")
+        return Check("missing", what, f"{', '.join(missing)} not there", command)
+    return Check("ok", what, f"{checked} files as they were verified")

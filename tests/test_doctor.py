@@ -1,4 +1,4 @@
-"""`ffhqref doctor`: what is found, and that the command after the arrow is the one that mends it."""
+"""`ffhqref doctor`: what is found, and that the command after the arrow is the one that fixes it."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def test_onnx_runtime(
     line = doctor.runtime(installed(**versions), providers, gpus)
     assert line.verdict == verdict
     assert words in line.finding
-    assert mend in line.mend and bool(line.mend) == bool(mend)
+    assert mend in line.fix and bool(line.fix) == bool(mend)
 
 
 def test_faiss() -> None:
     assert doctor.index(installed(faiss_cpu="1.11"), 0, []).verdict == "ok"
     both = doctor.index(installed(faiss_cpu="1.11", faiss_gpu="1.14"), 1, H200)
-    assert both.verdict == "wrong" and both.mend.endswith("pip install faiss-gpu")
+    assert both.verdict == "wrong" and both.fix.endswith("pip install faiss-gpu")
     assert doctor.index(installed(), None, []).verdict == "missing"
 
 
@@ -75,7 +75,7 @@ def test_torch() -> None:
     assert doctor.torch("2.8", ("2.8+cu126", "12.6", True), H200).finding.endswith("NVIDIA H200, 143771 MiB")
     cpu_build = doctor.torch("2.8", ("2.8+cpu", "", False), H200)
     assert cpu_build.verdict == "wrong" and "a CPU build" in cpu_build.finding
-    assert "whl/cu126" in cpu_build.mend
+    assert "whl/cu126" in cpu_build.fix
 
 
 def test_a_build_that_crashes_is_reported_and_does_not_take_us_along() -> None:
@@ -85,7 +85,7 @@ def test_a_build_that_crashes_is_reported_and_does_not_take_us_along() -> None:
 
 def test_packages_against_what_is_declared() -> None:
     lines = {line.what: line for line in doctor.packages(lambda name: "0.1" if name == "numpy" else "")}
-    assert lines["numpy"].verdict == "wrong" and 'pip install "numpy>=' in lines["numpy"].mend
+    assert lines["numpy"].verdict == "wrong" and 'pip install "numpy>=' in lines["numpy"].fix
     assert lines["requests"].verdict == "missing"
     assert "torch" not in lines and "pytest" not in lines  # of the extras
     assert all(line.verdict == "ok" for line in doctor.packages(doctor._version))
@@ -100,7 +100,7 @@ def test_networks(tmp_path: Path) -> None:
     ]
     lines = list(doctor.networks([tmp_path / "nowhere", tmp_path], known))
     assert [line.verdict for line in lines] == ["missing", "missing"]
-    assert lines[0].mend == "ffhqref download buffalo_l --out weights"
+    assert lines[0].fix == "ffhqref download buffalo_l --out weights"
     (tmp_path / "pack").mkdir()
     (tmp_path / "pack" / "a.onnx").write_bytes(b"wrong")
     (tmp_path / "b.onnx").write_bytes(b"any")
@@ -133,7 +133,7 @@ def test_downloads(lfw: tuple[Path, Server]) -> None:
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # only reading it tells
     assert [line.verdict for line in doctor.downloaded([folder])] == ["ok"]
     (line,) = doctor.downloaded([folder], verify=True)
-    assert line.verdict == "wrong" and line.mend == f"ffhqref download lfw --out {folder} --verify"
+    assert line.verdict == "wrong" and line.fix == f"ffhqref download lfw --out {folder} --verify"
     path.unlink()
     (line,) = doctor.downloaded([folder])
     assert line.verdict == "wrong" and "pairs.txt" in line.finding
@@ -155,6 +155,6 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_providers", lambda: [])
     monkeypatch.setattr(doctor, "_faiss_gpus", lambda: 0)
     monkeypatch.setattr(doctor, "_torch_state", lambda: ("2.8", "", False))
-    monkeypatch.setattr(doctor, "runtime", lambda *_: doctor.Line("wrong", "x", "y", "z"))
+    monkeypatch.setattr(doctor, "runtime", lambda *_: doctor.Check("wrong", "x", "y", "z"))
     failed = CliRunner().invoke(app, ["doctor"])
     assert failed.exit_code == 1 and "1 wrong: run the commands" in failed.output

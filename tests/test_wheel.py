@@ -1,4 +1,4 @@
-"""The wheel works outside the checkout and brings its manifests."""
+"""The wheel works outside the checkout and brings what it needs: manifests and types, no pictures."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ def test_an_installed_wheel_finds_its_manifests(tmp_path: Path) -> None:
     wheel = next(tmp_path.glob("*.whl"))
     assert wheel.stat().st_size < 10_000_000
     names = zipfile.ZipFile(wheel).namelist()
+    assert "ffhqref/py.typed" in names
+    assert [name for name in names if name.endswith((".jpg", ".jpeg", ".png", ".webp", ".gif"))] == []
     for manifest in (ROOT / "manifests").rglob("*.toml"):
         assert f"ffhqref/manifests/{manifest.relative_to(ROOT / 'manifests').as_posix()}" in names
     venv.create(tmp_path / "venv", with_pip=False)

@@ -69,5 +69,5 @@ def root(
 
     \b
     ffhqref build-refs --images photos --out mine     photographs -> a dataset
-    ffhqref COMMAND --help                            every option, with an example
+    ffhqref COMMAND --help                            all options, with an example
     """

@@ -179,8 +179,8 @@ def doctor(
     for line in examine(folders or [], verify):
         verdicts[line.verdict] += 1
         typer.echo(f"{line.verdict:<8} {line.what}: {line.finding}")
-        if line.mend:
-            typer.echo(f"{'':<8} -> {line.mend}")
+        if line.fix:
+            typer.echo(f"{'':<8} -> {line.fix}")
     counts = f"{verdicts['ok']} ok, {verdicts['missing']} missing, {verdicts['wrong']} wrong"
     if verdicts["wrong"]:
         raise UserError(f"{counts}: run the commands after the arrows.")

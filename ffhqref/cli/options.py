@@ -12,7 +12,7 @@ from dataclasses import Field, dataclass, fields
 from functools import cache
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -114,15 +114,20 @@ def _recipe_parameter(default: str) -> Parameter:
 
 @cache
 def _field_parameter(name: str) -> Parameter:
-    """A recipe's field as a parameter that is None where the option is not given."""
-    item = FIELDS[name]
-    parser, metavar = TEXT_FORMS.get(name, (None, None))
+    """A recipe's field as a parameter that is None where the option is not given.
+
+    Typer shows and completes choices but takes any word: `Recipe` refuses a wrong one, here as in a file.
+    """
+    item, hint = FIELDS[name], HINTS[name]
+    choices = get_args(hint) if get_origin(hint) is Literal else ()
+    metavar = f"<{'|'.join(choices)}>" if choices else METAVARS.get(name)
+    kind = Path if item.metadata["file"] else str if metavar else hint
     default = _default(item)
     info = typer.Option(
-        None, f"--{name.replace('_', '-')}", parser=parser, metavar=metavar, readable=False,
+        None, f"--{name.replace('_', '-')}", metavar=metavar, readable=False,
         help=item.metadata["help"] + (f"  [default: {default}]" if default else ""),
+        parser=PARSERS.get(name), autocompletion=(lambda: list(choices)) if choices else None,
     )  # fmt: skip
-    kind = Path if item.metadata["file"] else str if parser else HINTS[name]
     return Parameter(name, Parameter.KEYWORD_ONLY, default=info, annotation=kind | None)
 
 
@@ -167,8 +172,5 @@ def _columns(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
 
-# How the options of lists are written: parser and metavar
-TEXT_FORMS: dict[str, tuple[Callable[[str], object], str]] = {
-    "test_references": (_window, "LEAST:MOST"),
-    "balance": (_columns, "COLUMN,..."),
-}
+METAVARS = {"test_references": "LEAST:MOST", "balance": "COLUMN,..."}
+PARSERS: dict[str, Callable[[str], object]] = {"test_references": _window, "balance": _columns}

@@ -10,17 +10,18 @@ import ast
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ffhqref.core.arrays import Float32, Float64, Int64
 from ffhqref.core.store import UserError, atomic, below, read_receipt, read_text, write_text
 
 IMAGE, STATUS, REASON = "image", "status", "reason"
@@ -42,6 +43,8 @@ LANDMARK_COLUMNS = tuple(
 
 SPLITS = ("train", "val", "test")
 
+TableRow = dict[str, Any]  # a row by column, as Parquet gives it
+
 TEXT: pa.DataType = pa.string()
 COUNT: pa.DataType = pa.int32()
 SCORE: pa.DataType = pa.float32()
@@ -62,11 +65,29 @@ EMBEDDINGS = pa.schema(
         EMBEDDING: VECTOR,  # unit length
     }
 )
+
+
+@dataclass
+class EmbeddingRow:
+    """A row of `EMBEDDINGS`, while it is made: the fields are its columns."""
+
+    image: str
+    status: str = ""
+    reason: str = ""
+    width: int = 0
+    height: int = 0
+    pixels: str = ""
+    faces: int = 0
+    det_score: float | None = None
+    landmarks: Float32 | None = None
+    embedding: Float32 | None = None
+
+
 PAIRS = pa.schema({LEFT: TEXT, RIGHT: TEXT, DISTANCE: REAL})  # left < right
 IDENTITIES = pa.schema({IMAGE: TEXT, IDENTITY: TEXT, COMPONENT: TEXT})
 SUSPECTS = pa.schema(
     {
-        KIND: TEXT,  # weak_link, loose_identity, close_identities: see `cluster.suspects`
+        KIND: TEXT,  # weak_link, loose_identity, close_identities: see `cluster.find_suspects`
         IDENTITY: TEXT,
         OTHER: TEXT,  # the other identity, or empty
         LEFT: TEXT,  # the pair of photos to look at
@@ -125,20 +146,21 @@ def write(path: Path, schema: pa.Schema, table: pa.Table) -> None:
         pq.write_table(table, part, compression="zstd")
 
 
-def from_columns(schema: pa.Schema, columns: Mapping[str, Sequence[object]]) -> pa.Table:
-    """A table of this schema from columns by name."""
-    return pa.table({field.name: pa.array(columns[field.name], field.type) for field in schema}, schema)
+def from_columns(schema: pa.Schema, columns: Sequence[Sequence[object]]) -> pa.Table:
+    """A table of this schema from its columns, in the schema's order."""
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    return pa.table(arrays, schema=schema)
 
 
-def write_columns(path: Path, schema: pa.Schema, columns: Mapping[str, Sequence[object]]) -> None:
-    """`write` of a table given as columns by name."""
+def write_columns(path: Path, schema: pa.Schema, columns: Sequence[Sequence[object]]) -> None:
+    """`write` of a table given as columns in the schema's order."""
     write(path, schema, from_columns(schema, columns))
 
 
 def write_rows(path: Path, schema: pa.Schema, rows: Sequence[Sequence[object]]) -> None:
     """`write` of a table given as rows in the schema's order."""
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
-    write_columns(path, schema, dict(zip(schema.names, columns, strict=True)))
+    write_columns(path, schema, columns)
 
 
 def read(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
@@ -153,9 +175,7 @@ def read(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) ->
         raise UserError(f"Cannot read the table {path} ({reason}): run the stage that writes it.") from None
 
 
-def iterate_pairs(
-    path: Path, names: Sequence[str]
-) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
+def iterate_pairs(path: Path, names: Sequence[str]) -> Iterator[tuple[Int64, Int64, Float64]]:
     """pairs.parquet a piece at a time as (left, right, distances), rows as indices into `names`.
 
     UserError where it is missing, damaged, or names a photo that is not in `names`.
@@ -214,6 +234,12 @@ def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     return frame
 
 
+def read_labels(path: Path) -> dict[str, str]:
+    """A CSV of image and identity: who is known to be on each photograph."""
+    frame = read_csv(path, [IMAGE, IDENTITY])
+    return dict(zip(frame[IMAGE], frame[IDENTITY], strict=True))
+
+
 def read_references(path: Path) -> dict[str, list[str]]:
     """A reference mapping, published or ours: target -> names of references, best first."""
     frame = read_csv(path, [GT_IMAGE, REF_IMAGE])
@@ -265,7 +291,7 @@ class Embeddings:
     """The photos that are ok, ordered by name: `vectors[i]` (unit float32, n x D) is of `names[i]`."""
 
     names: list[str]
-    vectors: npt.NDArray[np.float32]
+    vectors: Float32
     area: list[int]  # px of the picture
     pixels: list[str]  # digest of the decoded picture
 

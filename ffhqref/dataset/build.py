@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ffhqref.core.recipe import FILES, Recipe, load_recipe, to_toml, with_known_distance
 from ffhqref.core.store import (
@@ -25,7 +24,7 @@ from ffhqref.dataset.verify import STAGES, Report, verify_dataset
 from ffhqref.faces.networks import Device
 
 REVISION = 1
-SHOWN = 20  # violations that an error spells out
+SHOWN_VIOLATIONS = 20  # violations that an error spells out
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ def recipe_path(out: Path) -> Path:
     return out / "receipts" / "recipe.toml"
 
 
-def recipe_of(out: Path, fallback: str = "photos", **overrides: Any) -> Recipe:
+def recipe_of(out: Path, fallback: str = "photos", **overrides: object) -> Recipe:
     """The recipe `out` was built with, else the fallback's; with overrides and the network's distance."""
     there = recipe_path(out)
     return with_known_distance(load_recipe(str(there) if there.is_file() else fallback, **overrides))
@@ -119,9 +118,9 @@ def _verified(out: Path, recipe: Recipe) -> Receipt:
 
 def refusal(out: Path, report: Report) -> str:
     """A failed verification as text: how many violations, and the first of them."""
-    more = len(report.violations) - SHOWN
+    more = len(report.violations) - SHOWN_VIOLATIONS
     lines = [f"{out} is not sound, {len(report.violations)} violations:"]
-    lines += [f"  {violation}" for violation in report.violations[:SHOWN]]
+    lines += [f"  {violation}" for violation in report.violations[:SHOWN_VIOLATIONS]]
     return "\n".join(lines + ([f"  and {more} more"] if more > 0 else []))
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from ffhqref.core import tables
-from ffhqref.core.recipe import Recipe
+from ffhqref.core.arrays import Float64
+from ffhqref.core.recipe import Grouping, Recipe
 from ffhqref.core.store import (
     Receipt,
     UserError,
@@ -25,6 +25,7 @@ from ffhqref.core.store import (
     lock,
     write_receipt,
 )
+from ffhqref.core.terminal import progress_bar
 from ffhqref.identities.grouping import (
     Edges,
     Labels,
@@ -58,9 +59,9 @@ def group_by_average(vectors: Vectors, distance: float, edges: Edges) -> Labels:
     return average_linkage(vectors, baselines, linkage_cut(distance), edges[above > linkage_cut(distance)])
 
 
-def reach(recipe_grouping: str, distance: float) -> float:
+def reach(grouping: Grouping, distance: float) -> float:
     """The distance up to which a grouping must know the pairs: average linkage looks past `distance`."""
-    if recipe_grouping == "components":
+    if grouping == "components":
         return distance
     return max(distance, 1 - linkage_cut(distance) - lowest_baseline(distance))
 
@@ -86,7 +87,7 @@ def find_identities(out: Path, recipe: Recipe) -> Receipt:
 
 def _write_tables(
     out: Path, recipe: Recipe, distance: float, known: Mapping[str, str] | None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """All four tables; returns the counts."""
     embeddings = tables.load_embeddings(out)
     names, vectors = embeddings.names, embeddings.vectors
@@ -95,7 +96,7 @@ def _write_tables(
         people = found.components
     else:
         people = group_by_average(vectors, distance, found.edges)
-    notes: dict[str, Any] = {"pairs": found.pairs, "distance": distance, "photos": len(names)}
+    notes: dict[str, object] = {"pairs": found.pairs, "distance": distance, "photos": len(names)}
     identity = [names[label] for label in people]
     if known is not None:
         notes["agreement"] = _agreement_with(known, names, people)
@@ -103,7 +104,7 @@ def _write_tables(
         people = lowest(np.unique(identity, return_inverse=True)[1])
     tied = np.stack([np.arange(len(names)), people], axis=1).astype(np.int32)
     component = [names[label] for label in components(len(names), tied, found.components)]
-    columns = dict(zip(tables.IDENTITIES.names, [names, identity, component], strict=True))
+    columns = [names, identity, component]
     tables.write_columns(tables.path_of(out, "identities"), tables.IDENTITIES, columns)
     duplicates = find_duplicates(embeddings, found.near, people)
     tables.write_rows(tables.path_of(out, "duplicates"), tables.DUPLICATES, duplicates)
@@ -137,19 +138,14 @@ def _search(path: Path, names: list[str], vectors: Vectors, distance: float, rec
     with (
         atomic(path) as part,
         pq.ParquetWriter(part, tables.PAIRS, compression="zstd") as writer,
-        tqdm(total=count * count / 2, unit="pair", unit_scale=True, desc="pairs", disable=None) as bar,
+        progress_bar("pairs", "pair", count * count / 2, scaled=True) as bar,
     ):
         for left, right, distances in pairs_below(vectors, reach(recipe.grouping, distance), bar.update):
             block = np.stack([left, right], axis=1).astype(np.int32)
             below = distances < distance
             if below.any():
-                columns = [
-                    words[left[below]].tolist(),
-                    words[right[below]].tolist(),
-                    distances[below].tolist(),
-                ]
-                named = dict(zip(tables.PAIRS.names, columns, strict=True))
-                writer.write_table(tables.from_columns(tables.PAIRS, named))
+                columns = words[left[below]].tolist(), words[right[below]].tolist(), distances[below].tolist()
+                writer.write_table(tables.from_columns(tables.PAIRS, columns))
                 joined = components(count, block[below], joined)
                 pairs += int(below.sum())
             near.append(block[distances < recipe.min_distance])
@@ -190,10 +186,23 @@ def find_duplicates(
     return sorted(rows)
 
 
+class Suspect(NamedTuple):
+    """A row of `tables.SUSPECTS`."""
+
+    kind: str
+    identity: str
+    other: str
+    left: str
+    right: str
+    distance: float
+    cohesion: float
+    members: int
+
+
 def find_suspects(
     out: Path, embeddings: tables.Embeddings, people: Labels, identity: Sequence[str], distance: float
-) -> list[tuple[Any, ...]]:
-    """What a person should look through, the most doubtful first.
+) -> list[Suspect]:
+    """What a person should look through, of each kind the most doubtful first.
 
     weak_link: an identity held together by a pair at or above nine tenths of the distance.
     loose_identity: one whose photos' mean distance is not below the distance.
@@ -208,17 +217,21 @@ def find_suspects(
         inner = cohesion(vectors[members])
         pair = (names[members[left]], names[members[right]], length, inner, len(members))
         if length >= 0.9 * distance:
-            rows.append(("weak_link", identity[members[0]], "", *pair))
+            rows.append(Suspect("weak_link", identity[members[0]], "", *pair))
         if 1 - inner >= distance:
-            rows.append(("loose_identity", identity[members[0]], "", *pair))
+            rows.append(Suspect("loose_identity", identity[members[0]], "", *pair))
     rows.extend(_close_identities(out, embeddings, people, identity))
-    rows.sort(key=lambda row: (row[0], -row[5] if row[0] != "close_identities" else row[5], row[1], row[2]))
-    return rows
+
+    def order_of(row: Suspect) -> tuple[str, float, str, str]:
+        near_is_doubtful = row.kind == "close_identities"
+        return row.kind, row.distance if near_is_doubtful else -row.distance, row.identity, row.other
+
+    return sorted(rows, key=order_of)
 
 
 def _close_identities(
     out: Path, embeddings: tables.Embeddings, people: Labels, identity: Sequence[str]
-) -> list[tuple[Any, ...]]:
+) -> list[Suspect]:
     """The nearest pair of each two identities that have one below the distance."""
     nearest: dict[tuple[int, int], tuple[float, int, int]] = {}
     for left, right, distances in tables.iterate_pairs(tables.path_of(out, "pairs"), embeddings.names):
@@ -226,15 +239,13 @@ def _close_identities(
             a, b = int(left[i]), int(right[i])
             key = (min(people[a], people[b]), max(people[a], people[b]))
             nearest[key] = min(nearest.get(key, (9.0, 0, 0)), (float(distances[i]), a, b))
-    sums: dict[int, npt.NDArray[np.float64]] = {}
 
-    def mean(label: int) -> npt.NDArray[np.float64]:
-        if label not in sums:
-            sums[label] = embeddings.vectors[people == label].astype(np.float64).mean(axis=0)
-        return sums[label]
+    @cache
+    def mean(label: int) -> Float64:
+        return np.asarray(embeddings.vectors[people == label].astype(np.float64).mean(axis=0))
 
     return [
-        (
+        Suspect(
             "close_identities", identity[a], identity[b], embeddings.names[i], embeddings.names[j], length,
             float((mean(a) * mean(b)).sum()), int(((people == a) | (people == b)).sum()),
         )

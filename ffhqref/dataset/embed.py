@@ -5,22 +5,33 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from ffhqref.core import tables
+from ffhqref.core.arrays import Float32
 from ffhqref.core.images import BadImage, Photo, Rgb, read, scan, write
 from ffhqref.core.recipe import Recipe
-from ffhqref.core.store import Receipt, UserError, below, digest, digest_file, finished, lock, write_receipt
+from ffhqref.core.store import (
+    JsonObject,
+    Receipt,
+    UserError,
+    below,
+    digest,
+    digest_file,
+    finished,
+    lock,
+    write_receipt,
+)
+from ffhqref.core.tables import EmbeddingRow
+from ffhqref.core.terminal import progress_bar
 from ffhqref.faces.align import Aligned, Aligner, by_crop, by_detector, by_landmarks, read_landmarks
 from ffhqref.faces.geometry import ffhq_crop
 from ffhqref.faces.networks import Detector, Device, Embedder, provider_for
@@ -29,8 +40,7 @@ REVISION = 1
 SHARD = 512  # photos a file; fixed, since a shard is the unit of resuming and of equal bytes
 SMALLEST = 16  # px; no face can be seen below this side
 FACE_SIDE = 512  # px of a face cut out of a photograph (`--faces all`)
-METADATA, ROWS = b"ffhqref", b"rows"  # of a shard: which photos by which work; rows of each
-EmbeddingRow = dict[str, Any]
+PHOTOS_KEY, ROWS_KEY = b"ffhqref", b"rows"  # of a shard's metadata: photos and work; rows of each photo
 
 
 def faces_folder(out: Path) -> Path:
@@ -39,12 +49,12 @@ def faces_folder(out: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class EmbedWork:
+class EmbeddingWork:
     """Everything that decides an embedding but the photo: the recipe's part, the networks, the provider."""
 
     recipe: Recipe
     device: Device
-    parameters: Mapping[str, Any]
+    parameters: JsonObject
 
     @property
     def key(self) -> str:
@@ -65,14 +75,14 @@ class EmbedWork:
         return Embedder(Path(self.recipe.embedder or ""), self.device)
 
 
-def plan(recipe: Recipe, device: Device) -> EmbedWork:
+def plan(recipe: Recipe, device: Device) -> EmbeddingWork:
     """The work of a recipe. UserError where a file it needs is not named or not there."""
     files = {"embedder": recipe.embedder}
     if recipe.align == "detect":
         files["detector"] = recipe.detector
     if recipe.align == "landmarks":
         files["landmarks"] = recipe.landmarks
-    parameters: dict[str, Any] = {"align": recipe.align, "faces": recipe.faces}
+    parameters: dict[str, object] = {"align": recipe.align, "faces": recipe.faces}
     if recipe.align == "detect":
         parameters |= {name: getattr(recipe, name) for name in ("min_face", "min_score", "det_size")}
     elif recipe.faces == "all":
@@ -84,12 +94,10 @@ def plan(recipe: Recipe, device: Device) -> EmbedWork:
             raise UserError(f"There is no {what} {file}: give --{what} the path of a file.")
         parameters[what] = digest_file(Path(file))
     parameters["provider"] = provider_for(device)
-    return EmbedWork(recipe, device, parameters)
+    return EmbeddingWork(recipe, device, parameters)
 
 
-def wanted_receipt(
-    photos: Sequence[Photo], excluded: Sequence[str], parameters: Mapping[str, Any]
-) -> Receipt:
+def wanted_receipt(photos: Sequence[Photo], excluded: Sequence[str], parameters: JsonObject) -> Receipt:
     """The receipt that a finished embed of these photos has."""
     listing = [[photo.name, photo.size, photo.mtime_ns, photo.bad] for photo in photos]
     return Receipt(
@@ -145,20 +153,17 @@ def embed_photos(
 
 
 def _make_all(
-    missing: Sequence[Shard], total: int, out: Path, work: EmbedWork, workers: int, batch_size: int
+    missing: Sequence[Shard], total: int, out: Path, work: EmbeddingWork, workers: int, batch_size: int
 ) -> None:
     known = _known_rows(tables.embeddings_folder(out), work.key)
     maker = Maker(out, work.recipe, work.open_aligner(), work.open_embedder(), batch_size)
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the workers are the threads
     try:
-        with (
-            ThreadPoolExecutor(workers) as pool,
-            tqdm(total=total, unit="photo", desc="embed", disable=None) as bar,
-        ):
-            bar.update(total - sum(len(shard.photos) for shard in missing))
+        done = total - sum(len(shard.photos) for shard in missing)
+        with ThreadPoolExecutor(workers) as pool, progress_bar("embed", "photo", total, done=done) as bar:
             for shard in missing:
-                maker.make(shard, known, pool, bar)
+                maker.make(shard, known, pool, bar.update)
     finally:
         cv2.setNumThreads(threads)
 
@@ -178,7 +183,7 @@ class Shard:
             there = pq.read_metadata(self.path).metadata or {}
         except (OSError, pa.ArrowException):
             return False
-        return there.get(METADATA) == self.metadata
+        return there.get(PHOTOS_KEY) == self.metadata
 
 
 def _shards(photos: Sequence[Photo], folder: Path, excluded: set[str], key: str) -> list[Shard]:
@@ -197,8 +202,8 @@ def _known_rows(folder: Path, key: str) -> dict[tuple[str, int, int], pa.Table]:
     for path in sorted(folder.glob("shard-*.parquet")):
         try:
             table = pq.read_table(path)
-            about = json.loads((table.schema.metadata or {})[METADATA])
-            rows = json.loads(table.schema.metadata[ROWS])
+            about = json.loads((table.schema.metadata or {})[PHOTOS_KEY])
+            rows = json.loads(table.schema.metadata[ROWS_KEY])
         except (OSError, KeyError, ValueError, pa.ArrowException):
             continue
         at = 0
@@ -224,29 +229,32 @@ class Maker:
         shard: Shard,
         known: Mapping[tuple[str, int, int], pa.Table],
         pool: ThreadPoolExecutor,
-        bar: Any,
+        advance: Callable[[int], object],
     ) -> None:
         """Write one shard: rows taken over where the photo is the same, the others made."""
         found: list[pa.Table | None] = []
         for photo in shard.photos:
             if photo.bad or photo.name in shard.excluded:
                 status = "bad_name" if photo.bad else "excluded"
-                found.append(_table([_row(photo.name, status, photo.bad or "it is in the exclude list")]))
+                reason = photo.bad or "it is in the exclude list"
+                found.append(_table([EmbeddingRow(photo.name, status, reason)]))
             else:
                 found.append(known.get((photo.name, photo.size, photo.mtime_ns)))
         new = [photo for photo, rows in zip(shard.photos, found, strict=True) if rows is None]
-        bar.update(len(shard.photos) - len(new))
-        fresh = iter(self.embed(new, pool, bar))
+        advance(len(shard.photos) - len(new))
+        fresh = iter(self.embed(new, pool, advance))
         parts = [rows if rows is not None else _table(next(fresh)) for rows in found]
         counts = json.dumps([len(part) for part in parts]).encode()
         table = pa.concat_tables(parts).combine_chunks()
-        table = table.replace_schema_metadata({METADATA: shard.metadata, ROWS: counts})
+        table = table.replace_schema_metadata({PHOTOS_KEY: shard.metadata, ROWS_KEY: counts})
         tables.write(shard.path, tables.EMBEDDINGS, table)
 
-    def embed(self, photos: Sequence[Photo], pool: ThreadPoolExecutor, bar: Any) -> list[list[EmbeddingRow]]:
+    def embed(
+        self, photos: Sequence[Photo], pool: ThreadPoolExecutor, advance: Callable[[int], object]
+    ) -> list[list[EmbeddingRow]]:
         """The rows of each photo, in the photos' order."""
         waiting: list[tuple[EmbeddingRow, Rgb]] = []
-        batches: list[tuple[list[EmbeddingRow], Future[Any]]] = []
+        batches: list[tuple[list[EmbeddingRow], Future[Float32]]] = []
         results = []
 
         def send() -> None:
@@ -255,72 +263,63 @@ class Maker:
             waiting.clear()
 
         for rows, faces in pool.map(self._prepare, photos):
-            for row, face in zip([row for row in rows if row[tables.STATUS] == "ok"], faces, strict=True):
+            for row, face in zip([row for row in rows if row.status == "ok"], faces, strict=True):
                 waiting.append((row, face))
                 if len(waiting) == self.batch_size:
                     send()
             results.append(rows)
-            bar.update()
+            advance(1)
         if waiting:
             send()
         for batch, future in batches:
             for row, vector in zip(batch, future.result(), strict=True):
-                row[tables.EMBEDDING] = vector
+                row.embedding = vector
         return results
 
     def _prepare(self, photo: Photo) -> tuple[list[EmbeddingRow], list[Rgb]]:
         """Read a photo and align its face or faces. One that cannot be used gets a row that says why."""
-        base = _row(photo.name)
+        row = EmbeddingRow(photo.name)
         try:
             image = read(photo.path)
-            base |= _picture_columns(image)
+            _note_picture(row, image)
             if min(image.shape[:2]) < SMALLEST:
                 height, width = image.shape[:2]
                 raise BadImage("too_small", f"{width}x{height} px cannot show a face")
-            faces, base[tables.FACES] = self.align(image, photo.name)
+            faces, row.faces = self.align(image, photo.name)
         except BadImage as bad:
-            return [base | {tables.STATUS: bad.status, tables.REASON: str(bad)}], []
+            row.status, row.reason = bad.status, str(bad)
+            return [row], []
         if self.recipe.faces == "all":
-            rows = [
-                base | self._own_photo(photo.name, number, image, face)
-                for number, face in enumerate(faces, 1)
-            ]
+            rows = [self._own_photo(row, number, image, face) for number, face in enumerate(faces, 1)]
         else:
-            rows = [base | _face_columns(faces[0])]
+            rows = [_with_face(row, faces[0])]
         return rows, [face.face for face in faces]
 
-    def _own_photo(self, name: str, number: int, image: Rgb, face: Aligned) -> EmbeddingRow:
+    def _own_photo(self, row: EmbeddingRow, number: int, image: Rgb, face: Aligned) -> EmbeddingRow:
         """Cut a face out as FFHQ frames it, into `<out>/faces/<name>/<number>.png`."""
         assert face.landmarks is not None  # `plan` lets --faces all go with detection only
-        own = f"{name}/{number:03d}.png"
+        own = _with_face(row, face)
+        own.image = f"{row.image}/{number:03d}.png"
         crop = ffhq_crop(image, face.landmarks, FACE_SIDE)
-        write(below(faces_folder(self.out), own), crop)
-        return _face_columns(face) | _picture_columns(crop) | {tables.IMAGE: own}
+        write(below(faces_folder(self.out), own.image), crop)
+        _note_picture(own, crop)
+        return own
 
 
-def _picture_columns(image: Rgb) -> EmbeddingRow:
-    height, width = image.shape[:2]
-    pixels = hashlib.sha256(f"{width}x{height}:".encode())
+def _note_picture(row: EmbeddingRow, image: Rgb) -> None:
+    row.height, row.width = image.shape[:2]
+    pixels = hashlib.sha256(f"{row.width}x{row.height}:".encode())
     pixels.update(np.ascontiguousarray(image).data)
-    return {tables.WIDTH: width, tables.HEIGHT: height, tables.PIXELS: pixels.hexdigest()}
+    row.pixels = pixels.hexdigest()
 
 
-def _face_columns(face: Aligned) -> EmbeddingRow:
-    return {
-        tables.STATUS: "ok",
-        tables.DET_SCORE: face.score,
-        tables.LANDMARKS: None if face.landmarks is None else face.landmarks.ravel(),
-    }
-
-
-def _row(name: str, status: str = "", reason: str = "") -> EmbeddingRow:
-    empty: EmbeddingRow = {tables.PIXELS: "", tables.WIDTH: 0, tables.HEIGHT: 0, tables.FACES: 0}
-    none = {tables.DET_SCORE: None, tables.LANDMARKS: None, tables.EMBEDDING: None}
-    return {tables.IMAGE: name, tables.STATUS: status, tables.REASON: reason, **empty, **none}
+def _with_face(row: EmbeddingRow, face: Aligned) -> EmbeddingRow:
+    landmarks = None if face.landmarks is None else face.landmarks.ravel()
+    return replace(row, status="ok", det_score=face.score, landmarks=landmarks)
 
 
 def _table(rows: Sequence[EmbeddingRow]) -> pa.Table:
-    columns = {name: [row[name] for row in rows] for name in tables.EMBEDDINGS.names}
+    columns = [[getattr(row, name) for row in rows] for name in tables.EMBEDDINGS.names]
     return tables.from_columns(tables.EMBEDDINGS, columns)
 
 
@@ -356,10 +355,10 @@ def estimate(images: Path, out: Path, recipe: Recipe, *, device: Device, workers
     single = replace(recipe, faces="largest")  # cuts no faces out: nothing may be written
     maker = Maker(out, single, replace(work, recipe=single).open_aligner(), work.open_embedder(), 4)
     began = time.monotonic()
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(trial), disable=True) as bar:
-        found = maker.embed(trial, pool, bar)
+    with ThreadPoolExecutor(workers) as pool:
+        found = maker.embed(trial, pool, lambda count: None)
     share = len(left) / max(len(trial), 1)
     space = len(photos) * ROW_BYTES
     if recipe.faces == "all":
-        space += round(sum(rows[0][tables.FACES] for rows in found) * share) * (ROW_BYTES + FACE_BYTES)
+        space += round(sum(rows[0].faces for rows in found) * share) * (ROW_BYTES + FACE_BYTES)
     return Estimate(len(photos), len(left), space, (time.monotonic() - began) * share)

@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ffhqref.core import tables
+from ffhqref.core.arrays import Float64, Int64
 from ffhqref.core.images import png_name
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import UserError
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -28,17 +27,17 @@ class Neighbours:
     names: list[str]
     identity: list[str]
     component: list[str]
-    left: Ints
-    right: Ints
-    distance: npt.NDArray[np.float64]
+    left: Int64
+    right: Int64
+    distance: Float64
     may_be_target: npt.NDArray[np.bool_]
     limited: bool  # whether `--targets` named who may be a target
 
-    def counts(self, least: float) -> Ints:
+    def counts(self, least: float) -> Int64:
         """How many references at `least` or farther each photo has."""
         return np.bincount(self.left[self.distance >= least], minlength=len(self.names))
 
-    def of(self, photo: int, least: float) -> tuple[Ints, npt.NDArray[np.float64]]:
+    def of(self, photo: int, least: float) -> tuple[Int64, Float64]:
         """The references of one photo at `least` or farther, and their distances."""
         begin, end = np.searchsorted(self.left, [photo, photo + 1])
         right, distance = self.right[begin:end], self.distance[begin:end]

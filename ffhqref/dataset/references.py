@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from tqdm import tqdm
 
 from ffhqref.core import tables
-from ffhqref.core.recipe import Recipe
+from ffhqref.core.arrays import Float64, Int64
+from ffhqref.core.recipe import Recipe, Start
 from ffhqref.core.store import Receipt, digest_given, fingerprint, finished, lock, write_receipt, write_text
+from ffhqref.core.terminal import progress
 from ffhqref.dataset import neighbours
 from ffhqref.dataset.neighbours import Neighbours, least_distance
 from ffhqref.identities.grouping import Vectors
@@ -24,9 +24,7 @@ def csv_path(out: Path, split: str) -> Path:
     return out / "reference_mapping" / f"{split}_references.csv"
 
 
-def farthest_points(
-    vectors: Vectors, distances: npt.NDArray[np.float64], start: str = "nearest"
-) -> npt.NDArray[np.int64]:
+def farthest_points(vectors: Vectors, distances: Float64, start: Start = "nearest") -> Int64:
     """The order of farthest-point sampling over references (n x D unit rows), so that the first k vary most.
 
     `distances` (n) are those to the target. The paper does not say where it starts: `nearest` begins
@@ -56,7 +54,7 @@ def rows_of(
     low, high = recipe.test_references if split == "test" else (1, 0)
     rows = []
     targets = [at for at, name in enumerate(splits) if name == split and graph.may_be_target[at]]
-    for target in tqdm(targets, unit="target", desc=split, disable=None):
+    for target in progress(targets, split, "target"):
         found, distances = graph.of(target, least)
         inside = np.array([splits[photo] == split for photo in found], bool)
         found, distances = found[inside], distances[inside]

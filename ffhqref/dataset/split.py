@@ -6,13 +6,14 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ffhqref.core import tables
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import (
+    JsonObject,
     Receipt,
     UserError,
     digest_file,
@@ -65,7 +66,7 @@ def find_components(graph: Neighbours, recipe: Recipe) -> list[Component]:
     for photo, name in enumerate(graph.component):
         members[name].append(photo)
 
-    def suits(photos: Sequence[int], good: np.ndarray[Any, Any]) -> bool:
+    def suits(photos: Sequence[int], good: npt.NDArray[np.bool_]) -> bool:
         verdicts = [bool(good[photo]) for photo in photos if graph.may_be_target[photo]]
         return any(verdicts) if graph.limited else bool(verdicts) and all(verdicts)
 
@@ -225,24 +226,28 @@ def split_identities(out: Path, recipe: Recipe) -> Receipt:
         if done := finished(out, wanted):
             return done
         graph = neighbours.load(out, recipe)
-        notes: dict[str, Any] = {}
         if recipe.splits:
             chosen, notes = read_lists(Path(recipe.splits), graph.names)
         else:
-            parts = find_components(graph, recipe)
-            groups = None
-            if recipe.labels and recipe.balance:
-                groups = strata_of(parts, graph.names, Path(recipe.labels), recipe.balance)
-            drawn = draw(parts, recipe, groups)
-            chosen = {name: drawn[part] for name, part in zip(graph.names, graph.component, strict=True)}
+            chosen, notes = _drawn(graph, recipe), {}
         return _write(out, graph, chosen, wanted, notes)
 
 
+def _drawn(graph: Neighbours, recipe: Recipe) -> dict[str, str]:
+    """Photo -> split, by the recipe's quotas."""
+    parts = find_components(graph, recipe)
+    strata = None
+    if recipe.labels and recipe.balance:
+        strata = strata_of(parts, graph.names, Path(recipe.labels), recipe.balance)
+    drawn = draw(parts, recipe, strata)
+    return {name: drawn[part] for name, part in zip(graph.names, graph.component, strict=True)}
+
+
 def _write(
-    out: Path, graph: Neighbours, chosen: Mapping[str, str], wanted: Receipt, notes: Mapping[str, Any]
+    out: Path, graph: Neighbours, chosen: Mapping[str, str], wanted: Receipt, notes: JsonObject
 ) -> Receipt:
     ordered = [chosen[name] for name in graph.names]
-    columns = dict(zip(tables.SPLIT_TABLE.names, [graph.names, graph.identity, ordered], strict=True))
+    columns = [graph.names, graph.identity, ordered]
     tables.write_columns(tables.path_of(out, "splits"), tables.SPLIT_TABLE, columns)
     for name in tables.SPLITS:
         tables.write_list(list_path(out, name), [image for image in graph.names if chosen[image] == name])

@@ -1,8 +1,24 @@
-"""Blur a picture and make it smaller at once: only what the smaller one looks at is computed.
+"""Blur a picture and make it smaller at once: only what the smaller picture samples is computed.
 
-Each new pixel is drawn from four blurred ones (bilinear, half-pixel centres), and most blurred pixels are
-looked at by nobody when the picture becomes much smaller. Pictures are uint8 RGB, height x width x 3;
-results are BGR in levels, 0..255. Beyond its border a picture is mirrored (reflect 101).
+The published procedure correlates the picture X with a kernel K and samples the result bilinearly, each
+new pixel from four blurred ones. When the picture becomes much smaller, most blurred pixels are sampled by
+no new one. Two ways leave them out, or make them cheap; both give the plain result but for rounding:
+
+Profiles. K is a sum of few separable kernels, K = sum_r v_r h_r^T (one where it is isotropic; Treitel and
+Shanks, "The design of multistage separable planar filters", 1971). Correlating and sampling are linear and
+act on each axis by itself, so the small picture is sum_r V_r X H_r^T: row i of V_r holds v_r twice, shifted
+by one pixel and weighted with the two bilinear weights of new row i, and is zero elsewhere; H_r likewise for
+columns. These matrices are banded and are multiplied block by block.
+
+Spectrum. By the correlation theorem, DFT(X correlated with K) = DFT(X) conj(DFT(K)). That repeats the
+picture periodically, but the mirrored border is as wide as the kernel reaches, so nothing that is kept
+comes from a repetition. It costs the same at every scale, and less than profiles at scales near 1.
+
+Levels are counted from their middle, 128, which is added at the end: kernel and bilinear weights each have
+the sum 1, so a constant passes through unchanged, and smaller numbers have smaller rounding errors.
+
+Pictures are uint8 RGB, height x width x 3; results are BGR in levels, 0..255. Beyond its border a picture is
+mirrored (OpenCV's reflect 101: without repeating the outermost pixel).
 """
 
 from __future__ import annotations
@@ -14,47 +30,42 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg
 
-Levels = npt.NDArray[np.uint8]
-Real = npt.NDArray[np.float64]
-Floats = npt.NDArray[Any]  # float32 or float64
-Places = npt.NDArray[np.intp]
-Size = tuple[int, int]  # height, width
-LookedAt = tuple[Places, Real]  # for each new pixel the old one before it, and how far on it lies (0..1)
+from ffhqref.core.arrays import Float64, UInt8
 
-MIDDLE = 128  # levels are counted from here: the smaller the numbers, the smaller the errors
-RANK_TOLERANCE = {"float64": 1e-9, "float32": 1e-6}  # of a kernel's norm: what its separable parts may miss
+Floating = npt.NDArray[np.floating[Any]]  # float32 or float64, as the caller asks
+Indices = npt.NDArray[np.intp]
+Size = tuple[int, int]  # height, width
+Positions = tuple[Indices, Float64]  # of each new pixel: the old one before it, and how far on it lies (0..1)
+
+MIDDLE = 128
+RANK_TOLERANCE = {"float64": 1e-9, "float32": 1e-6}  # of a kernel's norm: what its profiles may miss
 TAP_TOLERANCE = 1e-2  # of that again, of a profile's greatest value: outer taps below it are cut off
-SPAN = 24  # px: so far apart are the rows of a block; wider: better matrix products that hold more zeros
-COLUMNS = 8  # of a block
+BLOCK_SPAN = 24  # px that a block of rows spans: wider blocks multiply faster but hold more zeros
+BLOCK_COLUMNS = 8  # new columns of a block
 LINES = 160  # of a channel, one per row and rank, held at once: they stay in the processor's cache
-SPECTRUM_COST = 190  # products per pixel and channel that cost as much as the way through the spectrum
+SPECTRUM_COST = 190  # products per pixel and channel that take as long as the way through the spectrum
 
 
 class Blur:
     """A picture correlated with a kernel (square, of an odd size, of sum 1), then resized to `size`."""
 
-    def __init__(self, image: Levels, kernel: Real, size: Size) -> None:
+    def __init__(self, image: UInt8, kernel: Float64, size: Size) -> None:
         self.kernel, self.size = kernel, size
         self.old = image.shape[0], image.shape[1]
         before, after = len(kernel) // 2, len(kernel) // 2 + 1
         reflected = cv2.copyMakeBorder(image, before, after, before, after, cv2.BORDER_REFLECT_101)
         mirrored = np.asarray(reflected, np.uint8)
         mirrored ^= MIDDLE
-        self.mirrored = mirrored.view(np.int8)  # RGB, -128..127
-        self.looked_at = [_looked_at(*lengths) for lengths in zip(self.old, size, strict=True)]
+        self.mirrored = mirrored.view(np.int8)  # RGB, -128..127: x ^ 128 as a signed byte is x - 128
+        self.positions = [_positions(*lengths) for lengths in zip(self.old, size, strict=True)]
 
-    def whole(self, dtype: npt.DTypeLike) -> Floats:
-        """rows x columns x 3.
-
-        A kernel is a sum of few separable ones (one if it is isotropic). Each is joined with the bilinear
-        weights into bands of two matrices, one per axis, that map the picture straight to the small one.
-        Where that would cost more (scales near 1), picture and kernel are multiplied in the spectrum.
-        """
+    def whole(self, dtype: npt.DTypeLike) -> Floating:
+        """The small picture, rows x columns x 3, float32 or float64, by the cheaper of the two ways."""
         dtype = np.dtype(dtype)
         vertical, horizontal = _profiles(self.kernel, RANK_TOLERANCE[dtype.name])
         (height, width), (rows, columns) = self.old, self.size
-        cost = (vertical.size + SPAN * len(vertical)) * rows * width
-        cost += horizontal.size * rows * columns + COLUMNS * len(horizontal) * rows * width
+        cost = (vertical.size + BLOCK_SPAN * len(vertical)) * rows * width
+        cost += horizontal.size * rows * columns + BLOCK_COLUMNS * len(horizontal) * rows * width
         if cost > SPECTRUM_COST * height * width:
             small = self._by_spectrum(dtype)
         else:
@@ -62,24 +73,24 @@ class Blur:
         small += MIDDLE
         return small
 
-    def at(self, rows: Places, columns: Places, channels: Places) -> Real:
-        """Some of its values, straight from the definition."""
+    def at(self, rows: Indices, columns: Indices, channels: Indices) -> Float64:
+        """Some of its values in float64, straight from the definition: four blurred pixels each."""
         taps = len(self.kernel)
-        (row, down), (column, right) = self.looked_at
+        (row, down), (column, right) = self.positions
         windows = np.lib.stride_tricks.sliding_window_view(self.mirrored, (taps + 1, taps + 1), axis=(0, 1))
-        seen = windows[row[rows], column[columns], 2 - channels].reshape(len(rows), -1)
+        patches = windows[row[rows], column[columns], 2 - channels].reshape(len(rows), -1)
         corners = np.zeros((2, 2, taps + 1, taps + 1))  # the kernel at each of the four blurred pixels
         for y, x in np.ndindex(2, 2):
             corners[y, x, y : y + taps, x : x + taps] = self.kernel
-        four = (seen.astype(np.float64) @ corners.reshape(4, -1).T).reshape(-1, 2, 2)
+        four = (patches.astype(np.float64) @ corners.reshape(4, -1).T).reshape(-1, 2, 2)
         two = four[:, :, 0] + right[columns, None] * (four[:, :, 1] - four[:, :, 0])
         return np.asarray(two[:, 0] + down[rows] * (two[:, 1] - two[:, 0]) + MIDDLE)
 
-    def _by_profiles(self, vertical: Floats, horizontal: Floats) -> Floats:
+    def _by_profiles(self, vertical: Floating, horizontal: Floating) -> Floating:
         (height, width), (rows, columns), taps = self.old, self.size, len(self.kernel)
-        block = max(round(SPAN * rows / height), 1)
-        down = _bands(vertical, taps, height + taps, self.looked_at[0], block)
-        across = _bands(horizontal, taps, width + taps, self.looked_at[1], COLUMNS)
+        block = max(round(BLOCK_SPAN * rows / height), 1)
+        down = _bands(vertical, taps, height + taps, self.positions[0], block)
+        across = _bands(horizontal, taps, width + taps, self.positions[1], BLOCK_COLUMNS)
         planes = np.empty((3, height + taps, width + taps), vertical.dtype)
         for channel, plane in enumerate(cv2.split(self.mirrored)):
             planes[2 - channel] = plane
@@ -90,7 +101,7 @@ class Blur:
             small[:, group[0].new.start : group[-1].new.stop] = _by_columns(_by_rows(planes, group), across)
         return small.transpose(1, 2, 0)
 
-    def _by_spectrum(self, dtype: np.dtype[Any]) -> Floats:
+    def _by_spectrum(self, dtype: npt.DTypeLike) -> Floating:
         (height, width), (rows, columns), taps = self.old, self.size, len(self.kernel)
         shape = cv2.getOptimalDFTSize(height + taps), cv2.getOptimalDFTSize(width + taps)
         transfer, plane = np.zeros(shape, dtype), np.empty(shape, dtype)
@@ -112,19 +123,24 @@ class Band(NamedTuple):
 
     new: slice
     old: slice
-    weights: Floats  # new x rank x old
+    weights: Floating  # new x rank x old
 
 
-def _looked_at(old: int, new: int) -> LookedAt:
-    """Where each of `new` pixels lies on a line of `old`."""
+def _positions(old: int, new: int) -> Positions:
+    """Where the centre of each of `new` pixels lies on a line of `old` ones (at a border: on its pixel)."""
     position = (np.arange(new) + 0.5) * (1 / (new / old)) - 0.5  # half-pixel centres, as in OpenCV
     before = np.floor(position).astype(np.intp)
     fraction = np.where((before < 0) | (before >= old - 1), 0, position - before)
     return np.clip(before, 0, old - 1), fraction
 
 
-def _profiles(kernel: Real, tolerance: float) -> tuple[Real, Real]:
-    """Vertical and horizontal profiles, rank x taps each, whose outer products sum to the kernel."""
+def _profiles(kernel: Float64, tolerance: float) -> tuple[Float64, Float64]:
+    """Vertical and horizontal profiles, rank x taps each, whose outer products sum to the kernel.
+
+    QR with column pivoting (LAPACK's geqp3), K P = Q R, gives K as the sum of the columns of Q times the
+    rows of R P^T, the weightiest first. Q and P keep the norm, so leaving out the last rows of R misses a
+    kernel of exactly their norm: as many are left out as stay within `tolerance` of the norm of K.
+    """
     down, across = kernel.sum(axis=1), kernel.sum(axis=0)
     if np.abs(kernel - np.outer(down, across)).max() < 1e-15:
         vertical, horizontal = down[None], across[None]
@@ -138,19 +154,21 @@ def _profiles(kernel: Real, tolerance: float) -> tuple[Real, Real]:
     return _trim(vertical, TAP_TOLERANCE * tolerance), _trim(horizontal, TAP_TOLERANCE * tolerance)
 
 
-def _trim(profiles: Real, tolerance: float) -> Real:
-    """Cut off outer taps, the same number on both sides, that are nothing on every profile."""
+def _trim(profiles: Float64, tolerance: float) -> Float64:
+    """Cut off outer taps, the same number on both sides, that are next to nothing in every profile."""
     used = np.flatnonzero((np.abs(profiles) > tolerance * np.abs(profiles).max()).any(axis=0))
     cut = min(used[0], profiles.shape[1] - 1 - used[-1])
     return profiles[:, cut : profiles.shape[1] - cut]
 
 
-def _bands(profiles: Floats, size: int, length: int, looked_at: LookedAt, block: int) -> list[Band]:
+def _bands(profiles: Floating, size: int, length: int, positions: Positions, block: int) -> list[Band]:
     """Blur by each profile and sample a mirrored line of `length` pixels, `block` new ones at a time.
 
-    It is mirrored for a kernel of `size` taps, of which the profiles have kept those in the middle.
+    It is mirrored for a kernel of `size` taps, of which the profiles have kept those in the middle. A new
+    pixel at p + f (0 <= f < 1) is (1 - f) B[p] + f B[p + 1] of the blurred line B: taps + 1 weights,
+    (1 - f) v at p and f v one pixel further.
     """
-    (rank, taps), (before, fraction) = profiles.shape, looked_at
+    (rank, taps), (before, fraction) = profiles.shape, positions
     new, first = len(before), before + (size - taps) // 2
     moved = fraction[:, None, None].astype(profiles.dtype) * profiles
     weights = np.zeros((new, rank, taps + 1), profiles.dtype)
@@ -170,7 +188,7 @@ def _bands(profiles: Floats, size: int, length: int, looked_at: LookedAt, block:
     ]
 
 
-def _by_rows(planes: Floats, bands: list[Band]) -> Floats:
+def _by_rows(planes: Floating, bands: list[Band]) -> Floating:
     """3 x height x width => 3 x rows x rank x width, for the rows of these bands."""
     channels, _, width = planes.shape
     start, rank = bands[0].new.start, bands[0].weights.shape[1]
@@ -181,7 +199,7 @@ def _by_rows(planes: Floats, bands: list[Band]) -> Floats:
     return lines
 
 
-def _by_columns(lines: Floats, bands: list[Band]) -> Floats:
+def _by_columns(lines: Floating, bands: list[Band]) -> Floating:
     """3 x rows x rank x width => 3 x rows x columns, summed over the rank."""
     channels, rows, rank, width = lines.shape
     each = lines.reshape(-1, rank, width).transpose(1, 0, 2)

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ffhqref.core import images, tables
 from ffhqref.core.store import UserError
+from ffhqref.core.tables import TableRow
 from ffhqref.degrade.levels import Level
 from ffhqref.degrade.operators import Degradation, Noise, Replayed, replay, sample
 
@@ -139,7 +140,7 @@ def _draws_of_table(path: Path, level: Level, targets: Sequence[Target], size: i
         yield Drawn(wanted[row[tables.IMAGE]], row[tables.COPY], degradation, step, draw)
 
 
-def _rows_of(path: Path, level: Level, size: int, wanted: Mapping[str, Target]) -> list[dict[str, Any]]:
+def _rows_of(path: Path, level: Level, size: int, wanted: Mapping[str, Target]) -> list[TableRow]:
     """The rows of these targets at this level, each file once; UserError where some target has none."""
     rows = tables.read(path, tables.DEGRADATIONS).to_pylist()
     rows = [row for row in rows if row[tables.LEVEL] == level.name and row[tables.IMAGE] in wanted]
@@ -155,7 +156,7 @@ def _rows_of(path: Path, level: Level, size: int, wanted: Mapping[str, Target]) 
     return list({(row[tables.IMAGE], row[tables.COPY]): row for row in rows}.values())
 
 
-def _degradation(row: Mapping[str, Any], path: Path) -> Degradation:
+def _degradation(row: TableRow, path: Path) -> Degradation:
     try:
         return Degradation(
             kernel=row[tables.KERNEL], sigma_x=row[tables.SIGMA_X], sigma_y=row[tables.SIGMA_Y],

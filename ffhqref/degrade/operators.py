@@ -2,8 +2,8 @@
 
 LQ = { JPEG_q [ (HQ * k_sigma) downscaled by r, plus noise n_delta ] } upscaled by r. Inside, pictures
 are BGR, float64 in [0, 1], height x width x 3; outside they are uint8 RGB. The numbers are those of the
-published procedure to the last bit of 8: `small_levels` leaves out what nobody will look at, and computes
-in float32 what float32 can decide.
+published procedure to the last bit of 8: `small_levels` leaves out what is never sampled, and computes in
+float32 what float32 can decide.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from ffhqref.core.arrays import Float32, Float64, UInt8
 from ffhqref.core.images import Rgb
 from ffhqref.core.store import seed_for
-from ffhqref.degrade.blur import Blur, Floats, Levels, Real
+from ffhqref.degrade.blur import Blur, Floating
 from ffhqref.degrade.levels import Level, load_level
 
-Noise = npt.NDArray[np.float32]  # standard normal, the small picture's height x width x 3 (BGR)
+Noise = Float32  # standard normal, the small picture's height x width x 3 (BGR)
 Kernel = Literal["iso", "aniso"]
 
 KERNEL_SIZE = 41  # px
@@ -82,12 +82,11 @@ class Sampler:
     seed: int = 0
 
     def __call__(self, image: Rgb, name: str, copy: int = 0) -> Rgb:
-        """The low-quality version of `image` (uint8 RGB), decided by (seed, name, copy) alone."""
-        return apply(image, self.draw(name, copy))
+        """The low-quality version of `image` (uint8 RGB), decided by (seed, name, copy) alone.
 
-    def draw(self, name: str, copy: int = 0) -> Degradation:
-        """Its parameters; `copy` can be the epoch or the step."""
-        return sample(self.level, self.seed, name, copy)
+        `copy` can be the epoch or the step.
+        """
+        return apply(image, sample(self.level, self.seed, name, copy))
 
 
 def sampler(level: Level | str, seed: int = 0) -> Sampler:
@@ -100,7 +99,7 @@ class Replayed:
     """One step of the published order of draws, and the noise that belongs to it."""
 
     degradation: Degradation
-    state: Mapping[str, Any]  # of the NumPy generator just before the noise
+    state: Mapping[str, object]  # of the NumPy generator just before the noise
     shape: tuple[int, int, int]
 
     def noise(self) -> Noise:
@@ -128,7 +127,7 @@ def replay(level: Level, height: int, width: int, seed: int = PUBLISHED_SEED) ->
         yield Replayed(replace(drawn, quality=quality, seed=seed), state, (*small, 3))
 
 
-def gaussian_kernel(sigma_x: float, sigma_y: float, theta: float = 0.0, size: int = KERNEL_SIZE) -> Real:
+def gaussian_kernel(sigma_x: float, sigma_y: float, theta: float = 0.0, size: int = KERNEL_SIZE) -> Float64:
     """A size x size Gaussian of sum 1 whose first axis is turned by `theta` from the columns' axis."""
     steps = np.arange(size) - size // 2
     columns, rows = steps[None, :], steps[:, None]
@@ -149,23 +148,23 @@ def draw_noise(seed: int, shape: tuple[int, ...]) -> Noise:
     return stream.standard_normal(shape).astype(np.float32)
 
 
-def add_noise(image: Floats, noise: float, unit: Noise) -> Floats:
+def add_noise(image: Floating, noise: float, unit: Noise) -> Floating:
     """Add standard normal `unit` times noise / 255 and clip to [0, 1]."""
     return np.asarray(np.clip(image + unit * noise / 255.0, 0, 1))
 
 
-def round_levels(image: Floats) -> Levels:
+def round_levels(image: Floating) -> UInt8:
     """[0, 1] => 0..255, half to even."""
-    return np.rint(image * 255.0).astype(np.uint8)
+    return np.asarray(np.rint(image * 255.0), np.uint8)
 
 
-def through_jpeg(levels: Levels, quality: int) -> Levels:
+def through_jpeg(levels: UInt8, quality: int) -> UInt8:
     """Encode and decode uint8 BGR as a JPEG of this quality (4:2:0)."""
     _, data = cv2.imencode(".jpg", levels, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
 
 
-def upscale(small: Levels, height: int, width: int) -> Rgb:
+def upscale(small: UInt8, height: int, width: int) -> Rgb:
     """Bilinear: uint8 BGR => uint8 RGB of height x width, rounded half to even."""
     bgr = small.astype(np.float32) / np.float32(255)  # in this order: resize rounds by the channel's place
     large = cv2.resize(bgr, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -186,10 +185,12 @@ def apply(image: Rgb, degradation: Degradation, noise: Noise | None = None) -> R
     return upscale(through_jpeg(levels, degradation.quality), *image.shape[:2])
 
 
-def small_levels(image: Rgb, degradation: Degradation, unit: Noise) -> Levels:
+def small_levels(image: Rgb, degradation: Degradation, unit: Noise) -> UInt8:
     """Blur, downscale, add the noise and round: the uint8 BGR that the JPEG gets.
 
-    In float32; what is too near to the middle of two levels is computed again, in float64.
+    In float32, whose error before rounding stays below a third of `DOUBT`. So float32 and float64 can round
+    to different levels only where the value lies within `DOUBT` of the middle of two: those values are
+    computed again in float64, each from the definition, and the result is that of float64 throughout.
     """
     blur = _blur(image, degradation)
     noisy = add_noise(blur.whole(np.float32) / 255.0, degradation.noise, unit) * 255.0
@@ -199,10 +200,10 @@ def small_levels(image: Rgb, degradation: Degradation, unit: Noise) -> Levels:
         return round_levels(add_noise(blur.whole(np.float64) / 255.0, degradation.noise, unit))
     if len(doubts[0]):
         levels[doubts] = round_levels(add_noise(blur.at(*doubts) / 255.0, degradation.noise, unit[doubts]))
-    return levels.astype(np.uint8)
+    return np.asarray(levels, np.uint8)
 
 
-def kernel_of(degradation: Degradation) -> Real:
+def kernel_of(degradation: Degradation) -> Float64:
     """The 41 x 41 blur kernel of a degradation."""
     return gaussian_kernel(degradation.sigma_x, degradation.sigma_y, degradation.theta)
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,7 @@ from ffhqref.core.store import (
     write_bytes,
     write_receipt,
 )
+from ffhqref.core.tables import TableRow
 from ffhqref.degrade.draws import DegradeOptions, Drawn, Filter, Target, draws, named, scanned
 from ffhqref.degrade.levels import Level
 from ffhqref.degrade.operators import apply
@@ -147,7 +148,7 @@ def sheet(
     `level_folders` maps a level to its output folder and the folder of its images below that. The rows
     are spread evenly over the images that every level has.
     """
-    made: dict[str, dict[str, Mapping[str, Any]]] = {}
+    made: dict[str, dict[str, TableRow]] = {}
     for level, (out, prefix) in level_folders.items():
         table = tables.read(out / TABLE, tables.DEGRADATIONS).to_pylist()
         mine = [row for row in table if row[tables.LEVEL] == level and row[tables.STATUS] == "ok"]
@@ -166,16 +167,14 @@ def sheet(
     images.write(path, sheets.compose(cells, ["clean", *level_folders]))
 
 
-def caption(row: Mapping[str, Any]) -> tuple[str, str]:
+def caption(row: TableRow) -> tuple[str, str]:
     """The drawn parameters of a table's row in two short lines."""
     blurred = f"blur {row[tables.SIGMA_X]:.1f} px"
     if row[tables.KERNEL] == "aniso":
         degrees = math.degrees(row[tables.THETA]) % 180  # a Gaussian turned by half a circle is the same
         blurred = f"blur {row[tables.SIGMA_X]:.1f} x {row[tables.SIGMA_Y]:.1f} px at {degrees:.0f} degrees"
-    return (
-        blurred,
-        f"1/{row[tables.SCALE]:.1f} size, noise {row[tables.NOISE]:.1f}, JPEG {row[tables.QUALITY]}",
-    )
+    rest = f"1/{row[tables.SCALE]:.1f} size, noise {row[tables.NOISE]:.1f}, JPEG {row[tables.QUALITY]}"
+    return blurred, rest
 
 
 # ---- a run over many -----------------------------------------------------------------------------
@@ -296,7 +295,7 @@ class DegradeRun:
         rows.sort(key=lambda row: (row[tables.IMAGE], row[tables.LEVEL], row[tables.LQ_IMAGE]))
         return pa.Table.from_pylist(rows, tables.DEGRADATIONS)
 
-    def _row(self, item: DegradeItem, made: Made) -> dict[str, Any]:
+    def _row(self, item: DegradeItem, made: Made) -> TableRow:
         drawn, size = item.drawn, self.options.size
         return {
             tables.IMAGE: drawn.target.name, tables.LQ_IMAGE: item.file, tables.STATUS: made.status,

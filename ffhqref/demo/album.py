@@ -16,17 +16,18 @@ import numpy as np
 from ffhqref.core.arrays import Float64
 from ffhqref.core.images import BadImage, Rgb, read, write
 from ffhqref.demo.portrait.camera import landmarks_of
-from ffhqref.demo.portrait.people import render_portrait
-from ffhqref.demo.portrait.traits import generator, person
+from ffhqref.demo.portrait.people import Portrait, render_portrait
+from ffhqref.demo.portrait.traits import generator, of_person, person
 from ffhqref.faces.geometry import align
 
-REVISION = 1  # of the drawing; a higher one gives other names, so that older files are not taken for these
-T = TypeVar("T")
+# Of what a portrait looks like: a higher one gives other names, so that older files are not taken for these.
+DRAWING_REVISION = 1
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One photograph to draw: photo number `photo` of person `number` in the world `seed`."""
+    """One photograph to draw: photo number `photo` of person `number` of the population `seed`."""
 
     seed: int
     number: int
@@ -38,16 +39,19 @@ class Wanted:
 
     @property
     def name(self) -> str:
-        """The picture's name; it says nothing of the person, so that nothing can cheat by it."""
-        code = int(generator(self.seed, self.identity, f"name {self.photo}, {REVISION}").integers(16**8))
-        return f"{code:08x}.png"
+        """The picture's name; it says nothing about the person, so that nothing can cheat by it."""
+        rng = generator(self.seed, self.identity, f"name {self.photo}, {DRAWING_REVISION}")
+        return f"{int(rng.integers(16**8)):08x}.png"
+
+    def portrait(self) -> Portrait:
+        return render_portrait(self.seed, self.number, self.photo)
 
 
-def album(seed: int, people: int, photos: tuple[int, int] = (1, 8), first: int = 0) -> list[Wanted]:
-    """Photographs of `people` people, from the least to the greatest number of photos each."""
+def album(seed: int, people: int, fewest: int = 1, most: int = 8) -> list[Wanted]:
+    """The photographs of `people` people, `fewest` to `most` of each."""
     wanted = []
-    for number in range(first, first + people):
-        count = int(generator(seed, f"person {number}", "photos").integers(photos[0], photos[1] + 1))
+    for number in range(people):
+        count = int(of_person(seed, number, "photos").integers(fewest, most + 1))
         wanted += [Wanted(seed, number, photo) for photo in range(count)]
     return wanted
 
@@ -56,8 +60,8 @@ def _single_thread() -> None:
     cv2.setNumThreads(1)
 
 
-def map_photos(work: Callable[[Wanted], T], wanted: Sequence[Wanted], workers: int) -> Iterator[T]:
-    """`work` on each photograph, in order, in so many processes; 1 draws here."""
+def map_photos(work: Callable[[Wanted], Made], wanted: Sequence[Wanted], workers: int) -> Iterator[Made]:
+    """`work` on each photograph, in order, in so many processes; 1 works in this one."""
     if workers <= 1:
         yield from map(work, wanted)
         return
@@ -68,7 +72,7 @@ def map_photos(work: Callable[[Wanted], T], wanted: Sequence[Wanted], workers: i
 
 def aligned_face(wanted: Wanted) -> tuple[Rgb, int]:
     """The drawn face on ArcFace's template (112 x 112) and its person's number."""
-    portrait = render_portrait(wanted.seed, wanted.number, wanted.photo)
+    portrait = wanted.portrait()
     return align(portrait.image, portrait.landmarks.astype(np.float32)), wanted.number
 
 
@@ -95,7 +99,7 @@ def photograph(folder: Path, wanted: Wanted) -> Label:
         read(path)
         marks = landmarks_of(wanted.seed, wanted.number, wanted.photo)
     except BadImage:
-        portrait = render_portrait(wanted.seed, wanted.number, wanted.photo)
+        portrait = wanted.portrait()
         write(path, portrait.image)
         marks = portrait.landmarks
     who = person(wanted.seed, wanted.number)

@@ -3,55 +3,54 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-from tqdm import tqdm
 
 from ffhqref.core import tables
 from ffhqref.core.images import scan
 from ffhqref.core.recipe import Recipe, load_recipe
 from ffhqref.core.store import Receipt, UserError, finished, lock, need_space, write_receipt, write_text
+from ffhqref.core.terminal import progress
 from ffhqref.dataset.build import Built, build_refs
 from ffhqref.dataset.sheet import contact_sheet
 from ffhqref.degrade.draws import DegradeOptions
 from ffhqref.degrade.levels import load_level
 from ffhqref.degrade.stage import degrade_dataset
 from ffhqref.demo import EMBEDDER
-from ffhqref.demo.album import REVISION, Label, album, photographs
+from ffhqref.demo.album import DRAWING_REVISION, Label, album, photographs
 from ffhqref.download.sources import load_source
 from ffhqref.download.stage import DownloadOptions, accept_terms, download
+from ffhqref.faces.networks import Device
 from ffhqref.identities.grouping import Agreement, agreement
 
 PHOTO_BYTES = 420_000  # of a drawn PNG, about
-PEOPLE = (5, 9999)
-LEVELS = ("severe", "moderate")
+PEOPLE_RANGE = (5, 9999)
+TEST_LEVELS = ("severe", "moderate")
+REAL_SOURCES = ("lfw", "buffalo_sc")  # of the demo on real people
 
 Say = Callable[[str], None]
 Accept = Callable[[str, str], bool]  # (name of a source, its terms) -> whether they are accepted
 
 
 @dataclass(frozen=True)
-class Result:
-    """A finished demo: where its photographs and dataset are, and how right the found identities are."""
+class DemoResult:
+    """A finished demo: where its dataset is, and how right the identities found in it are."""
 
-    photos: Path
     dataset: Path
     built: Built
-    identities: Agreement  # found against drawn
-    levels: tuple[str, ...]  # of low-quality test images that were made
+    identities: Agreement  # found against known
 
 
 def render_photos(out: Path, *, people: int = 60, seed: int = 0, workers: int = 2) -> Path:
-    """Draw the photographs of a demo below `out`/photos, with labels.csv and landmarks.csv beside it.
+    """Draw the photographs of a demo into `out`/photos, which is returned, and write down who they show.
 
-    What an earlier run drew is kept; photographs of another seed or of more people are removed. The
-    folder of photographs is returned.
+    What an earlier run drew is kept; photographs of another seed or of more people are removed.
+    labels.csv and landmarks.csv lie beside the folder.
     """
     wanted = album(seed, people)
-    parameters = {"people": people, "seed": seed, "drawing": REVISION}
+    parameters = {"people": people, "seed": seed, "drawing": DRAWING_REVISION}
     receipt = Receipt(stage="draw", revision=1, parameters=parameters, inputs={})
     photos = out / "photos"
     with lock(out, "demo"):
@@ -61,9 +60,8 @@ def render_photos(out: Path, *, people: int = 60, seed: int = 0, workers: int = 
         photos.mkdir(exist_ok=True)
         for stale in {p.name for p in photos.glob("*.png")} - {w.name for w in wanted}:
             (photos / stale).unlink()
-        each = photographs(photos, wanted, workers)
-        labels = list(tqdm(each, total=len(wanted), desc="draw", unit="photo", disable=None))
-        labels.sort(key=lambda label: label.image)
+        each = progress(photographs(photos, wanted, workers), "draw", "photo", len(wanted))
+        labels = sorted(each, key=lambda label: label.image)
         write_text(out / "labels.csv", labels_csv(labels))
         write_text(out / "landmarks.csv", landmarks_csv(labels))
         outputs = [out / "labels.csv", out / "landmarks.csv", *(photos / label.image for label in labels)]
@@ -73,14 +71,18 @@ def render_photos(out: Path, *, people: int = 60, seed: int = 0, workers: int = 
 
 def labels_csv(labels: Sequence[Label]) -> str:
     """image, identity, age (years), gender, skin_tone; a line a photograph."""
-    lines = [f"{x.image},{x.identity},{x.age},{x.gender},{x.skin_tone}" for x in labels]
-    return "\n".join([f"{tables.IMAGE},{tables.IDENTITY},age,gender,skin_tone", *lines]) + "\n"
+    rows = ([x.image, x.identity, str(x.age), x.gender, x.skin_tone] for x in labels)
+    return _csv([tables.IMAGE, tables.IDENTITY, "age", "gender", "skin_tone"], rows)
 
 
 def landmarks_csv(labels: Sequence[Label]) -> str:
     """image and five points (px) as `--align landmarks --landmarks FILE` reads them."""
-    lines = [",".join([x.image, *(f"{value:.2f}" for value in x.landmarks.ravel())]) for x in labels]
-    return "\n".join([",".join([tables.IMAGE, *tables.LANDMARK_COLUMNS]), *lines]) + "\n"
+    rows = ([x.image, *(f"{value:.2f}" for value in x.landmarks.ravel())] for x in labels)
+    return _csv([tables.IMAGE, *tables.LANDMARK_COLUMNS], rows)
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "".join(",".join(row) + "\n" for row in (header, *rows))
 
 
 def demo_recipe(out: Path, seed: int) -> Recipe:
@@ -91,27 +93,25 @@ def demo_recipe(out: Path, seed: int) -> Recipe:
 
 def judged(dataset: Path, labels: Path) -> Agreement:
     """The identities that were found against those that are known (CSV of image and identity)."""
-    known = tables.read_csv(labels, [tables.IMAGE, tables.IDENTITY])
-    of = dict(zip(known[tables.IMAGE], known[tables.IDENTITY], strict=True))
-    table = tables.read(
-        tables.path_of(dataset, "identities"), tables.IDENTITIES, [tables.IMAGE, tables.IDENTITY]
-    )
-    found = dict(zip(tables.texts(table, tables.IMAGE), tables.texts(table, tables.IDENTITY), strict=True))
-    both = [name for name in found if name in of]
+    known, columns = tables.read_labels(labels), [tables.IMAGE, tables.IDENTITY]
+    table = tables.read(tables.path_of(dataset, "identities"), tables.IDENTITIES, columns)
+    found = dict(zip(*(tables.texts(table, column) for column in columns), strict=True))
+    both = [name for name in found if name in known]
     if not both:
         raise UserError(f"{labels} names no photograph of {dataset}: run the demo into a new folder.")
-    return agreement([found[name] for name in both], [of[name] for name in both])
+    return agreement([found[name] for name in both], [known[name] for name in both])
 
 
 def run_demo(
     out: Path, *, people: int = 60, seed: int = 0, workers: int = 2, say: Say = lambda line: None
-) -> Result:
+) -> DemoResult:
     """Draw people, build a dataset of them, degrade its test images, lay out a contact sheet.
 
     `say` is given each line of the report as it is known. UserError where `people` is out of range.
     """
-    if not PEOPLE[0] <= people <= PEOPLE[1]:
-        raise UserError(f"--people {people}: give a number from {PEOPLE[0]} to {PEOPLE[1]}.")
+    fewest, most = PEOPLE_RANGE
+    if not fewest <= people <= most:
+        raise UserError(f"--people {people}: give a number from {fewest} to {most}.")
     say(
         "These are drawn people and a demonstration network that knows drawn people only: "
         "nothing here is a photograph, and the network is of no use for real ones."
@@ -121,23 +121,24 @@ def run_demo(
     drew = time.monotonic()
     count = len(list(photos.iterdir()))
     say(f"{count:,} drawn photos of {people} people ({drew - began:.0f} s): {photos}")
+    result = _dataset_of(photos, out, demo_recipe(out, seed), "cpu", workers)
+    took = time.monotonic() - drew
+    say(f"Their dataset, verified, with low-quality test images ({took:.0f} s): {result.dataset}")
+    return result
+
+
+def _dataset_of(photos: Path, out: Path, recipe: Recipe, device: Device, workers: int) -> DemoResult:
+    """Build a dataset, judge it by labels.csv, degrade its test images, lay out a contact sheet."""
     dataset = out / "dataset"
-    built = build_refs(photos, dataset, demo_recipe(out, seed), device="cpu", workers=workers)
+    built = build_refs(photos, dataset, recipe, device=device, workers=workers)
     identities = judged(dataset, out / "labels.csv")
-    levels = degrade_tests(dataset, photos, workers)
-    contact_sheet(dataset, photos)
-    say(f"Their dataset, verified, with low-quality test images ({time.monotonic() - drew:.0f} s): {dataset}")
-    return Result(photos, dataset, built, identities, levels)
-
-
-def degrade_tests(dataset: Path, photos: Path, workers: int) -> tuple[str, ...]:
-    """Severe and moderate low-quality images of the test targets; the levels' names."""
-    for level in LEVELS:
+    for level in TEST_LEVELS:
         degrade_dataset(load_level(level), dataset, photos=photos, options=DegradeOptions(workers=workers))
-    return LEVELS
+    contact_sheet(dataset, photos)
+    return DemoResult(dataset, built, identities)
 
 
-def closing_lines(out: Path, result: Result) -> list[str]:
+def closing_lines(out: Path, result: DemoResult) -> list[str]:
     """What a finished demo tells: how right it is, what lies where, what to do with real photographs."""
     found = result.identities
     return [
@@ -152,17 +153,14 @@ def closing_lines(out: Path, result: Result) -> list[str]:
     ]
 
 
-REAL = ("lfw", "buffalo_sc")  # sources of the demo on real people
-
-
-def run_real(out: Path, *, accept: Accept, workers: int = 2, say: Say = lambda line: None) -> Result:
+def run_real(out: Path, *, accept: Accept, workers: int = 2, say: Say = lambda line: None) -> DemoResult:
     """The same on real people: LFW and InsightFace's smallest pack are downloaded, LFW's labels judge.
 
-    `accept` is asked once with a source's name and terms. UserError where something cannot be had.
+    `accept` is asked once with each source's name and terms. UserError where something is unavailable.
     """
     say("These are the photographs of Labeled Faces in the Wild and a small network for real faces.")
-    downloads, dataset = out / "downloads", out / "dataset"
-    sources = [load_source(name) for name in REAL]
+    downloads = out / "downloads"
+    sources = [load_source(name) for name in REAL_SOURCES]
     for source in sources:
         accept_terms(source, downloads, partial(accept, source.name))
     outcome = download(sources, downloads, DownloadOptions())
@@ -176,19 +174,16 @@ def run_real(out: Path, *, accept: Accept, workers: int = 2, say: Say = lambda l
     write_text(out / "labels.csv", people_of_folders(photos))
     networks = {"detector": "det_500m.onnx", "embedder": "w600k_mbf.onnx"}
     files = {key: str(downloads / "buffalo_sc" / name) for key, name in networks.items()}
-    built = build_refs(photos, dataset, load_recipe("photos", **files), workers=workers)
-    identities = judged(dataset, out / "labels.csv")
-    levels = degrade_tests(dataset, photos, workers)
-    contact_sheet(dataset, photos)
-    say(f"Built the dataset in {time.monotonic() - began:.0f} s: {dataset}")
-    return Result(photos, dataset, built, identities, levels)
+    result = _dataset_of(photos, out, load_recipe("photos", **files), "auto", workers)
+    say(f"Built the dataset in {time.monotonic() - began:.0f} s: {result.dataset}")
+    return result
 
 
 def people_of_folders(photos: Path) -> str:
-    """image, identity of photographs that lie in a folder for each person."""
+    """image, identity of photographs in a folder for each person."""
     names = [photo.name for photo in scan(photos)]
-    rows = [f"{name},{name.rpartition('/')[0]}" for name in names if "," not in name and "/" in name]
-    return "\n".join([f"{tables.IMAGE},{tables.IDENTITY}", *rows]) + "\n"
+    rows = ([name, name.rpartition("/")[0]] for name in names if "," not in name and "/" in name)
+    return _csv([tables.IMAGE, tables.IDENTITY], rows)
 
 
 EXPLAINED = {
@@ -213,6 +208,6 @@ def tree(out: Path) -> list[str]:
         path = out / name
         if path.exists():
             count = sum(1 for p in path.rglob("*") if p.is_file()) if path.is_dir() else 0
-            shown = f"{name}/ ({count:,} files)" if count else name
-            lines.append(f"  {shown:<42}{what}")
+            entry = f"{name}/ ({count:,} files)" if count else name
+            lines.append(f"  {entry:<42}{what}")
     return lines

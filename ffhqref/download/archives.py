@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, cast
+from typing import IO, cast
 
 from ffhqref.core.store import PART_SUFFIX, below, digest, flush, write_text
 from ffhqref.download.ledger import BLOCK, Entry, Ledger
@@ -114,11 +114,8 @@ def _tar(archive: IO[bytes]) -> Iterator[tarfile.TarFile]:
     with _faults():
         start = archive.read(2)
         archive.seek(0)
-        if start == b"\x1f\x8b":
-            archive = gzip.GzipFile(fileobj=archive)  # type: ignore[assignment]
-        with tarfile.open(
-            fileobj=cast(IO[bytes], _Bounded(archive)), mode="r:", ignore_zeros=False
-        ) as opened:
+        plain = cast(IO[bytes], gzip.GzipFile(fileobj=archive)) if start == b"\x1f\x8b" else archive
+        with tarfile.open(fileobj=cast(IO[bytes], _Bounded(plain)), mode="r:", ignore_zeros=False) as opened:
             yield opened
 
 
@@ -151,9 +148,9 @@ def _tar_members(opened: tarfile.TarFile, size: int) -> Iterator[Member]:
             yield Member(name=info.name, path="", bytes=info.size, packed=0)
 
 
-def _tar_headers(opened: Any) -> Iterator[tarfile.TarInfo]:
+def _tar_headers(opened: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while info := opened.next():
-        opened.members = []  # it would keep every header
+        vars(opened)["members"] = []  # it would keep every header
         yield info
 
 

@@ -136,6 +136,15 @@ class Digests:
         return Entry(path=file.path, bytes=stat.st_size, mtime_ns=stat.st_mtime_ns, origin=origin, **sums)
 
 
+def read_entry(
+    file: SourceFile, path: Path, origin: str = "", tell: Callable[[int], None] = lambda count: None
+) -> Entry:
+    """What the ledger keeps of the file at `path`, read whole now; for `tell` see `Digests.read`."""
+    digests = Digests(file)
+    digests.read(path, tell)
+    return digests.entry(file, path, origin)
+
+
 class Beside:
     """Digests taken by a thread beside the one that receives: hashing and the network at once.
 

@@ -7,28 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from ffhqref.core import tables
-from ffhqref.core.store import UserError, atomic
+from ffhqref.core.store import JsonObject, UserError, atomic
 from ffhqref.core.stream import entries
+from ffhqref.core.tables import TableRow
+from ffhqref.core.terminal import progress
 from ffhqref.download.sources import OWN_NAME, SourceFile
 
-BATCH = 2048  # rows written together
-ATTRIBUTION = "attribution.parquet"
+ROWS = 2048  # rows written together
+ATTRIBUTION_FILE = "attribution.parquet"
 
 
-def _rows(path: Path, part: str, total: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def _rows(path: Path, part: str, total: int) -> Iterator[tuple[TableRow, TableRow]]:
     """A listing row and an attribution row for each entry; UserError where it is not FFHQ's metadata."""
     where = "it starts"
     try:
         with path.open(encoding="utf-8") as opened:
-            bar = tqdm(entries(opened), desc=path.name, unit=" entries", total=total or None, disable=None)
-            for key, entry in bar:
+            for key, entry in progress(entries(opened), path.name, " entries", total or None):
                 where = f"entry {key[:20]!r}"
                 yield _listed(entry[part]), _attributed(entry)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -37,7 +36,7 @@ def _rows(path: Path, part: str, total: int) -> Iterator[tuple[dict[str, Any], d
         ) from None
 
 
-def _listed(file: dict[str, Any]) -> dict[str, Any]:
+def _listed(file: JsonObject) -> TableRow:
     name = file["file_path"]
     row = {
         tables.IMAGE: name,
@@ -50,7 +49,7 @@ def _listed(file: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _attributed(entry: dict[str, Any]) -> dict[str, Any]:
+def _attributed(entry: JsonObject) -> TableRow:
     about = entry["metadata"]
     row = {key: str(about.get(key) or "") for key in tables.ATTRIBUTION.names if key != tables.IMAGE}
     return {tables.IMAGE: entry["image"]["file_path"], **row, tables.CATEGORY: str(entry["category"])}
@@ -72,16 +71,16 @@ def list_files(
     `total` is how many entries are expected, for the bar.
     """
     kept = out / OWN_NAME / f"{part}-{digest[:32]}.parquet"
-    if keep and (not kept.is_file() or not (out / ATTRIBUTION).is_file()):
-        _write_tables(metadata, part, kept, out / ATTRIBUTION, total)
+    if keep and (not kept.is_file() or not (out / ATTRIBUTION_FILE).is_file()):
+        _write_tables(metadata, part, kept, out / ATTRIBUTION_FILE, total)
     if keep:
-        _leave_out(out / ATTRIBUTION, excluded)
+        _leave_out(out / ATTRIBUTION_FILE, excluded)
     if not kept.is_file():
         return [_file(row) for row, _ in _rows(metadata, part, total)]
     return [_file(row) for row in tables.read(kept, tables.LISTING).to_pylist()]
 
 
-def _file(row: dict[str, Any]) -> SourceFile:
+def _file(row: TableRow) -> SourceFile:
     return SourceFile(
         path=row[tables.IMAGE],
         urls=(row[tables.URL],),
@@ -106,15 +105,15 @@ def _write_tables(metadata: Path, part: str, listing: Path, attribution: Path, t
             pq.ParquetWriter(first, tables.ATTRIBUTION, compression="zstd") as people,
             pq.ParquetWriter(second, tables.LISTING, compression="zstd") as files,
         ):
-            batch: list[tuple[dict[str, Any], dict[str, Any]]] = []
+            batch: list[tuple[TableRow, TableRow]] = []
             for rows in _rows(metadata, part, total):
                 batch.append(rows)
-                if len(batch) == BATCH:
+                if len(batch) == ROWS:
                     _flush(files, people, batch)
             _flush(files, people, batch)
 
 
-def _flush(files: Any, people: Any, batch: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+def _flush(files: pq.ParquetWriter, people: pq.ParquetWriter, batch: list[tuple[TableRow, TableRow]]) -> None:
     if batch:
         files.write_table(pa.Table.from_pylist([row for row, _ in batch], tables.LISTING))
         people.write_table(pa.Table.from_pylist([row for _, row in batch], tables.ATTRIBUTION))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html.parser
 import zlib
-from typing import Any
 from urllib.parse import urlencode, urljoin, urlsplit
 
 MAX_PAGE = 1 << 20  # bytes of a page that are read
@@ -48,7 +47,7 @@ class _Page(html.parser.HTMLParser):
         self.link = ""
         self._inside = ""
 
-    def handle_starttag(self, tag: str, attributes: Any) -> None:
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         given = {key: value or "" for key, value in attributes}
         self._inside = tag
         if tag == "form" and (given.get("id") == "download-form" or not self.action):

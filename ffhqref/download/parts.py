@@ -134,7 +134,7 @@ class Mirror:
         return f"{self.base}/{quote(name)}" if not self.base.startswith("hf://") else f"{self.base}/{name}"
 
 
-class Balance:
+class Reported:
     """What the progress bar was told of one file, so that it can be corrected."""
 
     def __init__(self, tell: Tell) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 
 import requests
 
 from ffhqref.download.network import Network, Refused, Trouble, confirmation, read_page, troubles
 from ffhqref.download.transfer import CONTENT_RANGE
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 LEAST = 1 << 16  # bytes fetched at a time, so that a directory costs one request and not hundreds
 
@@ -41,12 +44,13 @@ class RemoteFile(io.RawIOBase):
         self._at = max(0, base + offset)
         return self._at
 
-    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
-        count = min(len(buffer), self.size - self._at)
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        count = min(len(view), self.size - self._at)
         if count <= 0:
             return 0
         data, _ = self._retried(lambda: self._range(self._at, self._at + count - 1))
-        buffer[: len(data)] = data
+        view[: len(data)] = data
         self._at += len(data)
         return len(data)
 

@@ -12,7 +12,7 @@ from ffhqref.core.recipe import build, load_toml, locate, manifests
 from ffhqref.core.store import UserError
 
 Listing = Literal["", "image", "thumbnail", "in_the_wild"]
-URL = re.compile(r"(https?|hf)://[^\s/]+/\S*", re.IGNORECASE)
+ADDRESS = re.compile(r"(https?|hf)://[^\s/]+/\S*", re.IGNORECASE)
 OWN_NAME = ".ffhqref"  # what we keep beside downloaded files starts with this; no file may be called so
 
 
@@ -68,7 +68,7 @@ class SourceFile:
             checks.append((hexadecimal, f"{self.path}: {kind} must be {digits} hexadecimal digits"))
         for url in self.urls:
             checks.append(
-                (URL.fullmatch(url), f"{self.path}: {url!r} must start with http://, https:// or hf://")
+                (ADDRESS.fullmatch(url), f"{self.path}: {url!r} must start with http://, https:// or hf://")
             )
         for good, fault in checks:
             if not good:

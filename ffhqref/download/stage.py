@@ -12,13 +12,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
 
 from ffhqref.core.store import UserError, below, digest, lock, need_space, read_text, write_text
+from ffhqref.core.terminal import Bar, progress_bar
 from ffhqref.download.archives import BadArchive
-from ffhqref.download.ledger import Digests, Ledger, known_right, verified
+from ffhqref.download.ledger import Ledger, known_right, read_entry, verified
 from ffhqref.download.network import Manners, Network, Refused, Stopped, Trouble
 from ffhqref.download.parts import Mirror, Part, sweep_orphans
 from ffhqref.download.selection import Selection, Task
@@ -40,6 +38,10 @@ class DownloadOptions:
     jobs: int = 8
     verify: bool = False
     manners: Manners = field(default_factory=Manners)
+
+    def excluded_names(self) -> list[str]:
+        """The lines of the file `exclude`; none without one."""
+        return read_text(self.exclude, "a list of names, one a line").splitlines() if self.exclude else []
 
 
 @dataclass(kw_only=True)
@@ -68,7 +70,7 @@ def download(sources: Sequence[Source], out: Path, options: DownloadOptions) -> 
             run = _Run(out, options, Transfer(out, network, ledger, mirrors))
             for source in sources:
                 run.add_listing(source)
-            run.plan(_selected(sources, out, options, run.listed))
+            run.plan(_selected(sources, options, run.listed))
             run.work()
             run.write_missing()
             return run.outcome
@@ -82,7 +84,7 @@ def preview(sources: Sequence[Source], out: Path, options: DownloadOptions) -> D
     run = _Run(out, options, Transfer(out, Network(options.manners), ledger, []))
     for source in sources:
         run.add_listing(source, fetch=False)
-    run.plan(_selected(sources, out, options, run.listed), check_space=False)
+    run.plan(_selected(sources, options, run.listed), check_space=False)
     return run.outcome
 
 
@@ -102,14 +104,14 @@ def accept_terms(source: Source, out: Path, ask: Callable[[str], bool]) -> None:
 
 
 def _selected(
-    sources: Sequence[Source], out: Path, options: DownloadOptions, listed: dict[str, list[SourceFile]]
+    sources: Sequence[Source], options: DownloadOptions, listed: dict[str, list[SourceFile]]
 ) -> Iterator[Task | str]:
     """The tasks of all sources in order, and the paths that are excluded; UserError where none is left."""
-    excluded = read_text(options.exclude, "a list of names, one a line") if options.exclude else ""
+    excluded = options.excluded_names()
     seen: dict[str, SourceFile] = {}
     chosen = False
     for source in sources:
-        selection = Selection.make(options.only, source, excluded.splitlines())
+        selection = Selection.make(options.only, source, excluded)
         chosen = chosen or bool(source.listing and source.name not in listed)
         for file, asked in _wanted(source, selection, listed.get(source.name, ())):
             if selection.excludes(file.path):
@@ -150,7 +152,7 @@ class _Run:
         self.unpacker = Unpacker(out, transfer, options.verify, self._on_disk, self._tell)
         self._lock = threading.Lock()
         self._fatal: list[BaseException] = []
-        self._bar: Any = None
+        self._bar: Bar | None = None  # while threads work
 
     def add_listing(self, source: Source, fetch: bool = True) -> None:
         """Have the source's listing, where it has one, and the files that it names."""
@@ -166,7 +168,7 @@ class _Run:
         if entry and self._right(file):
             from ffhqref.download import metadata
 
-            names = Selection.make((), source, self._excluded_names())
+            names = Selection.make((), source, self.options.excluded_names())
             digest_of = entry.sha256 or entry.md5
             self.listed[source.name] = metadata.list_files(
                 self.out,
@@ -185,11 +187,6 @@ class _Run:
             if not fetch:
                 self.outcome.bytes_wanted += source.about_bytes
                 self.outcome.wanted += source.listed_files
-
-    def _excluded_names(self) -> list[str]:
-        if not self.options.exclude:
-            return []
-        return read_text(self.options.exclude, "a list of names, one a line").splitlines()
 
     def plan(self, selected: Iterator[Task | str], check_space: bool = True) -> None:
         """Leave out what is there and right by its stat; UserError where the disk is too small."""
@@ -226,23 +223,19 @@ class _Run:
         tasks = iter(self.tasks)
         count = max(1, min(self.options.jobs, len(self.tasks)))
         total = sum(task.file.bytes or 0 for task in self.tasks)
-        self._bar = tqdm(
-            total=total, unit="B", unit_scale=True, desc="download", disable=None, smoothing=0.05
-        )
         threads = [threading.Thread(target=self._worker, args=(tasks,), daemon=True) for _ in range(count)]
-        try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(0.2)
-        except BaseException:
-            self.network.stop.set()
-            for thread in threads:
-                thread.join(5)
-            raise
-        finally:
-            self._bar.close()
+        with progress_bar("download", "B", total, scaled=True, smoothing=0.05) as self._bar:
+            try:
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    while thread.is_alive():
+                        thread.join(0.2)
+            except BaseException:
+                self.network.stop.set()
+                for thread in threads:
+                    thread.join(5)
+                raise
         if self._fatal:
             raise self._fatal[0]
 
@@ -268,11 +261,12 @@ class _Run:
     def _miss(self, path: str, reason: str) -> None:
         with self._lock:
             self.outcome.missing.append((path, reason))
-            if self._bar is not None:  # the bar of this run's threads
+            if self._bar is not None:
                 self._bar.set_postfix_str(f"{len(self.outcome.missing)} missing", refresh=False)
 
     def _tell(self, count: int) -> None:
         with self._lock:
+            assert self._bar is not None  # only tasks tell
             self._bar.total = max(self._bar.total or 0, self._bar.n + count)
             self._bar.update(count)
 
@@ -300,9 +294,8 @@ class _Run:
             self._tell(count)
             self.network.took(0)
 
-        digests = Digests(file)
-        digests.read(path, tell)
-        entry, reason = verified(file, path, digests.entry(file, path, "disk"), self.ledger.get(file.path))
+        found = read_entry(file, path, "disk", tell)
+        entry, reason = verified(file, path, found, self.ledger.get(file.path))
         if reason:
             self._tell(-told[0])
             return False

@@ -21,7 +21,7 @@ from ffhqref.core.store import UserError, below
 from ffhqref.download.ledger import BLOCK, Beside, Digests, Entry, Ledger, verified
 from ffhqref.download.network import Network, Refused, Trouble, confirmation, troubles
 from ffhqref.download.pages import MAX_PAGE, page_text
-from ffhqref.download.parts import Balance, Mirror, Origin, Part, Tell
+from ffhqref.download.parts import Mirror, Origin, Part, Reported, Tell
 from ffhqref.download.sources import SourceFile
 
 CHUNK = 1 << 18  # bytes asked of the socket at a time; it gives what is there, so a kill loses little
@@ -47,17 +47,17 @@ class Transfer:
         `tell` hears the bytes as they arrive, those that an earlier run left first.
         """
         part = Part(self.out, file.path)
-        heard = Balance(tell)
-        heard.set(part.size())
+        told = Reported(tell)
+        told.set(part.size())
         reasons: list[str] = []
-        for entry in self._attempts(file, part, heard, reasons):
+        for entry in self._attempts(file, part, told, reasons):
             self.ledger.add(entry)
             return entry
-        heard.set(0)
+        told.set(0)
         unique = list(dict.fromkeys(reasons))
         raise Refused("; ".join(unique) or "it has no address: give --mirror")
 
-    def _attempts(self, file: SourceFile, part: Part, heard: Balance, reasons: list[str]) -> Iterator[Entry]:
+    def _attempts(self, file: SourceFile, part: Part, told: Reported, reasons: list[str]) -> Iterator[Entry]:
         """Yield the entry of the finished file from the first place that gives it."""
         for mirror in self.mirrors:
             if mirror.exhausted:
@@ -65,46 +65,46 @@ class Transfer:
                 continue
             for name in mirror.names(file.path):
                 try:
-                    yield self._from_mirror(file, part, mirror, name, heard)
+                    yield self._from_mirror(file, part, mirror, name, told)
                 except Refused as refusal:
                     reasons.append(str(refusal))
             mirror.misses += 1
         for url in file.urls:
             try:
-                yield self._from_url(file, part, url, heard)
+                yield self._from_url(file, part, url, told)
             except Refused as refusal:
                 reasons.append(str(refusal))
 
-    def _from_mirror(self, file: SourceFile, part: Part, mirror: Mirror, name: str, heard: Balance) -> Entry:
+    def _from_mirror(self, file: SourceFile, part: Part, mirror: Mirror, name: str, told: Reported) -> Entry:
         if mirror.folder is None:
-            entry = self._from_url(file, part, mirror.url(name), heard)
+            entry = self._from_url(file, part, mirror.url(name), told)
         else:
-            entry = self._from_disk(file, part, mirror.folder / name, heard)
+            entry = self._from_disk(file, part, mirror.folder / name, told)
         mirror.found(file.path, name)
         return entry
 
-    def _from_disk(self, file: SourceFile, part: Part, origin: Path, heard: Balance) -> Entry:
+    def _from_disk(self, file: SourceFile, part: Part, origin: Path, told: Reported) -> Entry:
         if not origin.is_file():
             raise Refused(f"{origin.parent} has no such file")
         part.start(Origin(url=str(origin)))
-        heard.set(0)
+        told.set(0)
         digests = Digests(file)
         with origin.open("rb", buffering=0) as source, part.path.open("ab", buffering=0) as sink:
             while piece := source.read(BLOCK):
-                self._write(sink, piece, digests.update, heard)
+                self._write(sink, piece, digests.update, told)
         try:
             return self._finish(file, part, digests, str(origin))
         except Trouble as trouble:
             raise Refused(str(trouble)) from None
 
-    def _from_url(self, file: SourceFile, part: Part, url: str, heard: Balance) -> Entry:
+    def _from_url(self, file: SourceFile, part: Part, url: str, told: Reported) -> Entry:
         """Attempt until it is there; attempts that bring the file forward are not counted."""
         manners = self.network.manners
         spent, best = 0, part.size()
         while True:
             try:
                 with self.network.slot(url):
-                    entry = self._attempt(file, part, url, heard)
+                    entry = self._attempt(file, part, url, told)
                 self.network.count(url)
                 return entry
             except Refused as refusal:
@@ -113,7 +113,7 @@ class Transfer:
                 raise
             except Trouble as trouble:
                 size = part.size()
-                heard.set(size)
+                told.set(size)
                 step = min(1 << 20, max(1, (file.bytes or 0) // 200))
                 spent = 0 if size >= best + step and trouble.cost == 1 else spent + trouble.cost
                 best = max(best, size)
@@ -125,7 +125,7 @@ class Transfer:
                 wait = max(trouble.wait, self.network.backoff(f"{url} {file.path}", max(0, spent - 1)))
             self.network.sleep(wait)
 
-    def _attempt(self, file: SourceFile, part: Part, url: str, heard: Balance) -> Entry:
+    def _attempt(self, file: SourceFile, part: Part, url: str, told: Reported) -> Entry:
         """One request, from where the part file stops, to the end of the file or of the connection."""
         have, origin = part.usable(file, url)
         if origin and have and have == (origin.length or file.bytes):  # killed after the last byte
@@ -140,7 +140,7 @@ class Transfer:
             if response.status_code == 416:
                 part.drop()
                 raise Trouble(f"{_host(url)} has a shorter file than before")
-            digests = self._receive(file, part, url, response, pieces, heard)
+            digests = self._receive(file, part, url, response, pieces, told)
         finally:
             response.close()
         return self._finish(file, part, digests, url)
@@ -175,7 +175,7 @@ class Transfer:
         url: str,
         response: requests.Response,
         pieces: Iterator[bytes],
-        heard: Balance,
+        told: Reported,
     ) -> Digests:
         """Write the body to the part file, from 0 or, where the server agrees, from where it stops."""
         digests = Digests(file)
@@ -185,7 +185,7 @@ class Transfer:
         else:
             _check_length(file, origin)
             part.start(origin)
-        size = heard.set(start)
+        size = told.set(start)
         limit = _limit(file, origin)
         large = (origin.length or 0) - start > LARGE
         with (
@@ -196,7 +196,7 @@ class Transfer:
                 size += len(piece)
                 if size > limit:
                     break
-                self._write(sink, piece, update, heard)
+                self._write(sink, piece, update, told)
         if size > limit:
             part.drop()
             raise Trouble(f"{_host(url)} sends more than the {limit:,} bytes it should", cost=WRONG)
@@ -217,12 +217,12 @@ class Transfer:
             part.drop()
             raise Refused(f"{_host(url)} does not say how long the file is: give its bytes or sha256")
 
-    def _write(self, sink: FileIO, piece: bytes, update: Callable[[bytes], None], heard: Balance) -> None:
+    def _write(self, sink: FileIO, piece: bytes, update: Callable[[bytes], None], told: Reported) -> None:
         try:
             view = memoryview(piece)
             while view:
                 view = view[sink.write(view) :]
-            if self._filled(heard.size, heard.size + len(piece)):
+            if self._filled(told.size, told.size + len(piece)):
                 if shutil.disk_usage(self.out).free < SPARE:
                     raise OSError(errno.ENOSPC, "no space left")
         except OSError as error:
@@ -233,7 +233,7 @@ class Transfer:
                 "what is there is kept."
             ) from None
         update(piece)
-        heard.set(heard.size + len(piece))
+        told.set(told.size + len(piece))
         self.network.took(len(piece))
 
     @staticmethod

@@ -8,7 +8,7 @@ from typing import IO
 
 from ffhqref.core.store import below, need_space
 from ffhqref.download.archives import BadArchive, Member, extract, list_members, read_index, write_index
-from ffhqref.download.ledger import Digests
+from ffhqref.download.ledger import read_entry
 from ffhqref.download.network import Refused
 from ffhqref.download.parts import Tell
 from ffhqref.download.remote import open_remote
@@ -84,15 +84,11 @@ class Unpacker:
             entry = self._ledger.get(member.path)
             if entry is None or entry.bytes != member.bytes or not self._ledger.unchanged(entry):
                 bad.append(member)
-            elif read and self._sha256(member) != entry.sha256:
-                bad.append(member)
+            elif read:
+                now = read_entry(SourceFile(path=member.path), below(self._out, member.path))
+                if now.sha256 != entry.sha256:
+                    bad.append(member)
         return bad
-
-    def _sha256(self, member: Member) -> str:
-        file, path = SourceFile(path=member.path), below(self._out, member.path)
-        digests = Digests(file)
-        digests.read(path)
-        return digests.entry(file, path, "").sha256
 
     def _by_ranges(self, task: Task) -> bool:
         """Fetch the wanted members out of a remote zip; False where the whole archive is the better way."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -54,23 +54,7 @@ def provider_for(device: Device) -> str:
     )
 
 
-class _Port(Protocol):
-    """An input or output of a network."""
-
-    name: str
-    shape: Sequence[int | str]
-
-
-class _Session(Protocol):
-    """What is used of `onnxruntime.InferenceSession`, which has no types of its own."""
-
-    def get_inputs(self) -> Sequence[_Port]: ...
-    def get_outputs(self) -> Sequence[_Port]: ...
-    def get_providers(self) -> Sequence[str]: ...
-    def run(self, names: None, inputs: dict[str, Float32]) -> Sequence[Float32]: ...
-
-
-def _session(path: Path, provider: str) -> _Session:
+def _session(path: Path, provider: str) -> onnxruntime.InferenceSession:
     """A session whose calls run in the calling thread, so that threads share it and results never vary."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -78,7 +62,7 @@ def _session(path: Path, provider: str) -> _Session:
     if not path.is_file():
         raise UserError(f"There is no network file {path}: give the path of an ONNX file.")
     try:
-        session: _Session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+        session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
     except Exception as error:  # ONNX Runtime's own exceptions have no common base
         reason = _first_line(error)
         raise UserError(f"{path} is not a network that ONNX Runtime can load ({reason}).") from None
@@ -111,7 +95,7 @@ class Detector:
         self.digest = digest_file(path)
         self._probe(path, session)
 
-    def _probe(self, path: Path, session: _Session) -> None:
+    def _probe(self, path: Path, session: onnxruntime.InferenceSession) -> None:
         """UserError unless a black picture gives scores, boxes and five landmarks at each stride."""
         blob = np.zeros((1, 3, self.size, self.size), np.float32)
         try:

@@ -135,8 +135,7 @@ def calibrate_distance(out: Path, labels: Path, *, false_match_rate: float = 1e-
     if not 0 <= false_match_rate < 1:
         raise UserError(f"--false-match-rate {false_match_rate}: give a rate from 0 to below 1.")
     fingerprint(out, "embed")
-    frame = tables.read_csv(labels, [tables.IMAGE, tables.IDENTITY])
-    known = dict(zip(frame[tables.IMAGE], frame[tables.IDENTITY], strict=True))
+    known = tables.read_labels(labels)
     embeddings = tables.load_embeddings(out)
     listed = [at for at, name in enumerate(embeddings.names) if known.get(name)]
     if not listed:

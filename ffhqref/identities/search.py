@@ -106,15 +106,8 @@ def _shortened(turned: Float64, kept: int) -> Vectors:
 def _screen(queries: Vectors, rows: Vectors, similarity: float) -> tuple[Int64, Int64]:
     """Index pairs (query, row) whose float32 product passes `similarity`; no copy of `rows` is made."""
     result = faiss.RangeSearchResult(len(queries))
-    faiss.range_search_inner_product(
-        faiss.swig_ptr(queries),
-        faiss.swig_ptr(rows),
-        rows.shape[1],
-        len(queries),
-        len(rows),
-        similarity,
-        result,
-    )
+    pointers, counts = (faiss.swig_ptr(queries), faiss.swig_ptr(rows)), (len(queries), len(rows))
+    faiss.range_search_inner_product(*pointers, rows.shape[1], *counts, similarity, result)
     limits = faiss.rev_swig_ptr(result.lims, len(queries) + 1).astype(np.int64)
     found = faiss.rev_swig_ptr(result.labels, int(limits[-1])).copy()
     return np.repeat(np.arange(len(queries)), np.diff(limits)), found

@@ -20,9 +20,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from click.testing import Result
 from PIL import Image, ImageOps
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from ffhqref import build_refs, find_identities, load_recipe
 from ffhqref.cli import app
@@ -448,7 +447,7 @@ def test_a_second_build_in_the_same_folder_is_refused(
 
 NOBODY = """
 import json, os, sys
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 from ffhqref.cli import app
 for number, line in enumerate(sys.stdin):
     result = CliRunner().invoke(app, json.loads(line))

@@ -102,7 +102,7 @@ def test_every_photo_has_a_row_with_its_status(
     }  # fmt: skip
     assert sources[2].name not in asked and "case.png" not in asked, "what is left out is not read"
     table = rows_of(out)
-    assert table["image"].to_pylist() == sorted(statuses)
+    assert table["image"].to_pylist() == sorted(found)
     embeddings = tables.load_embeddings(out)
     assert len(embeddings.names) == 11
     assert np.abs(np.linalg.norm(embeddings.vectors.astype(np.float64), axis=1) - 1).max() < 1e-6

@@ -64,7 +64,7 @@ def edit_table(
     def plant(out: Path) -> None:
         frame = pd.read_parquet(tables.path_of(out, name))
         change(frame)
-        tables.write_columns(tables.path_of(out, name), schema, {c: list(frame[c]) for c in frame})
+        tables.write_columns(tables.path_of(out, name), schema, [list(frame[c]) for c in schema.names])
 
     return plant
 
@@ -128,9 +128,8 @@ def other_cluster(out: Path) -> None:
 
 def lost_photo(out: Path) -> None:
     frame = pd.read_parquet(tables.path_of(out, "splits")).iloc[1:]
-    tables.write_columns(
-        tables.path_of(out, "splits"), tables.SPLIT_TABLE, {c: list(frame[c]) for c in frame}
-    )
+    columns = [list(frame[name]) for name in tables.SPLIT_TABLE.names]
+    tables.write_columns(tables.path_of(out, "splits"), tables.SPLIT_TABLE, columns)
 
 
 def broken_csv(out: Path) -> None:

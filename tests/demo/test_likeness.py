@@ -7,7 +7,7 @@ import pytest
 
 from ffhqref.core.images import resize
 from ffhqref.demo import EMBEDDER
-from ffhqref.demo.likeness import Mean, mean_over_people, similarities
+from ffhqref.demo.likeness import Mean, mean_over_people, target_similarities
 from ffhqref.demo.portrait.people import Portrait
 from ffhqref.faces.networks import Embedder
 
@@ -35,7 +35,7 @@ def test_a_person_is_like_themselves_and_unlike_others_at_any_size(
     (mine, other) = (portraits[who][0] for who in (1, 2))
     made = {"small": [resize(mine.image, 96, 96)], "the same": [mine.image]}
     network = Embedder(EMBEDDER, "cpu")
-    found = similarities(network, [mine.image], made, [mine.landmarks])
+    found = target_similarities(network, [mine.image], made, [mine.landmarks])
     assert found["the same"][0] == pytest.approx(1, abs=1e-5) and found["small"][0] > 0.9
-    apart = similarities(network, [mine.image], {"other": [other.image]}, [mine.landmarks])
+    apart = target_similarities(network, [mine.image], {"other": [other.image]}, [mine.landmarks])
     assert apart["other"][0] < 0.6 < found["small"][0]

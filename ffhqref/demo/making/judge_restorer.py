@@ -16,8 +16,9 @@ from ffhqref.core.images import Rgb, write
 from ffhqref.degrade.operators import sampler
 from ffhqref.demo import EMBEDDER
 from ffhqref.demo.album import Wanted, map_photos
-from ffhqref.demo.likeness import SIZE, mean_over_people, similarities
+from ffhqref.demo.likeness import mean_over_people, target_similarities
 from ffhqref.demo.portrait.people import Portrait, render_portrait
+from ffhqref.demo.portrait.raster import FRAME
 from ffhqref.faces.networks import Embedder
 from ffhqref.refldm.model import checkpoint
 from ffhqref.refldm.model.autoencoder import Autoencoder
@@ -62,8 +63,8 @@ def judge_first_stage(
 
 def to_targets(targets: Sequence[Portrait], made: Mapping[str, Sequence[Rgb]]) -> dict[str, list[float]]:
     """Similarity of each picture to the portrait that it shows, for every kind in `made`."""
-    marks = [portrait.landmarks * (SIZE / portrait.image.shape[0]) for portrait in targets]
-    return similarities(Embedder(EMBEDDER, "cpu"), [p.image for p in targets], made, marks)
+    marks = [portrait.landmarks * (FRAME / portrait.image.shape[0]) for portrait in targets]
+    return target_similarities(Embedder(EMBEDDER, "cpu"), [p.image for p in targets], made, marks)
 
 
 def rounded(found: Mapping[str, Sequence[float]], who: Sequence[str]) -> dict[str, list[float]]:

@@ -3,7 +3,7 @@
     python -m ffhqref.demo.making.train_embedder --out ffhqref/demo/embedder.onnx
 
 Takes about ten minutes on two cores and needs the extra `train` and `onnx`. The drawn people it is judged on
-(`embedder.json`) come from another world than those it learnt from: another seed, other people.
+(`embedder.json`) are of another population than those it learnt from: another seed, other people.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
+from ffhqref.core.arrays import Float32, Int64, UInt8
 from ffhqref.core.store import digest_file, write_bytes, write_text
-from ffhqref.demo.album import Wanted, aligned_face, map_photos
+from ffhqref.core.terminal import progress, progress_bar
+from ffhqref.demo.album import album, aligned_face, map_photos
 from ffhqref.faces.geometry import ALIGNED_SIDE
 from ffhqref.faces.networks import Embedder
 from ffhqref.identities.calibrate import match_rates
 
-TRAINING_WORLD, JUDGING_WORLD = 20241, 77003  # seeds; the demo's own default seed is neither
+LEARNT_FROM, JUDGED_ON = 20241, 77003  # populations (seeds); the demo's own default is neither
 WIDTHS = (16, 32, 80, 144)  # channels at 56, 28, 14 and 7 px
 DIMENSION = 512
-MARGIN, SCALE = 0.3, 30.0  # of ArcFace (Deng et al. 2019, equation 3): radians, and s
+ARCFACE_MARGIN, ARCFACE_SCALE = 0.3, 30.0  # Deng et al. 2019, equation 3: radians, and s
 
 
-class Network(nn.Module):
+class ArcFaceNetwork(nn.Module):
     """N x 3 x 112 x 112 in [-1, 1] -> N x 512: convolutions, a weighted sum over places, one layer."""
 
     def __init__(self) -> None:
@@ -50,7 +50,8 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
             x = layer(x)
-        return self.norm(self.head(self.gather(x).flatten(1)))  # type: ignore[no-any-return]
+        embedding: Tensor = self.norm(self.head(self.gather(x).flatten(1)))
+        return embedding
 
 
 def _convolution(before: int, after: int, stride: int) -> nn.Sequential:
@@ -66,7 +67,8 @@ class Residual(nn.Module):
         self.first, self.second = _convolution(width, width, 1), _convolution(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(self.first(x))  # type: ignore[no-any-return]
+        residual: Tensor = self.second(self.first(x))
+        return x + residual
 
 
 class ArcFaceLoss(nn.Module):
@@ -80,22 +82,14 @@ class ArcFaceLoss(nn.Module):
         cosine = functional.linear(functional.normalize(embedding), functional.normalize(self.centres))
         own = cosine.gather(1, person[:, None]).clamp(-1 + 1e-6, 1 - 1e-6)
         logits = cosine.scatter(1, person[:, None], torch.cos(torch.acos(own) + margin))
-        return functional.cross_entropy(SCALE * logits, person)
+        return functional.cross_entropy(ARCFACE_SCALE * logits, person)
 
 
-def faces(
-    world: int, people: int, photos: int, workers: int
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def faces(population: int, people: int, photos: int, workers: int) -> tuple[UInt8, Int64]:
     """Aligned faces (N x 112 x 112 x 3 uint8 RGB) and their people's numbers, drawn."""
-    wanted = [Wanted(world, number, photo) for number in range(people) for photo in range(photos)]
-    bar = tqdm(
-        map_photos(aligned_face, wanted, workers),
-        total=len(wanted),
-        desc="drawing",
-        unit="photo",
-        disable=None,
-    )
-    pictures, numbers = zip(*bar, strict=True)
+    wanted = album(population, people, photos, photos)
+    drawn = progress(map_photos(aligned_face, wanted, workers), "drawing", "photo", len(wanted))
+    pictures, numbers = zip(*drawn, strict=True)
     return np.stack(pictures), np.array(numbers, np.int64)
 
 
@@ -127,20 +121,20 @@ def batches(count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
         yield order[start : start + size]
 
 
-def train(pictures: npt.NDArray[np.uint8], people: npt.NDArray[np.int64], epochs: int, batch: int) -> Network:
+def train_embedder(pictures: UInt8, people: Int64, epochs: int, batch: int) -> ArcFaceNetwork:
     """Train on aligned faces; the same faces give nearly the same network (sums change in the last bits)."""
     torch.manual_seed(0)
     rng = torch.Generator().manual_seed(0)
-    network, loss_of = Network(), ArcFaceLoss(int(people.max()) + 1)
+    network, loss_of = ArcFaceNetwork(), ArcFaceLoss(int(people.max()) + 1)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     inputs = torch.from_numpy(pictures).permute(0, 3, 1, 2)  # NHWC, uint8, RGB
     labels = torch.from_numpy(people)
     steps = epochs * (len(inputs) // batch)
     optimiser = torch.optim.AdamW([*network.parameters(), *loss_of.parameters()], lr=3e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps, pct_start=0.2)
-    bar = tqdm(total=steps, desc="training", unit="batch", disable=None)
+    bar = progress_bar("training", "batch", steps)
     for epoch in range(epochs):
-        margin = MARGIN * min(1.0, 2 * epoch / epochs)
+        margin = ARCFACE_MARGIN * min(1.0, 2 * epoch / epochs)
         for index in batches(len(inputs), batch, rng):
             x = augmented((inputs[index].float() - 127.5) / 127.5, rng)
             loss = loss_of(network(x.contiguous(memory_format=torch.channels_last)), labels[index], margin)
@@ -154,35 +148,39 @@ def train(pictures: npt.NDArray[np.uint8], people: npt.NDArray[np.int64], epochs
     return network
 
 
-def folded(block: nn.Sequential) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """A convolution's weight and bias with the batch norm after it worked in."""
+def gain_and_mean(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """What a trained batch norm multiplies by, and the mean that it takes off before."""
+    assert norm.running_var is not None and norm.running_mean is not None
+    return norm.weight / torch.sqrt(norm.running_var + norm.eps), norm.running_mean
+
+
+def folded(block: nn.Sequential) -> tuple[Float32, Float32, int]:
+    """A convolution's weight and bias with the batch norm after it worked in, and its stride."""
     convolution, norm = block[0], block[1]
     assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
-    assert norm.running_var is not None and norm.running_mean is not None
-    gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    gain, mean = gain_and_mean(norm)
     weight = convolution.weight * gain[:, None, None, None]
-    return weight.detach().numpy(), (norm.bias - norm.running_mean * gain).detach().numpy()
+    return weight.detach().numpy(), (norm.bias - mean * gain).detach().numpy(), convolution.stride[0]
 
 
-def to_onnx(network: Network) -> bytes:
+def to_onnx(network: ArcFaceNetwork) -> bytes:
     """The network as an ONNX file: any batch, weights kept in 16 bits and widened on loading."""
     from onnx import TensorProto, checker, helper, numpy_helper
 
     nodes, weights = [], []
 
-    def weight(name: str, value: npt.NDArray[np.float32]) -> str:
+    def weight(name: str, value: Float32) -> str:
         weights.append(numpy_helper.from_array(value.astype(np.float16), f"{name}_16"))
         nodes.append(helper.make_node("Cast", [f"{name}_16"], [name], to=TensorProto.FLOAT))
         return name
 
     def convolve(name: str, x: str, block: nn.Sequential) -> str:
-        kernel, bias = folded(block)
-        stride = block[0].stride[0]  # type: ignore[index]
-        inputs = [x, weight(f"{name}_w", kernel), weight(f"{name}_b", bias)]
-        node = helper.make_node(
-            "Conv", inputs, [f"{name}_c"], kernel_shape=[3, 3], strides=[stride, stride], pads=[1, 1, 1, 1]
+        kernel, bias, stride = folded(block)
+        inputs, shape = [x, weight(f"{name}_w", kernel), weight(f"{name}_b", bias)], [3, 3]
+        strides, pads = [stride, stride], [1, 1, 1, 1]
+        nodes.append(
+            helper.make_node("Conv", inputs, [f"{name}_c"], kernel_shape=shape, strides=strides, pads=pads)
         )
-        nodes.append(node)
         nodes.append(helper.make_node("Relu", [f"{name}_c"], [name]))
         return name
 
@@ -196,16 +194,15 @@ def to_onnx(network: Network) -> bytes:
             assert isinstance(layer, nn.Sequential)
             x = convolve(f"l{i}", x, layer)
     norm, head, gather = network.norm, network.head, network.gather
-    assert norm.running_var is not None and norm.running_mean is not None and gather.bias is not None
-    gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    assert gather.bias is not None
+    gain, mean = gain_and_mean(norm)
     matrix = (head.weight * gain[:, None]).detach().numpy()
-    bias = (head.bias * gain + norm.bias - norm.running_mean * gain).detach().numpy()
+    bias = (head.bias * gain + norm.bias - mean * gain).detach().numpy()
     gathered = [x, weight("g_w", gather.weight.detach().numpy()), weight("g_b", gather.bias.detach().numpy())]
     nodes.append(helper.make_node("Conv", gathered, ["g"], group=WIDTHS[-1], kernel_shape=[7, 7]))
     nodes.append(helper.make_node("Flatten", ["g"], ["f"], axis=1))
-    nodes.append(
-        helper.make_node("Gemm", ["f", weight("h_w", matrix), weight("h_b", bias)], ["embedding"], transB=1)
-    )
+    headed = ["f", weight("h_w", matrix), weight("h_b", bias)]
+    nodes.append(helper.make_node("Gemm", headed, ["embedding"], transB=1))
     graph = helper.make_graph(
         nodes, "ffhqref-demo-embedder",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, ALIGNED_SIDE, ALIGNED_SIDE])],
@@ -216,9 +213,9 @@ def to_onnx(network: Network) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def judge(path: Path, people: int, photos: int, workers: int) -> dict[str, float | int]:
-    """The file's error rates on drawn people of another world, through the code that embeds photographs."""
-    pictures, numbers = faces(JUDGING_WORLD, people, photos, workers)
+def judge_embedder(path: Path, people: int, photos: int, workers: int) -> dict[str, float | int]:
+    """The file's error rates on people of another population, through the code that embeds photographs."""
+    pictures, numbers = faces(JUDGED_ON, people, photos, workers)
     vectors = Embedder(path, "cpu").embed(pictures)
     rates = match_rates(vectors, [str(number) for number in numbers])
     error, at = rates.equal_error()
@@ -228,7 +225,7 @@ def judge(path: Path, people: int, photos: int, workers: int) -> dict[str, float
         "distance_at_false_match_rate_1e-4": round(distance, 4),
         "true_match_rate_there": round(rates.at(distance)[0], 5),
         "people": people, "photos": len(pictures), "pairs_of_one_person": rates.same,
-        "pairs_of_two_people": rates.different, "world": JUDGING_WORLD,
+        "pairs_of_two_people": rates.different, "world": JUDGED_ON,
     }  # fmt: skip
 
 
@@ -250,27 +247,23 @@ def main() -> None:
         with np.load(given.faces, allow_pickle=False) as kept:
             pictures, numbers = kept["pictures"], kept["numbers"]
     else:
-        pictures, numbers = faces(TRAINING_WORLD, given.people, given.photos, given.workers)
+        pictures, numbers = faces(LEARNT_FROM, given.people, given.photos, given.workers)
         if given.faces:
             np.savez(given.faces, pictures=pictures, numbers=numbers)
     drew = time.time()
-    network = train(pictures, numbers, given.epochs, given.batch)
+    network = train_embedder(pictures, numbers, given.epochs, given.batch)
     write_bytes(given.out, to_onnx(network))
     trained = time.time()
-    judged = judge(given.out, 80, 4, given.workers)
+    judged = judge_embedder(given.out, 80, 4, given.workers)
     how = {
-        "people": int(numbers.max()) + 1, "photos": len(numbers), "world": TRAINING_WORLD,
+        "people": int(numbers.max()) + 1, "photos": len(numbers), "world": LEARNT_FROM,
         "epochs": given.epochs,
-        "batch": given.batch, "loss": f"ArcFace, margin {MARGIN}, scale {SCALE}",
+        "batch": given.batch, "loss": f"ArcFace, margin {ARCFACE_MARGIN}, scale {ARCFACE_SCALE}",
         "parameters": sum(p.numel() for p in network.parameters()),
         "seconds_drawing": round(drew - began), "seconds_training": round(trained - drew),
     }  # fmt: skip
-    report = {
-        "sha256": digest_file(given.out),
-        "bytes": given.out.stat().st_size,
-        "judged": judged,
-        "trained": how,
-    }
+    about = {"sha256": digest_file(given.out), "bytes": given.out.stat().st_size}
+    report = {**about, "judged": judged, "trained": how}
     write_text(given.out.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
     print(
         f"Made {given.out}: equal error rate {judged['equal_error_rate']:.3%} "

@@ -116,7 +116,7 @@ def backdrop(rng: np.random.Generator, taken: Shot) -> Reals:
     plain = np.asarray(cv2.resize(small, (FRAME, FRAME), interpolation=cv2.INTER_CUBIC), np.float32)
     if kind != 2:
         _lights(plain, rng)
-    return np.asarray(plain, np.float32)
+    return plain
 
 
 def _studio(rng: np.random.Generator) -> Reals:

@@ -10,40 +10,76 @@ import numpy as np
 import numpy.typing as npt
 
 from ffhqref.core.arrays import Float64, UInt8
-from ffhqref.demo.portrait.shape import Reals, bump, eye_across, nose_tip, pair
+from ffhqref.demo.portrait.shape import Reals, bump, eye_at, nose_tip, pair
 from ffhqref.demo.portrait.traits import Color, Person, generator
 
 SKIN_SCALE = 96  # px per unit
 SKIN_SPAN = 4.0  # the picture reaches from -SKIN_SPAN to SKIN_SPAN both ways
 SKIN_SIDE = int(2 * SKIN_SPAN * SKIN_SCALE)
 
-WHOLE = (slice(None), slice(None))
-
 Points = Float64  # n x 2: (a, v)
-Window = tuple[slice, slice]  # rows and columns of the picture
+Window = tuple[slice, slice]  # rows and columns
 
 
 @dataclass
 class Skin:
-    """Pictures of SKIN_SIDE x SKIN_SIDE that are painted in place."""
+    """The skin's pictures, or views of a part of them, which are painted in place."""
 
     color: Reals  # x 3, sRGB 0..1
     relief: Reals  # units outwards
     gloss: Reals  # 0..1
+    top: int = 0  # px, where the part lies in the whole picture
+    left: int = 0
 
-    def fill(self, mask: Reals, color: Color, where: Window = WHOLE, strength: float = 1.0) -> None:
-        """Lay a colour over a part of the picture by a mask from 0 to 1."""
-        self.cover(mask * np.float32(strength), np.array(color, np.float32), where)
+    def part(self, rows: slice, columns: slice) -> Skin:
+        """A view of some rows and columns."""
+        color, relief, gloss = (x[rows, columns] for x in (self.color, self.relief, self.gloss))
+        return Skin(color, relief, gloss, self.top + (rows.start or 0), self.left + (columns.start or 0))
 
-    def cover(self, mask: Reals, colors: Reals, where: Window = WHOLE) -> None:
-        """Lay colours (3, or H x W x 3) over a part of the picture by a mask from 0 to 1."""
-        part = self.color[where]
-        part += mask[..., None] * (colors - part)
+    def grid(self) -> tuple[Reals, Reals]:
+        """a and v of every pixel's centre."""
+        rows, columns = self.gloss.shape
+        here = slice(self.top, self.top + rows), slice(self.left, self.left + columns)
+        a, v = _grid()
+        return a[here], v[here]
 
-    def dye(self, mask: Reals, factor: Color, where: Window = WHOLE) -> None:
+    def fill(self, mask: Reals, color: Color, strength: float = 1.0) -> None:
+        """Lay a colour over the skin by a mask from 0 to 1."""
+        self.cover(mask * np.float32(strength), np.array(color, np.float32))
+
+    def cover(self, mask: Reals, colors: Reals) -> None:
+        """Lay colours (3, or H x W x 3) over the skin by a mask from 0 to 1."""
+        self.color += mask[..., None] * (colors - self.color)
+
+    def dye(self, mask: Reals, factor: Color) -> None:
         """Multiply the colour by a factor where the mask is 1."""
-        part = self.color[where]
-        part *= 1 - mask[..., None] * (1 - np.array(factor, np.float32))
+        self.color *= 1 - mask[..., None] * (1 - np.array(factor, np.float32))
+
+    def polygon(self, points: Points, soft: float) -> Reals:
+        """A filled outline as a mask, its edge softened by `soft` units."""
+        mask = np.zeros(self.gloss.shape, np.uint8)
+        cv2.fillPoly(mask, [self._pixels(points)], 255, cv2.LINE_AA, 4)
+        return _softened(mask, soft)
+
+    def polygons(self, points: Points, soft: float) -> Reals:
+        """A polygon and its mirror image on the other side of the face."""
+        return np.maximum(*[self.polygon(side, soft) for side in mirrored(points)])
+
+    def lines(self, strokes: list[Points], width: float, soft: float) -> Reals:
+        """Open lines of a width in units as a mask, their edges softened by `soft` units."""
+        mask, thick = np.zeros(self.gloss.shape, np.uint8), max(1, round(width * SKIN_SCALE))
+        cv2.polylines(mask, [self._pixels(stroke) for stroke in strokes], False, 255, thick, cv2.LINE_AA, 4)
+        return _softened(mask, soft)
+
+    def _pixels(self, points: Points) -> npt.NDArray[np.int32]:
+        """Points in 1/16 px of this part, as OpenCV wants them."""
+        px = (points[:, 0] + SKIN_SPAN) * SKIN_SCALE - 0.5 - self.left
+        py = (SKIN_SPAN - points[:, 1]) * SKIN_SCALE - 0.5 - self.top
+        return np.round(np.stack([px, py], -1) * 16).astype(np.int32)
+
+
+def _softened(mask: UInt8, soft: float) -> Reals:
+    return np.asarray(cv2.GaussianBlur(mask, (0, 0), soft * SKIN_SCALE), np.float32) / np.float32(255)
 
 
 def at(picture: Reals, a: Reals, v: Reals) -> Reals:
@@ -58,8 +94,7 @@ def at(picture: Reals, a: Reals, v: Reals) -> Reals:
 
 
 @lru_cache(maxsize=1)
-def grid() -> tuple[Reals, Reals]:
-    """a and v of every pixel's centre."""
+def _grid() -> tuple[Reals, Reals]:
     line = ((np.arange(SKIN_SIDE) + 0.5) / SKIN_SCALE - SKIN_SPAN).astype(np.float32)
     a, v = np.meshgrid(line, -line)
     return a, v
@@ -69,43 +104,6 @@ def window(a0: float, a1: float, v0: float, v1: float) -> Window:
     """The pixels between a0 and a1, v0 and v1."""
     return (slice(int((SKIN_SPAN - v1) * SKIN_SCALE), int((SKIN_SPAN - v0) * SKIN_SCALE)),
             slice(int((a0 + SKIN_SPAN) * SKIN_SCALE), int((a1 + SKIN_SPAN) * SKIN_SCALE)))  # fmt: skip
-
-
-def _pixels(points: Points, where: Window) -> npt.NDArray[np.int32]:
-    """Points in 1/16 px of a window, as OpenCV draws them."""
-    px = (points[:, 0] + SKIN_SPAN) * SKIN_SCALE - 0.5 - where[1].start
-    py = (SKIN_SPAN - points[:, 1]) * SKIN_SCALE - 0.5 - where[0].start
-    return np.round(np.stack([px, py], -1) * 16).astype(np.int32)
-
-
-def polygon(points: Points, where: Window, soft: float) -> Reals:
-    """A filled outline as a mask over the window."""
-    mask = _blank(where)
-    cv2.fillPoly(mask, [_pixels(points, where)], 255, cv2.LINE_AA, 4)
-    return _softened(mask, soft)
-
-
-def polygons(points: Points, where: Window, soft: float) -> Reals:
-    """A polygon and its mirror image on the other side of the face."""
-    return np.maximum(*[polygon(side, where, soft) for side in mirrored(points)])
-
-
-def lines(strokes: list[Points], width: float, where: Window, soft: float) -> Reals:
-    """Open lines of a width in units as a mask over the window."""
-    mask = _blank(where)
-    thick = max(1, round(width * SKIN_SCALE))
-    cv2.polylines(mask, [_pixels(stroke, where) for stroke in strokes], False, 255, thick, cv2.LINE_AA, 4)
-    return _softened(mask, soft)
-
-
-def _blank(where: Window) -> UInt8:
-    rows, columns = where
-    return np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.uint8)
-
-
-def _softened(mask: UInt8, soft: float) -> Reals:
-    """The mask as 0..1, its edge blurred by `soft` units."""
-    return np.asarray(cv2.GaussianBlur(mask, (0, 0), soft * SKIN_SCALE), np.float32) / np.float32(255)
 
 
 NOISES = {  # px, deviations of the blur across and down
@@ -145,7 +143,7 @@ def _normal(values: Reals) -> Reals:
 def bare(who: Person) -> Skin:
     """The skin before its features: tone, blush, freckles, lines of age."""
     rng = who.generator("skin")
-    a, v = grid()
+    a, v = _grid()
     clouds, mottle, pores = (np.roll(noise(k), tuple(rng.integers(0, SKIN_SIDE, 2)), (0, 1))
                              for k in ("clouds", "mottle", "pores"))  # fmt: skip
     rough = 0.6 + who.age / 80
@@ -158,25 +156,24 @@ def bare(who: Person) -> Skin:
            + 0.25 * bump(a, v, 0, -2.9, 0.5, 0.3) + 0.3 * pair(a, v, 0.4, tip - 0.1, 0.25, 0.25))  # fmt: skip
     red = red * float(rng.uniform(0.5, 1.3)) * (1 + 0.25 * clouds)
     skin.dye(np.clip(red, 0, 1), (1.0, 0.86, 0.85))
-    socket = pair(a, v, eye_across(who), -0.05, 0.6, 0.42)
+    socket = pair(a, v, eye_at(who), -0.05, 0.6, 0.42)
     skin.dye(np.clip(socket * (0.5 + who.age / 130), 0, 1), (0.86, 0.78, 0.78))
     skin.gloss += (0.35 * bump(a, v, 0, tip + 0.1, 0.3, 0.4) + 0.22 * bump(a, v, 0, 1.1, 1.1, 0.5)
                    + 0.16 * pair(a, v, 1.3, -0.6, 0.4, 0.3)).astype(np.float32)  # fmt: skip
-    _freckles(skin, who, rng)
-    _age_lines(skin, who, rng)
+    _freckles(skin.part(*window(-2.4, 2.4, -3.2, 1.9)), who, rng)
+    _age_lines(skin.part(*window(-2.3, 2.3, -2.9, 2.1)), who, rng)
     return Skin(skin.color, skin.relief.astype(np.float32), skin.gloss)
 
 
 def _freckles(skin: Skin, who: Person, rng: np.random.Generator) -> None:
-    where = window(-2.4, 2.4, -3.2, 1.9)
     if who.freckles > 0.1:
         count = int(420 * who.freckles)
         spots = np.stack([rng.normal(0, 0.95, count), rng.normal(-0.55, 0.5, count)], -1)
-        mask = lines([np.array([p, p]) for p in spots], 0.028, where, 0.008)
-        skin.dye(0.75 * mask, (0.72, 0.55, 0.45), where)
+        mask = skin.lines([np.array([p, p]) for p in spots], 0.028, 0.008)
+        skin.dye(0.75 * mask, (0.72, 0.55, 0.45))
     for _ in range(int(rng.integers(0, 4))):  # moles
         spot = rng.uniform([-1.9, -2.7], [1.9, 1.2])
-        skin.fill(lines([np.array([spot, spot])], 0.07, where, 0.008), (0.25, 0.15, 0.11), where, 0.75)
+        skin.fill(skin.lines([np.array([spot, spot])], 0.07, 0.008), (0.25, 0.15, 0.11), 0.75)
 
 
 def shaded(color: Color, factor: float) -> Color:
@@ -207,17 +204,16 @@ def _age_lines(skin: Skin, who: Person, rng: np.random.Generator) -> None:
     depth = np.clip((who.age - 36) / 34, 0, 1)
     if depth <= 0:
         return
-    where = window(-2.3, 2.3, -2.9, 2.1)
     strokes = []
     for k in range(3):
         y = 0.98 + 0.27 * k + rng.normal(0, 0.03)
         w = rng.uniform(0.7, 1.2)
         strokes.append(curve((-w, y - 0.02), (-w / 2, y + 0.05), (0, y), (w / 2, y + 0.05), (w, y - 0.02)))
-    eye = eye_across(who)
+    eye = eye_at(who)
     for k in (-1, 0, 1):
         ray = curve((eye + 0.6, 0.08 * k), (eye + 0.78, 0.16 * k - 0.02), (eye + 0.92, 0.27 * k - 0.06))
         strokes += mirrored(ray)
     strokes += mirrored(curve((eye - 0.36, -0.36), (eye - 0.05, -0.48), (eye + 0.35, -0.4)))  # bags
-    mask = lines(strokes, 0.02, where, 0.022)
-    skin.relief[where] -= 0.055 * depth * mask
-    skin.dye(0.5 * depth * mask, (0.75, 0.66, 0.62), where)
+    mask = skin.lines(strokes, 0.02, 0.022)
+    skin.relief -= 0.055 * depth * mask
+    skin.dye(0.5 * depth * mask, (0.75, 0.66, 0.62))

@@ -125,7 +125,7 @@ def around(shaped: Float64, angle: Reals, n: float | Float64 = 2.25) -> Reals:
 def _face_relief(a: Reals, v: Reals, who: Person, taken: Shot) -> Reals:
     """What the features add to z over the plain head."""
     s = who.shape
-    eye, mouth = eye_across(who), mouth_height(who)
+    eye, mouth = eye_at(who), mouth_height(who)
     z = (0.13 + s["brow_ridge"]) * pair(a, v, 0.75, 0.58, 0.75, 0.26)
     z -= (0.42 + s["eye_depth"]) * pair(a, v, eye - 0.12, 0.03, 0.62, 0.42)
     z += 0.25 * pair(a, v, eye, 0.0, 0.37, 0.29)  # the eyeball
@@ -143,7 +143,7 @@ def _face_relief(a: Reals, v: Reals, who: Person, taken: Shot) -> Reals:
     return np.asarray(z + _nose_relief(a, v, who))
 
 
-def eye_across(who: Person) -> float:
+def eye_at(who: Person) -> float:
     """How far (a) the middle of an eye lies from the middle of the face."""
     return 1 + who.shape["eye_apart"]
 
@@ -187,7 +187,7 @@ def head(who: Person, taken: Shot) -> Head:
     drop = 0.42 * taken.mouth * step(-vv, 2.0 - who.shape["mouth_height"], 2.5)
     points[..., 1] -= drop * front
     mouth = mouth_half(who, taken) - 0.05 * taken.mouth, mouth_height(who) + 0.17 * taken.smile
-    return Head(points, a, v, (eye_across(who), 0.0), (0.0, nose_tip(who)), mouth)
+    return Head(points, a, v, (eye_at(who), 0.0), (0.0, nose_tip(who)), mouth)
 
 
 def ear(who: Person, side: int) -> Reals:

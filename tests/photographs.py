@@ -19,7 +19,7 @@ from filelock import FileLock
 from ffhqref import build_refs, load_recipe
 from ffhqref.core import tables
 from ffhqref.demo import EMBEDDER
-from ffhqref.demo.run import draw_photos
+from ffhqref.demo.run import render_photos
 from tests.faces.stand_in import write_detector
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
@@ -61,7 +61,7 @@ class Known:
 @pytest.fixture(scope="session")
 def drawn(once: Once) -> Path:
     """photos/, labels.csv and landmarks.csv of the demo's twelve people; names say nothing of who it is."""
-    return once("drawn", lambda out: draw_photos(out, people=PEOPLE, seed=SEED))
+    return once("drawn", lambda out: render_photos(out, people=PEOPLE, seed=SEED))
 
 
 @pytest.fixture(scope="session")

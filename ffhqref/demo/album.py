@@ -22,7 +22,7 @@ from ffhqref.faces.geometry import align
 
 # Of what a portrait looks like: a higher one gives other names, so that older files are not taken for these.
 DRAWING_REVISION = 1
-Made = TypeVar("Made")
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def _single_thread() -> None:
     cv2.setNumThreads(1)
 
 
-def map_photos(work: Callable[[Wanted], Made], wanted: Sequence[Wanted], workers: int) -> Iterator[Made]:
+def map_photos(work: Callable[[Wanted], Answer], wanted: Sequence[Wanted], workers: int) -> Iterator[Answer]:
     """`work` on each photograph, in order, in so many processes; 1 works in this one."""
     if workers <= 1:
         yield from map(work, wanted)

@@ -106,7 +106,7 @@ def test_one_picture_with_references(tiny: Path, tmp_path: Path) -> None:
                "--out", out, "--sheet", *FAST)  # fmt: skip
     assert "1 restored, 0 kept, 0 failed" in said
     assert images.read(out / "old.png").shape == (HEIGHT, WIDTH, 3)
-    assert images.read(out / "sheets" / "old.png").shape[1] == 5 * 256 + 4 * 4  # LQ, three, restored
+    assert images.read(out / "sheets" / "old.png").shape[1] == 5 * 256 + 6 * 8  # LQ, three, restored
     record = json.loads((out / "run.json").read_text())
     assert record["settings"]["checkpoint"] == store.digest_file(tiny / "tiny.safetensors")
     assert record["settings"]["options"]["steps"] == 2 and list(record["finished"]) == ["old.png"]

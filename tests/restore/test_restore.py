@@ -214,7 +214,7 @@ def test_a_built_dataset(tiny: Path, dataset: Path) -> None:
                "--checkpoint", tiny / "tiny.safetensors", "--sheet", *FAST)  # fmt: skip
     out = dataset / "built" / "restored" / "severe"
     assert "2 restored" in said and (out / "x1.png").is_file()
-    assert images.read(out / "sheets" / "x1.png").shape[1] == 4 * 256 + 3 * 4  # and the truth
+    assert images.read(out / "sheets" / "x1.png").shape[1] == 4 * 256 + 5 * 8  # and the truth
     csv = dataset / "built" / "reference_mapping" / "test_references.csv"
     lq = dataset / "built" / "test_images" / "severe_degrad"
     other = dataset / "csv"

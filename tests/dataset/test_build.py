@@ -293,7 +293,7 @@ def test_every_kind_of_picture_of_one_person_is_that_person(
     for stem in ("turned 3", "turned 6", "turned 5"):  # one stem, two suffixes: names that meet
         (folder / f"{stem}.jpg").rename(folder / f"{stem} lossy.jpg")
     # the demo's network knows people by their colours too, and one copy is grey
-    far = ["--distance", 0.4, "--grouping", "components"]
+    far = ["--distance", 0.6, "--grouping", "components"]
     result = call("build-refs", "--images", folder, "--out", tmp_path / "mine", *networks, *far)
     assert result.exit_code == 0, result.output
     table = tables.read(tables.path_of(tmp_path / "mine", "identities"), tables.IDENTITIES)

@@ -259,7 +259,8 @@ def test_the_readme_tells_what_was_judged() -> None:
     others = ["low quality", "LDM", "null condition", "5 references of another person"]
     for kind in [*others, *(f"{count} references" for count in (0, 1, 3, 5))]:
         mean, low, high = similarity[kind]
-        assert f"| {kind} | {mean:.3f} [{low:.3f}, {high:.3f}] |" in readme
+        row = "1 reference" if kind == "1 references" else kind
+        assert f"| {row} | {mean:.3f} [{low:.3f}, {high:.3f}] |" in readme
     gain = similarity["gain of 5 references over 0 references"]
     assert "{:.3f} [{:.3f}, {:.3f}]".format(*gain) in readme
 

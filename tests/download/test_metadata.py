@@ -72,7 +72,7 @@ def picture(number: int) -> tuple[bytes, str]:
 @pytest.mark.parametrize("indent", [None, 1])
 @pytest.mark.parametrize("window", [50, 5000, 1 << 22])
 def test_entries_are_those_of_json(indent: int | None, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "WINDOW", window)
+    monkeypatch.setattr(stream, "BUFFER", window)
     whole = {str(n): {"a": [n, 1.5, None], "b": '}{",: \\ 中' * (n % 5), "c": {"d": {}}} for n in range(200)}
     for ascii_only in (True, False):
         text = json.dumps(whole, indent=indent, ensure_ascii=ascii_only)

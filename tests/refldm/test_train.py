@@ -642,7 +642,7 @@ def test_missing_pictures_are_named(work: Path, tmp_path: Path) -> None:
         ({"snr_gamma": -5}, "snr_gamma must not be negative."),
         ({"lr": float("nan")}, "lr must be above 0."),
         ({"batch_size": 3, "accumulate": 2}, "a multiple of accumulate."),
-        ({"architecture": {"unet": {"width": 3}}}, "may only name"),
+        ({"architecture": {"unet": {"width": 3}}}, "unknown key 'width'"),
     ],
 )
 def test_configurations_are_checked(table: dict[str, Any], sentence: str) -> None:

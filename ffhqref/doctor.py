@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from ffhqref.core.recipe import Weights, known_weights
-from ffhqref.core.store import below, digest_file
+from ffhqref.core.store import below, digest_file, free_space
 from ffhqref.download.ledger import LEDGER, Entry, Ledger, known_right, read_entry
 from ffhqref.download.sources import Source, SourceFile, load_source, sources
 
@@ -40,11 +40,11 @@ class Check:
 def examine(folders: Sequence[Path], verify: bool = False) -> Iterator[Check]:
     """Examine this machine and folders that were downloaded to; `verify` reads every file again."""
     yield _python()
-    yield from packages(_version)
+    yield from packages(_installed_version)
     gpus = _gpus()
-    yield runtime(_version, _providers(), gpus)
-    yield index(_version, _faiss_gpus(), gpus)
-    yield torch(_version("torch"), _torch_state() if _version("torch") else None, gpus)
+    yield runtime(_installed_version, _providers(), gpus)
+    yield index(_installed_version, _faiss_gpus(), gpus)
+    yield torch(_installed_version("torch"), _torch_state() if _installed_version("torch") else None, gpus)
     yield _space(folders[0] if folders else Path.cwd())
     models = Path.home() / ".insightface" / "models"
     yield from networks([*folders, models], known_weights())
@@ -58,7 +58,7 @@ def _python() -> Check:
     return Check("ok", "Python", f"{found} on {platform.system()} {platform.machine()}")
 
 
-def _version(package: str) -> str:
+def _installed_version(package: str) -> str:
     """The installed version of a distribution, or empty."""
     try:
         return importlib.metadata.version(package)
@@ -125,7 +125,7 @@ def index(version: Callable[[str], str], faiss_gpus: int | None, gpus: Sequence[
     return Check("ok", "FAISS", f"{name}, {faiss_gpus} GPUs")
 
 
-def _ask(program: str) -> str | None:
+def _run_python(program: str) -> str | None:
     """What a small program prints; None where it fails. A broken native build may crash: not here."""
     try:
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
@@ -135,12 +135,12 @@ def _ask(program: str) -> str | None:
 
 
 def _providers() -> list[str]:
-    answer = _ask("import onnxruntime; print(*onnxruntime.get_available_providers())")
+    answer = _run_python("import onnxruntime; print(*onnxruntime.get_available_providers())")
     return answer.split() if answer else []
 
 
 def _faiss_gpus() -> int | None:
-    answer = _ask("import faiss; print(faiss.get_num_gpus() if hasattr(faiss, 'get_num_gpus') else 0)")
+    answer = _run_python("import faiss; print(faiss.get_num_gpus() if hasattr(faiss, 'get_num_gpus') else 0)")
     return int(answer) if answer and answer.isdigit() else None
 
 
@@ -160,7 +160,7 @@ def _gpus() -> list[str]:
 def _torch_state() -> tuple[str, str, bool] | None:
     """PyTorch's version, the CUDA it was built for (or empty), and whether that works; None: it fails."""
     program = "import torch; print(torch.__version__, torch.version.cuda or '-', torch.cuda.is_available())"
-    words = (_ask(program) or "").split()
+    words = (_run_python(program) or "").split()
     return (words[0], words[1].strip("-"), words[2] == "True") if len(words) == 3 else None
 
 
@@ -181,10 +181,7 @@ def torch(version: str, state: tuple[str, str, bool] | None, gpus: Sequence[str]
 
 
 def _space(folder: Path) -> Check:
-    there = folder.absolute()
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
+    free, there = free_space(folder)
     finding = f"{free / 1e9:.1f} GB free at {there}"
     if free < LITTLE_SPACE:
         return Check("wrong", "disk", finding, f"du -h --max-depth=1 {there} | sort -h")

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from ffhqref import build_refs, load_recipe
 from ffhqref.core import tables
-from ffhqref.core.images import read
+from ffhqref.core.images import read as read_image
 from ffhqref.demo import EMBEDDER
 from ffhqref.demo.album import Wanted, album
 from ffhqref.demo.portrait import traits
@@ -96,7 +96,9 @@ def portraits(drawn: Path) -> dict[int, list[Portrait]]:
 
 def _portrait(folder: Path, wanted: Wanted) -> Portrait:
     of = wanted.seed, wanted.number, wanted.photo
-    return Portrait(read(folder / wanted.name), landmarks_of(*of), traits.person(*of[:2]), traits.shot(*of))
+    return Portrait(
+        read_image(folder / wanted.name), landmarks_of(*of), traits.person(*of[:2]), traits.shot(*of)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ def installed(**versions: str) -> Callable[[str], str]:
 
 
 @pytest.mark.parametrize(
-    ("versions", "providers", "gpus", "verdict", "words", "mend"),
+    ("versions", "providers", "gpus", "verdict", "words", "fix"),
     [
         (dict(onnxruntime="1.30"), CPU, [], "ok", "CPU", ""),
         (dict(onnxruntime_gpu="1.30"), GPU, H200, "ok", "CUDA", ""),
@@ -53,12 +53,12 @@ def installed(**versions: str) -> Callable[[str], str]:
     ],
 )
 def test_onnx_runtime(
-    versions: dict[str, str], providers: list[str], gpus: list[str], verdict: str, words: str, mend: str
+    versions: dict[str, str], providers: list[str], gpus: list[str], verdict: str, words: str, fix: str
 ) -> None:
     line = doctor.runtime(installed(**versions), providers, gpus)
     assert line.verdict == verdict
     assert words in line.finding
-    assert mend in line.fix and bool(line.fix) == bool(mend)
+    assert fix in line.fix and bool(line.fix) == bool(fix)
 
 
 def test_faiss() -> None:
@@ -79,8 +79,8 @@ def test_torch() -> None:
 
 
 def test_a_build_that_crashes_is_reported_and_does_not_take_us_along() -> None:
-    assert doctor._ask("import os; os.abort()") is None
-    assert doctor._ask("print(1)") == "1"
+    assert doctor._run_python("import os; os.abort()") is None
+    assert doctor._run_python("print(1)") == "1"
 
 
 def test_packages_against_what_is_declared() -> None:
@@ -88,7 +88,7 @@ def test_packages_against_what_is_declared() -> None:
     assert lines["numpy"].verdict == "wrong" and 'pip install "numpy>=' in lines["numpy"].fix
     assert lines["requests"].verdict == "missing"
     assert "torch" not in lines and "pytest" not in lines  # of the extras
-    assert all(line.verdict == "ok" for line in doctor.packages(doctor._version))
+    assert all(line.verdict == "ok" for line in doctor.packages(doctor._installed_version))
 
 
 def test_networks(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def degrade(
             folders[one.name] = (target, "")
         summaries.append(_made(receipt, one.name, *folders[one.name], size))
     if sheet is not None:
-        stage.sheet(sheet, folders, images or recorded_images(dataset or Path()), options)
+        stage.level_sheet(sheet, folders, images or recorded_images(dataset or Path()), options)
         summaries.append(f"{sheet} shows them.")
     last = levels[-1].name
     typer.echo("\n".join(summaries) + f" Next: {_next(dataset, split, last, folders[last][0])}")

@@ -16,7 +16,7 @@ from ffhqref.core.store import UserError, digest_file, read_text
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-T = TypeVar("T", bound="DataclassInstance")
+Table = TypeVar("Table", bound="DataclassInstance")
 V = TypeVar("V")
 RECIPES = ("photos", "celebahq", "ffhq-ref")  # that are shipped for photographs; the first is the default
 IN_WORDS: dict[object, str] = {
@@ -60,7 +60,7 @@ def load_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid TOML: {error}.") from None
 
 
-def build(kind: type[T], table: Mapping[str, object], where: str) -> T:
+def build(kind: type[Table], table: Mapping[str, object], where: str) -> Table:
     """A frozen dataclass from a TOML table: unknown keys and wrong values are UserErrors that name them."""
     hints = get_type_hints(kind)
     for key in table:
@@ -71,18 +71,18 @@ def build(kind: type[T], table: Mapping[str, object], where: str) -> T:
     for item in fields(kind):
         if item.name not in table and item.default is MISSING and item.default_factory is MISSING:
             raise UserError(f"{where}: {item.name} is missing.")
-    values = {key: _checked(value, hints[key], f"{where}: {key}") for key, value in table.items()}
+    values = {key: _checked_value(value, hints[key], f"{where}: {key}") for key, value in table.items()}
     try:
         return kind(**values)
     except ValueError as error:
         raise UserError(f"{where}: {error}.") from None
 
 
-def _checked(value: object, hint: object, where: str) -> object:
+def _checked_value(value: object, hint: object, where: str) -> object:
     """`value` if it fits the type hint (an int serves as a float, a list as a tuple), else UserError."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):  # written `kind | None` everywhere
-        return None if value is None else _checked(value, parts[0], where)
+        return None if value is None else _checked_value(value, parts[0], where)
     if origin is tuple and isinstance(value, (list, tuple)):
         return _checked_items(value, hint, where)
     if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
@@ -91,7 +91,7 @@ def _checked(value: object, hint: object, where: str) -> object:
         return float(value)
     if type(value) is hint or (origin is Literal and value in parts):
         return value
-    raise UserError(f"{where} is {value!r}: give {_wanted(hint)}.")
+    raise UserError(f"{where} is {value!r}: give {_in_words(hint)}.")
 
 
 def _checked_items(values: Sequence[object], hint: object, where: str) -> tuple[object, ...]:
@@ -100,11 +100,11 @@ def _checked_items(values: Sequence[object], hint: object, where: str) -> tuple[
     if kinds[-1] is Ellipsis:
         kinds = kinds[:1] * len(values)
     if len(kinds) != len(values):
-        raise UserError(f"{where} is {values!r}: give {_wanted(hint)}.")
-    return tuple(_checked(item, kind, where) for item, kind in zip(values, kinds, strict=True))
+        raise UserError(f"{where} is {values!r}: give {_in_words(hint)}.")
+    return tuple(_checked_value(item, kind, where) for item, kind in zip(values, kinds, strict=True))
 
 
-def _wanted(hint: object) -> str:
+def _in_words(hint: object) -> str:
     """In words, what fits a type hint."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Literal:
@@ -219,7 +219,7 @@ class Recipe:
         return self.distance
 
 
-def _check_range(item: Field[Any], value: float | None) -> None:
+def _check_range(item: Field[object], value: float | None) -> None:
     """ValueError where a setting's value is outside its range, or not a number."""
     least, greatest = item.metadata.get("least"), item.metadata.get("greatest")
     if value is None or least is None:
@@ -251,8 +251,8 @@ def override(recipe: Recipe, **overrides: object) -> Recipe:
     hints = get_type_hints(Recipe)
     given = {key: value for key, value in overrides.items() if value is not None}
     given |= {key: _absolute(key, given[key]) for key in FILES if key in given}
-    changes: dict[str, Any] = {
-        key: _checked(value, hints[key], f"--{key.replace('_', '-')}") for key, value in given.items()
+    changes: dict[str, object] = {
+        key: _checked_value(value, hints[key], f"--{key.replace('_', '-')}") for key, value in given.items()
     }
     for part in ("val", "test"):
         if part in given and f"{part}_identities" in given:

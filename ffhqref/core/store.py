@@ -181,12 +181,17 @@ def _open_lock(folder: Path) -> int:
         ) from None
 
 
-def need_space(folder: Path, wanted: int, what: str) -> None:
-    """UserError where the disk below `folder` has fewer than `wanted` free bytes."""
-    there = folder
+def free_space(folder: Path) -> tuple[int, Path]:
+    """Free bytes on the disk of `folder`, which need not be there yet, and the nearest folder that is."""
+    there = folder.absolute()
     while not there.exists():
         there = there.parent
-    free = shutil.disk_usage(there).free
+    return shutil.disk_usage(there).free, there
+
+
+def need_space(folder: Path, wanted: int, what: str) -> None:
+    """UserError where the disk below `folder` has fewer than `wanted` free bytes."""
+    free, _ = free_space(folder)
     if free < wanted:
         raise UserError(
             f"{what} needs {wanted / 1e9:.2f} GB and {folder} has {free / 1e9:.2f} GB free: "

@@ -281,6 +281,12 @@ def texts(table: pa.Table, column: str) -> list[str]:
     return [str(value) for value in table[column].to_pylist()]
 
 
+def read_by_image(path: Path, schema: pa.Schema, column: str) -> dict[str, str]:
+    """A text column of a table by image."""
+    table = read(path, schema, [IMAGE, column])
+    return dict(zip(texts(table, IMAGE), texts(table, column), strict=True))
+
+
 def embeddings_folder(out: Path) -> Path:
     """Where the shards lie in the dataset `out`."""
     return out / "tables" / "embeddings"

@@ -55,7 +55,7 @@ def write_recipe(out: Path, recipe: Recipe) -> None:
         write_text(path, text)
 
 
-def _checked(recipe: Recipe) -> Recipe:
+def _checked_recipe(recipe: Recipe) -> Recipe:
     """The recipe with its network's distance; UserError, before hours of embedding, where it lacks one
     or a file it names is not there."""
     for key in FILES:
@@ -83,7 +83,7 @@ def build_refs(
     A finished dataset is left as it is; after a change only what depends on it is redone. UserError where
     something given is missing or wrong, or where the result is not sound.
     """
-    chosen = _checked(load_recipe(recipe) if isinstance(recipe, str) else recipe)
+    chosen = _checked_recipe(load_recipe(recipe) if isinstance(recipe, str) else recipe)
     with lock(out, "build-refs"):
         before = _stamps(out)
         done = embed_photos(images, out, chosen, device=device, workers=workers, batch_size=batch_size)
@@ -126,4 +126,4 @@ def refusal(out: Path, report: Report) -> str:
 
 def dry_run(images: Path, out: Path, recipe: Recipe, *, device: Device, workers: int) -> Estimate:
     """What `build_refs` would do: photos to embed, bytes to write, seconds by a trial of a few photos."""
-    return estimate(images, out, _checked(recipe), device=device, workers=workers)
+    return estimate(images, out, _checked_recipe(recipe), device=device, workers=workers)

@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 
 from ffhqref.core import tables
 from ffhqref.core.arrays import Float32
-from ffhqref.core.images import BadImage, Photo, Rgb, read, scan, write
+from ffhqref.core.images import BadImage, Photo, Rgb, scan
+from ffhqref.core.images import read as read_image
+from ffhqref.core.images import write as write_image
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import (
     JsonObject,
@@ -280,7 +282,7 @@ class Maker:
         """Read a photo and align its face or faces. One that cannot be used gets a row that says why."""
         row = EmbeddingRow(photo.name)
         try:
-            image = read(photo.path)
+            image = read_image(photo.path)
             _note_picture(row, image)
             if min(image.shape[:2]) < SMALLEST:
                 height, width = image.shape[:2]
@@ -301,7 +303,7 @@ class Maker:
         own = _with_face(row, face)
         own.image = f"{row.image}/{number:03d}.png"
         crop = ffhq_crop(image, face.landmarks, FACE_SIDE)
-        write(below(faces_folder(self.out), own.image), crop)
+        write_image(below(faces_folder(self.out), own.image), crop)
         _note_picture(own, crop)
         return own
 

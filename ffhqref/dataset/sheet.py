@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ffhqref.core import sheets, tables
-from ffhqref.core.images import BadImage, Rgb, find, read, write
+from ffhqref.core.images import BadImage, Rgb, find
+from ffhqref.core.images import read as read_image
+from ffhqref.core.images import write as write_image
 from ffhqref.core.sheets import Panel, Tag
 from ffhqref.core.store import UserError, recorded_images
 
@@ -47,7 +49,7 @@ def mappings(out: Path, split: str | None = None) -> dict[str, dict[str, list[st
     return found
 
 
-def choose(found: Mapping[str, Mapping[str, Sequence[str]]], count: int) -> list[SheetRow]:
+def choose_rows(found: Mapping[str, Mapping[str, Sequence[str]]], count: int) -> list[SheetRow]:
     """At most `count` rows: as many of each split where there are enough, nobody shown twice.
 
     Inside a split the targets are taken evenly over their order; a photo that is in a row already (as
@@ -79,7 +81,7 @@ def _spread(
     return [apart[place] for place in places]
 
 
-def compose(rows: Sequence[tuple[SheetRow, Sequence[Rgb | None]]]) -> Rgb:
+def lay_out(rows: Sequence[tuple[SheetRow, Sequence[Rgb | None]]]) -> Rgb:
     """Rows of decoded pictures (target first) as one sheet, height x width x 3 uint8."""
     panels = []
     for row, pictures in rows:
@@ -111,7 +113,7 @@ def contact_sheet(
     target = file or out / "contact-sheet.png"
     if target.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise UserError(f"{target}: give a file that ends in .png, .jpg or .webp.")
-    chosen = choose(mappings(out, split), count)
+    chosen = choose_rows(mappings(out, split), count)
     root = images or recorded_images(out)
     missing: list[str] = []
     rows = [
@@ -120,13 +122,13 @@ def contact_sheet(
     ]
     if len(missing) == sum(len(pictures) for _, pictures in rows):
         raise UserError(f"{root} holds none of the photographs of {out}: give their folder with --images.")
-    write(target, compose(rows))
+    write_image(target, lay_out(rows))
     return ContactSheet(target, len(rows), tuple(missing))
 
 
 def _read(root: Path, name: str, missing: list[str]) -> Rgb | None:
     try:
-        return sheets.fitted(read(find(root, name)), CELL)
+        return sheets.fitted(read_image(find(root, name)), CELL)
     except BadImage:
         missing.append(name)
         return None

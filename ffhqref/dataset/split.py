@@ -96,7 +96,9 @@ def draw(
     for split in ("test", "val"):
         free = [part for part in parts if splits[part.name] == "train" and part.serves(split)]
         order = sorted(free, key=lambda part: seed_for(recipe.seed, part.name, "split"))
-        chosen = _fill_quota(_balanced(order, strata) if strata else order, _wanted(recipe, split, drawable))
+        chosen = _fill_quota(
+            _balanced(order, strata) if strata else order, _needed(recipe, split, drawable)
+        )
         _check_quota(recipe, split, sum(part.identities for part in chosen))
         splits |= {part.name: split for part in chosen}
     return splits
@@ -109,7 +111,7 @@ def _quota(recipe: Recipe, split: str) -> tuple[int | None, float | None]:
     return recipe.val_identities, recipe.val
 
 
-def _wanted(recipe: Recipe, split: str, drawable: int) -> int:
+def _needed(recipe: Recipe, split: str, drawable: int) -> int:
     """A split's quota in identities; a fraction gives one at least where each split can have one."""
     count, fraction = _quota(recipe, split)
     if count is not None:

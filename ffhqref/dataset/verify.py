@@ -88,12 +88,8 @@ def _receipt_faults(out: Path, receipts: Mapping[str, Receipt]) -> Iterator[str]
 
 
 def _load(out: Path, images: Path, recipe: Recipe, receipts: Mapping[str, Receipt]) -> Dataset:
-    people = tables.read(tables.path_of(out, "identities"), tables.IDENTITIES)
-    splits = tables.read(tables.path_of(out, "splits"), tables.SPLIT_TABLE)
-    identity = dict(
-        zip(tables.texts(people, tables.IMAGE), tables.texts(people, tables.IDENTITY), strict=True)
-    )
-    split = dict(zip(tables.texts(splits, tables.IMAGE), tables.texts(splits, tables.SPLIT), strict=True))
+    identity = tables.read_by_image(tables.path_of(out, "identities"), tables.IDENTITIES, tables.IDENTITY)
+    split = tables.read_by_image(tables.path_of(out, "splits"), tables.SPLIT_TABLE, tables.SPLIT)
     folder = out / "reference_mapping"
     references = {name: tables.read_references(folder / f"{name}_references.csv") for name in tables.SPLITS}
     outside = bool(receipts["split"].inputs.get("splits") or receipts["cluster"].inputs.get("identities"))

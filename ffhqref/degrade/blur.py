@@ -23,7 +23,7 @@ mirrored (OpenCV's reflect 101: without repeating the outermost pixel).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -32,7 +32,7 @@ from scipy import linalg
 
 from ffhqref.core.arrays import Float64, UInt8
 
-Floating = npt.NDArray[np.floating[Any]]  # float32 or float64, as the caller asks
+Floating = npt.NDArray[np.floating]  # float32 or float64, as the caller asks
 Indices = npt.NDArray[np.intp]
 Size = tuple[int, int]  # height, width
 Positions = tuple[Indices, Float64]  # of each new pixel: the old one before it, and how far on it lies (0..1)
@@ -151,10 +151,10 @@ def _profiles(kernel: Float64, tolerance: float) -> tuple[Float64, Float64]:
         rank = int((missed > tolerance**2 * missed[0]).sum())
         vertical = linalg.lapack.dorgqr(factors[:, :rank], scales[:rank])[0].T
         horizontal = right[:rank, np.argsort(order)]
-    return _trim(vertical, TAP_TOLERANCE * tolerance), _trim(horizontal, TAP_TOLERANCE * tolerance)
+    return _trim_taps(vertical, TAP_TOLERANCE * tolerance), _trim_taps(horizontal, TAP_TOLERANCE * tolerance)
 
 
-def _trim(profiles: Float64, tolerance: float) -> Float64:
+def _trim_taps(profiles: Float64, tolerance: float) -> Float64:
     """Cut off outer taps, the same number on both sides, that are next to nothing in every profile."""
     used = np.flatnonzero((np.abs(profiles) > tolerance * np.abs(profiles).max()).any(axis=0))
     cut = min(used[0], profiles.shape[1] - 1 - used[-1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +12,7 @@ from ffhqref.core import images, tables
 from ffhqref.core.store import UserError
 from ffhqref.core.tables import TableRow
 from ffhqref.degrade.levels import Level
-from ffhqref.degrade.operators import Degradation, Noise, Replayed, replay, sample
+from ffhqref.degrade.operators import Degradation, Noise, Replayed, draw_degradation, replay
 
 LARGEST = 4096  # px, of --size
 LAST_DRAW = 1_000_000  # bounds what a damaged table can ask for
@@ -123,7 +123,7 @@ def draws(level: Level, targets: Sequence[Target], options: DegradeOptions) -> I
     else:
         for target in targets:
             for copy in range(options.copies):
-                yield Drawn(target, copy, sample(level, options.seed, target.name, copy))
+                yield Drawn(target, copy, draw_degradation(level, options.seed, target.name, copy))
 
 
 def _draws_of_table(path: Path, level: Level, targets: Sequence[Target], size: int) -> Iterator[Drawn]:
@@ -158,10 +158,6 @@ def _rows_of(path: Path, level: Level, size: int, wanted: Mapping[str, Target]) 
 
 def _degradation(row: TableRow, path: Path) -> Degradation:
     try:
-        return Degradation(
-            kernel=row[tables.KERNEL], sigma_x=row[tables.SIGMA_X], sigma_y=row[tables.SIGMA_Y],
-            theta=row[tables.THETA], scale=row[tables.SCALE], noise=row[tables.NOISE],
-            quality=row[tables.QUALITY], seed=row[tables.SEED],
-        )  # fmt: skip
+        return Degradation(**{item.name: row[item.name] for item in fields(Degradation)})
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged at {row[tables.IMAGE]} ({error}).") from None

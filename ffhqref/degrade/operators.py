@@ -54,7 +54,7 @@ class Degradation:
             raise ValueError(f"no such degradation: {self}")
 
 
-def sample(level: Level, seed: int, name: str, copy: int = 0) -> Degradation:
+def draw_degradation(level: Level, seed: int, name: str, copy: int = 0) -> Degradation:
     """Draw the degradation of image `name`: the same for the same four, whatever else is drawn."""
     purpose = f"degradation {level.name} {copy}"
     stream = np.random.RandomState(np.random.PCG64(seed_for(seed, name, purpose)))
@@ -86,7 +86,7 @@ class Sampler:
 
         `copy` can be the epoch or the step.
         """
-        return apply(image, sample(self.level, self.seed, name, copy))
+        return apply(image, draw_degradation(self.level, self.seed, name, copy))
 
 
 def sampler(level: Level | str, seed: int = 0) -> Sampler:
@@ -192,7 +192,7 @@ def small_levels(image: Rgb, degradation: Degradation, unit: Noise) -> UInt8:
     to different levels only where the value lies within `DOUBT` of the middle of two: those values are
     computed again in float64, each from the definition, and the result is that of float64 throughout.
     """
-    blur = _blur(image, degradation)
+    blur = Blur(image, kernel_of(degradation), _small(image, degradation))
     noisy = add_noise(blur.whole(np.float32) / 255.0, degradation.noise, unit) * 255.0
     levels = np.rint(noisy)
     doubts = np.nonzero(np.abs(noisy - levels) > 0.5 - DOUBT)
@@ -206,10 +206,6 @@ def small_levels(image: Rgb, degradation: Degradation, unit: Noise) -> UInt8:
 def kernel_of(degradation: Degradation) -> Float64:
     """The 41 x 41 blur kernel of a degradation."""
     return gaussian_kernel(degradation.sigma_x, degradation.sigma_y, degradation.theta)
-
-
-def _blur(image: Rgb, degradation: Degradation) -> Blur:
-    return Blur(image, kernel_of(degradation), _small(image, degradation))
 
 
 def _small(image: Rgb, degradation: Degradation) -> tuple[int, int]:

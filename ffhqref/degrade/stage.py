@@ -103,7 +103,7 @@ def dataset_folder(level: Level, split: Split = "test") -> str:
 # ---- one picture ---------------------------------------------------------------------------------
 
 
-def fit(image: Rgb, size: int, method: Filter = "bicubic") -> Rgb:
+def resize_square(image: Rgb, size: int, method: Filter = "bicubic") -> Rgb:
     """Resize to size x size; a picture that is not square is squeezed, as the published loader does."""
     if image.shape[:2] == (size, size):
         return image
@@ -129,14 +129,14 @@ class DegradeItem:
             image = images.read(target.path)
         except BadImage as error:
             return Made(self.key, "", error.status, str(error))
-        clean = fit(image, options.size, options.filter)
+        clean = resize_square(image, options.size, options.filter)
         low = apply(clean, self.drawn.degradation, self.drawn.noise())
         data = images.encode(low, f".{options.format}")
         write_bytes(below(out, self.file), data)
         return Made(self.key, digest(data), note="" if image.shape[0] == image.shape[1] else "squeezed")
 
 
-def sheet(
+def level_sheet(
     path: Path,
     level_folders: Mapping[str, tuple[Path, str]],
     photos: Path,
@@ -158,7 +158,7 @@ def sheet(
         raise UserError("The sheet would be empty: no image has a low-quality version at every level.")
     cells = []
     for name in (common[round(at)] for at in np.linspace(0, len(common) - 1, min(rows, len(common)))):
-        clean = fit(images.read(images.find(photos, name)), options.size, options.filter)
+        clean = resize_square(images.read(images.find(photos, name)), options.size, options.filter)
         line = [Panel(clean, (name, f"{options.size} x {options.size} px"))]
         for level, (out, _) in level_folders.items():
             row = made[level][name]

@@ -6,15 +6,15 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import cv2
 import numpy as np
 
+from ffhqref.core import images
 from ffhqref.core.arrays import Float64
-from ffhqref.core.images import BadImage, Rgb, read, write
+from ffhqref.core.images import BadImage, Rgb
 from ffhqref.demo.portrait.camera import landmarks_of
 from ffhqref.demo.portrait.people import Portrait, render_portrait
 from ffhqref.demo.portrait.traits import generator, of_person, person
@@ -56,17 +56,13 @@ def album(seed: int, people: int, fewest: int = 1, most: int = 8) -> list[Wanted
     return wanted
 
 
-def _single_thread() -> None:
-    cv2.setNumThreads(1)
-
-
 def map_photos(work: Callable[[Wanted], Answer], wanted: Sequence[Wanted], workers: int) -> Iterator[Answer]:
     """`work` on each photograph, in order, in so many processes; 1 works in this one."""
     if workers <= 1:
         yield from map(work, wanted)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_single_thread) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         yield from pool.map(work, wanted, chunksize=max(1, min(8, len(wanted) // workers)))
 
 
@@ -96,16 +92,11 @@ def photograph(folder: Path, wanted: Wanted) -> Label:
     """
     path = folder / wanted.name
     try:
-        read(path)
+        images.read(path)
         marks = landmarks_of(wanted.seed, wanted.number, wanted.photo)
     except BadImage:
         portrait = wanted.portrait()
-        write(path, portrait.image)
+        images.write(path, portrait.image)
         marks = portrait.landmarks
     who = person(wanted.seed, wanted.number)
     return Label(wanted.name, wanted.identity, who.age, who.gender, who.skin_tone, marks)
-
-
-def photographs(folder: Path, wanted: Sequence[Wanted], workers: int) -> Iterator[Label]:
-    """`photograph` for each, in order."""
-    return map_photos(partial(photograph, folder), wanted, workers)

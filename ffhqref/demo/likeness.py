@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ffhqref.core import tables
+from ffhqref.core import images, tables
 from ffhqref.core.arrays import Float32
-from ffhqref.core.images import Rgb, find, png_name, read, resize
+from ffhqref.core.images import Rgb, find, png_name, resize
 from ffhqref.demo import EMBEDDER
 from ffhqref.demo.portrait.raster import FRAME
 from ffhqref.demo.portrait.shape import Reals
@@ -81,8 +81,8 @@ def of_restored(out: Path) -> list[str]:
         return []
     found = target_similarities(
         Embedder(EMBEDDER, "cpu"),
-        [read(find(photos, name)) for name in names],
-        {kind: [read(folder / png_name(name)) for name in names] for kind, folder in folders.items()},
+        [images.read(find(photos, name)) for name in names],
+        {kind: [images.read(folder / png_name(name)) for name in names] for kind, folder in folders.items()},
         [marks[name] for name in names],
     )
     person = tables.read_labels(out / "labels.csv")

@@ -19,7 +19,7 @@ from ffhqref.degrade.draws import DegradeOptions
 from ffhqref.degrade.levels import load_level
 from ffhqref.degrade.stage import degrade_dataset
 from ffhqref.demo import EMBEDDER
-from ffhqref.demo.album import DRAWING_REVISION, Label, album, photographs
+from ffhqref.demo.album import DRAWING_REVISION, Label, album, map_photos, photograph
 from ffhqref.download.sources import load_source
 from ffhqref.download.stage import DownloadOptions, accept_terms, download
 from ffhqref.faces.networks import Device
@@ -60,7 +60,8 @@ def render_photos(out: Path, *, people: int = 60, seed: int = 0, workers: int = 
         photos.mkdir(exist_ok=True)
         for stale in {p.name for p in photos.glob("*.png")} - {w.name for w in wanted}:
             (photos / stale).unlink()
-        each = progress(photographs(photos, wanted, workers), "draw", "photo", len(wanted))
+        drawn = map_photos(partial(photograph, photos), wanted, workers)
+        each = progress(drawn, "draw", "photo", len(wanted))
         labels = sorted(each, key=lambda label: label.image)
         write_text(out / "labels.csv", labels_csv(labels))
         write_text(out / "landmarks.csv", landmarks_csv(labels))
@@ -93,9 +94,8 @@ def demo_recipe(out: Path, seed: int) -> Recipe:
 
 def judged(dataset: Path, labels: Path) -> Agreement:
     """The identities that were found against those that are known (CSV of image and identity)."""
-    known, columns = tables.read_labels(labels), [tables.IMAGE, tables.IDENTITY]
-    table = tables.read(tables.path_of(dataset, "identities"), tables.IDENTITIES, columns)
-    found = dict(zip(*(tables.texts(table, column) for column in columns), strict=True))
+    known = tables.read_labels(labels)
+    found = tables.read_by_image(tables.path_of(dataset, "identities"), tables.IDENTITIES, tables.IDENTITY)
     both = [name for name in found if name in known]
     if not both:
         raise UserError(f"{labels} names no photograph of {dataset}: run the demo into a new folder.")

@@ -106,7 +106,7 @@ def rate(who: str, kind: str) -> float:
     """Pictures per second of one core's time, in this process alone."""
     level, image = load_level("train"), face(512)
     if who == "ours":
-        sampled = (operators.sample(level, 0, str(number)) for number in range(10 * COUNT))
+        sampled = (operators.draw_degradation(level, 0, str(number)) for number in range(10 * COUNT))
         drawn = [one for one in sampled if one.kernel == kind][:COUNT]
         works: list[Callable[[], object]] = [partial(operators.apply, image, one) for one in drawn]
     else:

@@ -210,13 +210,14 @@ BOMBS = {
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from ffhqref.core.images import BadImage, read
+from ffhqref.core import images
+from ffhqref.core.images import BadImage
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in [sys.argv[1], *sys.argv[1:]]:  # the first is read twice: once for the imports
     before = before if path != sys.argv[1] else peak()
     try:
-        read(Path(path))
+        images.read(Path(path))
         print("read")
     except BadImage as bad:
         print(bad.status)

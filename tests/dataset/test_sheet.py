@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from ffhqref.cli import app
 from ffhqref.core import tables
-from ffhqref.core.images import read, write
+from ffhqref.core.images import read as read_image
+from ffhqref.core.images import write as write_image
 from ffhqref.core.store import UserError, write_text
-from ffhqref.dataset.sheet import CELL, GAP, SheetRow, choose, compose, contact_sheet
+from ffhqref.dataset.sheet import CELL, GAP, SheetRow, choose_rows, contact_sheet, lay_out
 
 COLOURS = {f"{n:02d}.png": (10 + 9 * n, 255 - 10 * n, (37 * n) % 256) for n in range(20)}
 
@@ -21,7 +22,7 @@ COLOURS = {f"{n:02d}.png": (10 + 9 * n, 255 - 10 * n, (37 * n) % 256) for n in r
 def dataset(tmp_path: Path) -> Path:
     """Three people in three splits; each photo is of one colour."""
     for name, colour in COLOURS.items():
-        write(tmp_path / "photos" / name, np.full((40, 60, 3), colour, np.uint8))
+        write_image(tmp_path / "photos" / name, np.full((40, 60, 3), colour, np.uint8))
     rows = {
         "test": [("00.png", ["01.png", "02.png"]), ("01.png", ["02.png", "00.png"])],
         "val": [("03.png", ["04.png"])],
@@ -34,7 +35,7 @@ def dataset(tmp_path: Path) -> Path:
 
 
 def test_nobody_is_shown_twice_and_splits_come_in_order(dataset: Path) -> None:
-    rows = choose({s: tables.read_references(dataset / "reference_mapping" / f"{s}_references.csv")
+    rows = choose_rows({s: tables.read_references(dataset / "reference_mapping" / f"{s}_references.csv")
                    for s in ("test", "val", "train")}, 9)  # fmt: skip
     assert [row.split for row in rows] == ["test", "val", "train"]
     shown = [name for row in rows for name in (row.target, *row.references)]
@@ -43,15 +44,15 @@ def test_nobody_is_shown_twice_and_splits_come_in_order(dataset: Path) -> None:
 
 def test_a_share_that_a_split_cannot_fill_goes_to_another() -> None:
     many = {f"t{n}": [f"r{n}"] for n in range(50)}
-    rows = choose({"test": {"a": ["b"]}, "val": {}, "train": many}, 12)
+    rows = choose_rows({"test": {"a": ["b"]}, "val": {}, "train": many}, 12)
     assert [row.split for row in rows] == ["test"] + ["train"] * 11
-    assert len(choose({"train": many}, 5)) == 5
+    assert len(choose_rows({"train": many}, 5)) == 5
 
 
 def test_the_sheet_shows_target_first_then_references_in_their_order(dataset: Path, tmp_path: Path) -> None:
     made = contact_sheet(dataset, tmp_path / "photos", count=9)
     assert (made.path, made.rows, made.missing) == (dataset / "contact-sheet.png", 3, ())
-    sheet = read(made.path)
+    sheet = read_image(made.path)
     assert sheet.shape[0] == GAP + 3 * (CELL + GAP)
     for line, names in enumerate((["00.png", "01.png", "02.png"], ["03.png", "04.png"])):
         y = GAP + line * (CELL + GAP) + CELL // 2
@@ -62,14 +63,14 @@ def test_the_sheet_shows_target_first_then_references_in_their_order(dataset: Pa
 
 def test_the_corner_is_the_colour_of_the_split() -> None:
     plain = np.full((30, 30, 3), 200, np.uint8)
-    cell = compose([(SheetRow("test", "t", ()), [plain])])[GAP:, GAP:]
+    cell = lay_out([(SheetRow("test", "t", ()), [plain])])[GAP:, GAP:]
     assert tuple(cell[1, 1]) == (170, 40, 50) and (cell[CELL // 2 : CELL, :CELL] == 200).all()
 
 
 def test_more_references_than_columns_are_counted_on_the_sheet() -> None:
     pictures = [np.full((9, 9, 3), 99, np.uint8)] * 7
-    few = compose([(SheetRow("train", "t", tuple("abcdef")), pictures)])
-    many = compose([(SheetRow("train", "t", tuple("abcdefghi")), pictures)])
+    few = lay_out([(SheetRow("train", "t", tuple("abcdef")), pictures)])
+    many = lay_out([(SheetRow("train", "t", tuple("abcdefghi")), pictures)])
     assert few.shape == many.shape and (few != many).any()
     assert (few != many).nonzero()[1].min() >= few.shape[1] - CELL - GAP  # only in the last cell
 

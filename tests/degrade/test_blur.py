@@ -11,7 +11,11 @@ from ffhqref.degrade.levels import load_level
 from ffhqref.degrade.operators import Degradation
 
 HEIGHT, WIDTH = 90, 130
-DRAWN = [operators.sample(load_level(name), 3, str(n)) for name in ("train", "moderate") for n in range(12)]
+DRAWN = [
+    operators.draw_degradation(load_level(name), 3, str(n))
+    for name in ("train", "moderate")
+    for n in range(12)
+]
 WAYS = {"profiles": 1e9, "spectrum": 0.0, "the cheaper": blur.SPECTRUM_COST}
 
 

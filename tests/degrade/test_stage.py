@@ -102,14 +102,15 @@ def published(image: images.Rgb, drawn: Degradation, unit: operators.Noise | Non
 @pytest.mark.parametrize(("height", "width"), [(96, 96), (70, 131)])
 def test_the_short_cut_changes_no_byte(level: str, height: int, width: int) -> None:
     for number in range(12):
-        image, drawn = picture(number, height, width), operators.sample(load_level(level), 0, str(number))
+        image = picture(number, height, width)
+        drawn = operators.draw_degradation(load_level(level), 0, str(number))
         np.testing.assert_array_equal(operators.apply(image, drawn), published(image, drawn))
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (5, 3), (22, 40)])
 def test_pictures_smaller_than_the_kernel(height: int, width: int) -> None:
     for number in range(6):
-        drawn = operators.sample(load_level("faceme"), 1, str(number))
+        drawn = operators.draw_degradation(load_level("faceme"), 1, str(number))
         image = picture(number, height, width)
         short = plain.ours(image, drawn)
         blurred = plain.blur(plain.to_bgr(image), operators.kernel_of(drawn))
@@ -133,7 +134,7 @@ def test_results_do_not_depend_on_threads() -> None:
     order with other threads, and what is near the middle of two levels is decided in float64.
     """
     image, level, made = picture(3, 512, 512), load_level("train"), []
-    drawn = [operators.sample(level, 2, str(n)) for n in range(12)]
+    drawn = [operators.draw_degradation(level, 2, str(n)) for n in range(12)]
     sizes = [operators.small_size(512, 512, one.scale) for one in drawn]
     noise = [operators.draw_noise(one.seed, (*size, 3)) for one, size in zip(drawn, sizes, strict=True)]
     before = cv2.getNumThreads()
@@ -149,8 +150,8 @@ def test_results_do_not_depend_on_threads() -> None:
 
 def test_a_sample_depends_on_its_four_and_lies_in_its_ranges() -> None:
     level = load_level("gfpgan")
-    drawn = [operators.sample(level, 7, f"{n}.png") for n in range(600)]
-    assert drawn == [operators.sample(level, 7, f"{n}.png") for n in range(600)]
+    drawn = [operators.draw_degradation(level, 7, f"{n}.png") for n in range(600)]
+    assert drawn == [operators.draw_degradation(level, 7, f"{n}.png") for n in range(600)]
     for key in ("sigma_x", "sigma_y"):
         values = [getattr(one, key) for one in drawn]
         assert 0.1 <= min(values) < 0.4 and 9.6 < max(values) <= 10
@@ -161,9 +162,9 @@ def test_a_sample_depends_on_its_four_and_lies_in_its_ranges() -> None:
     turned = [one.theta for one in drawn if one.kernel == "aniso"]
     assert -np.pi <= min(turned) < -3 and 3 < max(turned) <= np.pi
     others = [
-        operators.sample(level, 8, "0.png"), operators.sample(level, 7, "0.jpg"),
-        operators.sample(level, 7, "0.png", copy=1),
-        operators.sample(replace(level, name="b"), 7, "0.png"),
+        operators.draw_degradation(level, 8, "0.png"), operators.draw_degradation(level, 7, "0.jpg"),
+        operators.draw_degradation(level, 7, "0.png", copy=1),
+        operators.draw_degradation(replace(level, name="b"), 7, "0.png"),
     ]  # fmt: skip
     assert len({one.seed for one in [*drawn, *others]}) == 604
     assert len({one.scale for one in [drawn[0], *others]}) == 5
@@ -171,7 +172,7 @@ def test_a_sample_depends_on_its_four_and_lies_in_its_ranges() -> None:
 
 def test_the_draw_of_a_name_stays_what_it_is() -> None:
     """Frozen: a dataset that was degraded once must come out the same with every later version."""
-    drawn = operators.sample(load_level("severe"), 0, "00001.png")
+    drawn = operators.draw_degradation(load_level("severe"), 0, "00001.png")
     low = operators.apply(picture(0), drawn)
     seen = json.dumps(
         [drawn.kernel, round(drawn.sigma_x, 9), round(drawn.scale, 9), drawn.quality, drawn.seed]
@@ -188,7 +189,7 @@ def test_the_sampler_is_for_worker_processes() -> None:
     sampler = pickle.loads(pickle.dumps(operators.sampler("train", seed=3)))
     image = picture(5)
     low = sampler(image, "a.png", 4)
-    drawn = operators.sample(load_level("train"), 3, "a.png", 4)
+    drawn = operators.draw_degradation(load_level("train"), 3, "a.png", 4)
     np.testing.assert_array_equal(low, published(image, drawn))  # as whole pictures, in float64
     assert low.dtype == np.uint8 and low.shape == image.shape
     assert (low != sampler(image, "a.png", 5)).any() and (low != sampler(image, "b.png", 4)).any()
@@ -196,7 +197,7 @@ def test_the_sampler_is_for_worker_processes() -> None:
 
 
 def test_a_picture_of_another_kind_is_refused() -> None:
-    drawn = operators.sample(load_level("train"), 0, "a")
+    drawn = operators.draw_degradation(load_level("train"), 0, "a")
     for wrong in (np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3), np.float32), np.zeros((8, 0, 3), np.uint8)):
         with pytest.raises(ValueError, match="uint8 picture"):
             operators.apply(wrong, drawn)  # type: ignore[arg-type]
@@ -310,7 +311,7 @@ def test_a_folder(photos: Path, tmp_path: Path) -> None:
     for row in found:
         low = images.read(out / row["lq_image"])
         clean = draws_fit(photos / row["image"], 48)
-        drawn = operators.sample(load_level("severe"), 5, row["image"])
+        drawn = operators.draw_degradation(load_level("severe"), 5, row["image"])
         np.testing.assert_array_equal(low, operators.apply(clean, drawn))
         assert (row["kernel"], row["sigma_x"], row["quality"]) == (drawn.kernel, drawn.sigma_x, drawn.quality)
         assert (row["level"], row["status"], row["width"], row["height"]) == ("severe", "ok", 48, 48)
@@ -627,7 +628,7 @@ def test_a_stop_at_every_write_leaves_nothing_false(
             stage.degrade_folder(level, photos, out, names=names, options=options)
         monkeypatch.undo()
         for row in rows(out):  # a row that is there tells the truth of its file
-            drawn = operators.sample(load_level(row["level"]), 0, row["image"])
+            drawn = operators.draw_degradation(load_level(row["level"]), 0, row["image"])
             wanted = operators.apply(draws_fit(photos / row["image"], 32), drawn)
             np.testing.assert_array_equal(images.read(out / row["lq_image"]), wanted)
         stage.degrade_folder(level, photos, out, names=names, options=options)
@@ -738,7 +739,7 @@ def basicsr() -> Any:
 
 def test_kernels_equal_basicsr(basicsr: Any) -> None:
     for number in range(40):
-        drawn = operators.sample(load_level("train"), 0, str(number))
+        drawn = operators.draw_degradation(load_level("train"), 0, str(number))
         theirs = basicsr.bivariate_Gaussian(
             41, drawn.sigma_x, drawn.sigma_y, drawn.theta, isotropic=drawn.kernel == "iso"
         )

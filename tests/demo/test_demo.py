@@ -19,12 +19,12 @@ from typer.testing import CliRunner
 
 from ffhqref.cli import app
 from ffhqref.core import tables
-from ffhqref.core.images import read
+from ffhqref.core.images import read as read_image
 from ffhqref.core.recipe import known_distance
 from ffhqref.core.store import UserError, digest_file
 from ffhqref.dataset.verify import verify_dataset
 from ffhqref.degrade.operators import sampler
-from ffhqref.demo import EMBEDDER, FIRST_STAGE, RESTORER, run
+from ffhqref.demo import EMBEDDER, FIRST_STAGE_FILE, RESTORER, run
 from ffhqref.demo.album import album
 from ffhqref.demo.portrait.camera import landmarks_of
 from ffhqref.demo.portrait.people import Portrait
@@ -117,7 +117,7 @@ def test_the_report_names_what_lies_where(demo: tuple[Path, str]) -> None:
         assert name in said
     assert all(len(line) <= 100 for line in tree(Path("demo-out")))
     assert "ffhqref build-refs --images" in said and "ffhqref verify" in said
-    assert read(out / "dataset" / "contact-sheet.png").shape[1] > 400
+    assert read_image(out / "dataset" / "contact-sheet.png").shape[1] > 400
 
 
 def test_running_again_does_nothing_anew(demo: tuple[Path, str]) -> None:
@@ -151,7 +151,7 @@ def test_references_bring_the_person_back(demo: tuple[Path, str]) -> None:
     # a person's gain scatters by as much as its mean, and here are few: how much it is, restorer.json tells
     assert likeness["restored with references"] > likeness["restored without references"] + 0.01
     assert likeness["restored with references"] > likeness["severe low quality"]
-    assert read(next((demo[0] / "dataset/restored/severe").glob("*.png"))).shape == (64, 64, 3)
+    assert read_image(next((demo[0] / "dataset/restored/severe").glob("*.png"))).shape == (64, 64, 3)
 
 
 @pytest.mark.slow
@@ -176,7 +176,7 @@ def test_without_torch_the_demo_says_how_to_restore(
 def test_the_shipped_first_stage_keeps_people_whom_it_never_saw(
     portraits: dict[int, list[Portrait]],
 ) -> None:
-    """Six of a world of their own: pictures come back, and still show who it is."""
+    """Six of a population of their own: pictures come back, and show who it is."""
     import torch
 
     from ffhqref.demo.making.judge_restorer import normalised, to_targets
@@ -185,11 +185,12 @@ def test_the_shipped_first_stage_keeps_people_whom_it_never_saw(
     from ffhqref.refldm.training.data import as_picture
     from ffhqref.refldm.training.stages import first_stage
 
-    told = json.loads(FIRST_STAGE.with_suffix(".json").read_text())
+    told = json.loads(FIRST_STAGE_FILE.with_suffix(".json").read_text())
     assert (
-        told["sha256"] == digest_file(FIRST_STAGE) and told["bytes"] == FIRST_STAGE.stat().st_size < 2_000_000
+        told["sha256"] == digest_file(FIRST_STAGE_FILE)
+        and told["bytes"] == FIRST_STAGE_FILE.stat().st_size < 2_000_000
     )
-    autoencoder = first_stage(config_of("ldm"), FIRST_STAGE, {})
+    autoencoder = first_stage(config_of("ldm"), FIRST_STAGE_FILE, {})
     chosen = [photos[0] for photos in portraits.values()][:6]
     x = torch.cat([normalised(fit(portrait.image, 64, 64)) for portrait in chosen])
     with torch.no_grad():
@@ -215,7 +216,7 @@ def test_the_demo_s_models_can_be_made_again(tmp_path: Path) -> None:
     assert told["trained"]["steps"] == {"ldm": 2, "copy": 2, "refldm": 2}
     judged = told["judged"][SIMILARITY]
     assert {f"{count} references" for count in (0, 1, 3, 5)} < set(judged)
-    assert read(out.with_name("restored.jpg")).shape[1] > 7 * 128
+    assert read_image(out.with_name("restored.jpg")).shape[1] > 7 * 128
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0 and json.loads(out.with_suffix(".json").read_text()) == told
 
@@ -249,7 +250,7 @@ def test_the_shipped_restorer_is_the_one_that_was_judged() -> None:
     assert similarity["5 references of another person"][2] < similarity["5 references"][1]
     means = [similarity[f"{count} references"][0] for count in (0, 1, 3, 5)]
     assert means[0] < means[1] and means[0] < means[3]
-    assert told["judged"]["world"] != told["trained"]["world"]
+    assert told["judged"]["population"] != told["trained"]["population"]
 
 
 def test_the_readme_tells_what_was_judged() -> None:
@@ -270,7 +271,7 @@ def test_the_shipped_restorer_has_a_name_of_its_own(known: list[Known], tmp_path
     arguments = ["restore", "--checkpoint", "demo", "--lq", str(photo), "--steps", "2"]
     done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
-    assert read(tmp_path / "out" / photo.name).shape == (64, 64, 3)
+    assert read_image(tmp_path / "out" / photo.name).shape == (64, 64, 3)
 
 
 def test_a_smaller_demo_leaves_no_photo_of_the_larger(drawn: Path, tmp_path: Path) -> None:
@@ -319,7 +320,7 @@ def test_the_shipped_network_is_known_and_small() -> None:
     assert told["sha256"] == digest_file(EMBEDDER)
     assert known_distance(EMBEDDER) is not None
     assert told["judged"]["equal_error_rate"] <= 0.01
-    assert told["judged"]["world"] != told["trained"]["world"]
+    assert told["judged"]["population"] != told["trained"]["population"]
 
 
 def test_the_shipped_network_takes_any_batch() -> None:
@@ -332,7 +333,7 @@ def test_the_shipped_network_takes_any_batch() -> None:
 
 def test_the_shipped_network_tells_people_apart_whom_it_never_saw(known: list[Known]) -> None:
     """Twelve people of a seed that neither training, nor its judging, nor the demo's default draws."""
-    faces = [align(read(photo.path), photo.landmarks) for photo in known]
+    faces = [align(read_image(photo.path), photo.landmarks) for photo in known]
     rates = match_rates(Embedder(EMBEDDER, "cpu").embed(np.stack(faces)), [photo.person for photo in known])
     assert rates.same == 153 and rates.equal_error()[0] <= 0.01
     distance = known_distance(EMBEDDER)
@@ -346,7 +347,7 @@ def test_both_levels_of_low_quality_images_are_there_for_each_test_target(demo: 
     targets = set(tables.read_references(out / "dataset" / "reference_mapping" / "test_references.csv"))
 
     def detail(path: Path) -> float:
-        return float(np.abs(np.diff(read(path).astype(float), axis=1)).mean())
+        return float(np.abs(np.diff(read_image(path).astype(float), axis=1)).mean())
 
     sharp = np.mean([detail(out / "photos" / name) for name in targets])
     for level in ("severe", "moderate"):

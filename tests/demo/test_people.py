@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ffhqref.core.images import read
+from ffhqref.core.images import read as read_image
 from ffhqref.demo.album import Wanted, album, map_photos, photograph
 from ffhqref.demo.portrait import paint, people, shape, traits
 from ffhqref.demo.portrait.camera import ffhq_frame, landmarks_of
@@ -62,9 +62,9 @@ def test_faces_are_framed_as_ffhq_frames_them() -> None:
 def test_the_frame_is_that_of_the_crop_for_photographs() -> None:
     """Without a photographer's jitter the frame is what `faces.ffhq_crop` would cut."""
     points = np.array([[-1.1, 0.1], [0.9, -0.1], [0.1, 1.2], [-0.8, 2.1], [0.9, 2.0]])
-    still = replace(traits.shot(SEED, 0, 0), tilt=0.0, zoom=1.0, shift=(0.0, 0.0))
+    exact = replace(traits.shot(SEED, 0, 0), tilt=0.0, zoom=1.0, shift=(0.0, 0.0))
     np.testing.assert_allclose(
-        ffhq_frame(points, still), ffhq_matrix(points.astype(np.float32)), rtol=1e-4, atol=1e-3
+        ffhq_frame(points, exact), ffhq_matrix(points.astype(np.float32)), rtol=1e-4, atol=1e-3
     )
 
 
@@ -205,4 +205,4 @@ def test_a_damaged_photograph_is_drawn_again_and_a_whole_one_kept(
     path.write_bytes(good[: len(good) // 2])
     photograph(folder, wanted)
     assert path.read_bytes() == good
-    assert read(path).shape == (512, 512, 3)
+    assert read_image(path).shape == (512, 512, 3)

@@ -1,23 +1,22 @@
-"""How the demo's first stage and restorer are judged: on people of another world than they learnt from."""
+"""How the demo's first stage and restorer are judged: on people of another population than the training's."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from ffhqref.core import sheets
-from ffhqref.core.images import Rgb, write
+from ffhqref.core import images, sheets
+from ffhqref.core.images import Rgb
+from ffhqref.core.terminal import progress
 from ffhqref.degrade.operators import sampler
 from ffhqref.demo import EMBEDDER
 from ffhqref.demo.album import Wanted, map_photos
 from ffhqref.demo.likeness import mean_over_people, target_similarities
-from ffhqref.demo.portrait.people import Portrait, render_portrait
+from ffhqref.demo.portrait.people import Portrait
 from ffhqref.demo.portrait.raster import FRAME
 from ffhqref.faces.networks import Embedder
 from ffhqref.refldm.model import checkpoint
@@ -26,11 +25,11 @@ from ffhqref.refldm.model.unet import ReferenceCache
 from ffhqref.refldm.restorer import Restorer, SamplingOptions, fit
 from ffhqref.refldm.training import data
 
-JUDGING_WORLD = 77004  # seed; neither the training world nor the demo's own default
-COUNTS = (0, 1, 3, 5)  # of references, as in the paper's Table 5
+JUDGING_POPULATION = 77004  # seed; neither the training population nor the demo's own default
+REFERENCE_COUNTS = (0, 1, 3, 5)  # of references, as in the paper's Table 5
 TARGETS = 2  # of a judged person, beside the references
 SAMPLES = 16  # pictures restored at a time
-SHOWN, SIDE = 5, 128  # people on the sheet, px of a picture there
+SHOWN_PEOPLE, SIDE = 5, 128  # people on the sheet, px of a picture there
 SIMILARITY = "similarity [mean, 95 % interval over people]"  # key of the reports
 
 
@@ -42,10 +41,10 @@ def normalised(picture: Rgb) -> torch.Tensor:
 @torch.no_grad()
 def judge_first_stage(
     autoencoder: Autoencoder, size: tuple[int, int], workers: int, people: int = 40
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """What pictures of unseen people lose in it: similarity to the target, mean distance of [-1, 1]."""
-    wanted = [Wanted(JUDGING_WORLD, number, photo) for number in range(people) for photo in range(2)]
-    portraits = list(map_photos(_portrait, wanted, workers))
+    wanted = [Wanted(JUDGING_POPULATION, number, photo) for number in range(people) for photo in range(2)]
+    portraits = list(map_photos(Wanted.portrait, wanted, workers))
     made: dict[str, list[Rgb]] = {"at 64 px": [], "through the first stage": []}
     distances = []
     for portrait in portraits:
@@ -56,7 +55,7 @@ def judge_first_stage(
         made["at 64 px"].append(small)
         made["through the first stage"].append(data.as_picture(back[0]))
     found = to_targets(portraits, made)
-    return {"people": people, "pictures": len(portraits), "world": JUDGING_WORLD,
+    return {"people": people, "pictures": len(portraits), "population": JUDGING_POPULATION,
             "mean distance, of [-1, 1]": round(float(np.mean(distances)), 4),
             SIMILARITY: rounded(found, [one.identity for one in wanted])}  # fmt: skip
 
@@ -83,18 +82,11 @@ class Case:
     references: list[Rgb]
 
 
-def _portrait(wanted: Wanted) -> Portrait:
-    return render_portrait(wanted.seed, wanted.number, wanted.photo)
-
-
 def cases(people: int, size: tuple[int, int], workers: int) -> list[Case]:
     """Unseen people, severely degraded at 512 px as the dataset's test images are."""
-    each = TARGETS + max(COUNTS)
-    wanted = [Wanted(JUDGING_WORLD, number, photo) for number in range(people) for photo in range(each)]
-    bar = tqdm(
-        map_photos(_portrait, wanted, workers), total=len(wanted), desc="draw", unit="photo", disable=None
-    )
-    portraits = list(bar)
+    each = TARGETS + max(REFERENCE_COUNTS)
+    wanted = [Wanted(JUDGING_POPULATION, number, photo) for number in range(people) for photo in range(each)]
+    portraits = list(progress(map_photos(Wanted.portrait, wanted, workers), "draw", "photo", len(wanted)))
     degrade = sampler("severe")
     found = []
     for first in range(0, len(wanted), each):
@@ -114,7 +106,7 @@ def restored(
     ]
     pictures: list[Rgb] = []
     noise = restorer.noise(2024)
-    for start in tqdm(range(0, len(jobs), SAMPLES), desc=what, unit="batch", disable=None):
+    for start in progress(range(0, len(jobs), SAMPLES), what, "batch"):
         batch = jobs[start : start + SAMPLES]
         pictures += restorer.restore(
             [lq for lq, _ in batch], [cached for _, cached in batch], [noise] * len(batch), SamplingOptions()
@@ -125,7 +117,7 @@ def restored(
 def with_references(restorer: Restorer, judged: Sequence[Case]) -> dict[str, list[Rgb]]:
     """Restored by number of references; and what shows that it is the person in them who counts."""
     made = {}
-    for count in COUNTS:
+    for count in REFERENCE_COUNTS:
         kind = f"{count} references"
         cached = [restorer.cache_references(case.references[:count]) for case in judged]
         made[kind] = restored(restorer, judged, cached, kind)
@@ -136,7 +128,7 @@ def with_references(restorer: Restorer, judged: Sequence[Case]) -> dict[str, lis
     return made
 
 
-def judge(path: Path, ldm: Path, people: int, workers: int, sheet: Path) -> dict[str, Any]:
+def judge(path: Path, ldm: Path, people: int, workers: int, sheet: Path) -> dict[str, object]:
     """Similarity to the targets by number of references, with intervals over people.
 
     Without references two others stand beside: the LDM that `path` was trained from, and the null condition,
@@ -155,20 +147,20 @@ def judge(path: Path, ldm: Path, people: int, workers: int, sheet: Path) -> dict
     }
     made["LDM"] = restored(plain, judged, [ReferenceCache()] * len(judged), "LDM")
     made |= with_references(restorer, judged)
-    write(sheet, show(judged, made, restorer.size))
+    images.write(sheet, show(judged, made, restorer.size))
     found = to_targets(targets, made)
-    most = found[f"{COUNTS[-1]} references"]
+    most = found[f"{REFERENCE_COUNTS[-1]} references"]
     for none in ("0 references", "null condition", "LDM"):
-        found[f"gain of {COUNTS[-1]} references over {none}"] = list(np.subtract(most, found[none]))
-    return {"level": "severe", "people": people, "pictures": len(targets), "world": JUDGING_WORLD,
+        found[f"gain of {REFERENCE_COUNTS[-1]} references over {none}"] = list(np.subtract(most, found[none]))
+    return {"level": "severe", "people": people, "pictures": len(targets), "population": JUDGING_POPULATION,
             SIMILARITY: rounded(found, who)}  # fmt: skip
 
 
 def show(judged: Sequence[Case], made: Mapping[str, Sequence[Rgb]], size: tuple[int, int]) -> Rgb:
     """A row a person: low quality, restored without and with references, the target, references."""
-    most = f"{COUNTS[-1]} references"
+    most = f"{REFERENCE_COUNTS[-1]} references"
     rows = []
-    for at, case in enumerate(judged[:SHOWN]):
+    for at, case in enumerate(judged[:SHOWN_PEOPLE]):
         first = at * TARGETS  # the case's pictures follow each other
         shown = [fit(case.lq[0], *size), made["0 references"][first], made[most][first],
                  fit(case.targets[0].image, *size), *case.references[:3]]  # fmt: skip

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -225,8 +225,15 @@ def judge_embedder(path: Path, people: int, photos: int, workers: int) -> dict[s
         "distance_at_false_match_rate_1e-4": round(distance, 4),
         "true_match_rate_there": round(rates.at(distance)[0], 5),
         "people": people, "photos": len(pictures), "pairs_of_one_person": rates.same,
-        "pairs_of_two_people": rates.different, "world": JUDGED_ON,
+        "pairs_of_two_people": rates.different, "population": JUDGED_ON,
     }  # fmt: skip
+
+
+def write_report(model: Path, judged: Mapping[str, object], trained: Mapping[str, object]) -> None:
+    """How a shipped model was made and judged, as JSON beside it."""
+    about = {"sha256": digest_file(model), "bytes": model.stat().st_size}
+    report = {**about, "judged": judged, "trained": trained}
+    write_text(model.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
 
 
 def main() -> None:
@@ -256,15 +263,13 @@ def main() -> None:
     trained = time.time()
     judged = judge_embedder(given.out, 80, 4, given.workers)
     how = {
-        "people": int(numbers.max()) + 1, "photos": len(numbers), "world": LEARNT_FROM,
+        "people": int(numbers.max()) + 1, "photos": len(numbers), "population": LEARNT_FROM,
         "epochs": given.epochs,
         "batch": given.batch, "loss": f"ArcFace, margin {ARCFACE_MARGIN}, scale {ARCFACE_SCALE}",
         "parameters": sum(p.numel() for p in network.parameters()),
         "seconds_drawing": round(drew - began), "seconds_training": round(trained - drew),
     }  # fmt: skip
-    about = {"sha256": digest_file(given.out), "bytes": given.out.stat().st_size}
-    report = {**about, "judged": judged, "trained": how}
-    write_text(given.out.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
+    write_report(given.out, judged, how)
     print(
         f"Made {given.out}: equal error rate {judged['equal_error_rate']:.3%} "
         f"on {judged['people']} unseen people."

@@ -3,7 +3,7 @@
     python -m ffhqref.demo.making.train_restorer --work demo-models
 
 Takes an hour on two cores and needs the extra `train`. Stopped at any moment, it goes on where it was.
-What it is judged on (`restorer.json`) are people of another world than those it learnt from.
+What it is judged on (`restorer.json`) are people of another population than those it learnt from.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tqdm import tqdm
 
-from ffhqref.core.images import read, write
+from ffhqref.core import images
 from ffhqref.core.recipe import load_toml, locate, override
-from ffhqref.core.store import atomic, digest_file, write_text
+from ffhqref.core.store import atomic
+from ffhqref.core.terminal import progress
 from ffhqref.dataset.build import build_refs
-from ffhqref.demo import FIRST_STAGE, RESTORER
+from ffhqref.demo import FIRST_STAGE_FILE, RESTORER
 from ffhqref.demo.making.judge_restorer import judge, judge_first_stage, normalised
+from ffhqref.demo.making.train_embedder import write_report
 from ffhqref.demo.run import demo_recipe, render_photos
 from ffhqref.refldm.model import checkpoint
 from ffhqref.refldm.restorer import fit
@@ -35,7 +35,7 @@ from ffhqref.refldm.training.config import Config, parse
 from ffhqref.refldm.training.runs import MODEL, RunFolder
 from ffhqref.refldm.training.stages import first_stage
 
-TRAINING_WORLD = 20242  # seed; neither the judging world nor the demo's own default
+TRAINING_POPULATION = 20242  # seed; neither the judging population nor the demo's own default
 # The published noise suits latents of 64 x 64, whose neighbours tell more of each other than those of
 # 16 x 16; greater latents are to it what a milder schedule would be (Hoogeboom et al., 2023).
 LATENT_STD = 4.0
@@ -44,15 +44,15 @@ SHEET = "restored.jpg"  # beside the restorer: some of the people that it was ju
 
 def dataset(work: Path, people: int, workers: int) -> tuple[Path, Path]:
     """Draw and build the training people; the dataset and its photographs at the restorer's size."""
-    photos = render_photos(work, people=people, seed=TRAINING_WORLD, workers=workers)
+    photos = render_photos(work, people=people, seed=TRAINING_POPULATION, workers=workers)
     built = work / "dataset"
-    recipe = override(demo_recipe(work, TRAINING_WORLD), val=0.03, test=0.01)
+    recipe = override(demo_recipe(work, TRAINING_POPULATION), val=0.03, test=0.01)
     build_refs(photos, built, recipe, device="cpu", workers=workers)
     size = config_of("refldm").architecture
     small = work / "small"
-    for photo in tqdm(sorted(photos.iterdir()), desc="shrink", unit="photo", disable=None):
+    for photo in progress(sorted(photos.iterdir()), "shrink", "photo"):
         if not (small / photo.name).is_file():
-            write(small / photo.name, fit(read(photo), size.height, size.width))
+            images.write(small / photo.name, fit(images.read(photo), size.height, size.width))
     return built, small
 
 
@@ -89,12 +89,12 @@ class Workshop:
         run = RunFolder(out)
         return run.of(run.steps()[-1]) / MODEL
 
-    def about(self, stages: Sequence[str]) -> dict[str, Any]:
+    def about(self, stages: Sequence[str]) -> dict[str, object]:
         """How these stages were trained."""
         runs = {stage: RunFolder(self.root / stage) for stage in stages}
         seconds = {s: seconds_of(run.root, config_of(s).batch_size) for s, run in runs.items()}
         return {
-            "photos": len(list(self.small.iterdir())), "world": TRAINING_WORLD,
+            "photos": len(list(self.small.iterdir())), "population": TRAINING_POPULATION,
             "steps": {stage: run.steps()[-1] for stage, run in runs.items()},
             "seconds": {stage: round(value) for stage, value in seconds.items()},
         }  # fmt: skip
@@ -107,10 +107,8 @@ def standardised(model: Path, small: Path, out: Path) -> Path:
     Both sides of the latents move together, so that pictures -> pictures is the same function.
     """
     autoencoder = first_stage(config_of("autoencoder"), model, {})
-    latents = []
-    for photo in tqdm(sorted(small.iterdir())[:256], desc="encode", unit="photo", disable=None):
-        latents.append(autoencoder.encode(normalised(read(photo))))
-    z = torch.cat(latents)
+    photos = progress(sorted(small.iterdir())[:256], "encode", "photo")
+    z = torch.cat([autoencoder.encode(normalised(images.read(photo))) for photo in photos])
     mean, std = z.mean((0, 2, 3)), z.std() / LATENT_STD
     before, after, codes = autoencoder.quant_conv, autoencoder.post_quant_conv, autoencoder.quantize.embedding
     assert before.bias is not None and after.bias is not None
@@ -142,23 +140,16 @@ def narrow(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def first_stage_file(shop: Workshop, afresh: bool) -> Path:
     """The shipped first stage, or one that is trained, judged on unseen people and written in its place."""
-    if FIRST_STAGE.is_file() and not afresh:
-        return FIRST_STAGE
+    if FIRST_STAGE_FILE.is_file() and not afresh:
+        return FIRST_STAGE_FILE
     model = shop.trained("autoencoder")
-    with atomic(FIRST_STAGE) as part:
+    with atomic(FIRST_STAGE_FILE) as part:
         save_file(narrow(checkpoint.first_stage_state(checkpoint.read(model)[0])), part)
     config = config_of("autoencoder")
     size = (config.architecture.height, config.architecture.width)
-    judged = judge_first_stage(first_stage(config, FIRST_STAGE, {}), size, shop.workers)
-    tell(FIRST_STAGE, judged, shop.about(["autoencoder"]))
-    return FIRST_STAGE
-
-
-def tell(model: Path, judged: dict[str, Any], trained: dict[str, Any]) -> None:
-    """How a shipped model was made and judged, as JSON beside it."""
-    about = {"sha256": digest_file(model), "bytes": model.stat().st_size}
-    report = {**about, "judged": judged, "trained": trained}
-    write_text(model.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
+    judged = judge_first_stage(first_stage(config, FIRST_STAGE_FILE, {}), size, shop.workers)
+    write_report(FIRST_STAGE_FILE, judged, shop.about(["autoencoder"]))
+    return FIRST_STAGE_FILE
 
 
 def seconds_of(run: Path, batch_size: int) -> float:
@@ -190,7 +181,7 @@ def main() -> None:
     model = shop.trained("refldm", "--init", copying)
     shipped(model, given.out)
     judged = judge(given.out, ldm, given.judged, given.workers, given.out.with_name(SHEET))
-    tell(given.out, judged, {"people": given.people, **shop.about(["ldm", "copy", "refldm"])})
+    write_report(given.out, judged, {"people": given.people, **shop.about(["ldm", "copy", "refldm"])})
     print(f"Made {given.out}: {json.dumps(judged, indent=1)}")
 
 

@@ -32,7 +32,7 @@ def _static(seed: int, number: int) -> Skin:
     """What no expression moves, kept for a person's next photo."""
     who = person(seed, number)
     skin = bare(who)
-    _scalp(skin, who)
+    _hair_roots(skin, who)
     _beard(skin, who)
     _nose(skin.part(*MOUTH), who)
     return skin
@@ -143,7 +143,7 @@ def _brows(skin: Skin, who: Person, taken: Shot) -> None:
     skin.relief += 0.012 * shade
 
 
-def _scalp(skin: Skin, who: Person) -> None:
+def _hair_roots(skin: Skin, who: Person) -> None:
     """The shadow of hair at its roots, or of shaved hair."""
     a, v = skin.grid()
     line = scalp_line(who, np.abs(a) / WRAP)

@@ -54,14 +54,14 @@ def put_on(picture: Reals, depth: Reals, seen: Reals, who: Person) -> None:
         picture += glass * np.float32(0.03) * (0.5 + 1.5 * ramp.astype(np.float32)) - 0.05 * glass * picture
     mask = np.zeros(depth.shape, np.uint8)
     for part, width in zip(parts, (thick, thick, thick, thick - 1, thick - 1), strict=True):
-        _line(mask, depth, part, width)
+        _draw_line(mask, depth, part, width)
     frame = (mask.astype(np.float32) / 255)[..., None]
     soft = cv2.GaussianBlur(frame, (0, 0), 1.5)
     edge = np.clip(soft - np.roll(soft, 2, 0), 0, 1)
     picture += frame * (tone + 0.35 * edge[..., None] - picture)
 
 
-def _line(mask: UInt8, depth: Reals, seen: Reals, width: int) -> None:
+def _draw_line(mask: UInt8, depth: Reals, seen: Reals, width: int) -> None:
     """The pieces of a line that nothing is in front of."""
     middle = (seen[1:] + seen[:-1]) / 2
     x, y = (np.clip(middle[:, k].astype(int), 0, depth.shape[0] - 1) for k in (0, 1))

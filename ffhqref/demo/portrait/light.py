@@ -98,7 +98,7 @@ def render(scene: Scene, taken: Shot, wrap: Reals, light: Reals, open_: Reals) -
     return out
 
 
-def backdrop(rng: np.random.Generator, taken: Shot) -> Reals:
+def backdrop(rng: np.random.Generator) -> Reals:
     """What is behind the person, FRAME x FRAME x 3, linear: a wall, the open or a room, out of focus."""
     kind = int(rng.integers(4))
     if kind == 0:

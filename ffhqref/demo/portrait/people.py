@@ -143,7 +143,7 @@ def _photograph(scene: light.Scene, who: Person, taken: Shot, view: Posed, rng: 
     lit, open_ = light.shadows(depth, taken)
     picture = light.render(scene, taken, SOFT_SKIN, lit, open_)
     nothing = scene.depth < light.FAR / 2
-    picture[nothing] = light.backdrop(rng, taken).reshape(-1, 3)[nothing]
+    picture[nothing] = light.backdrop(rng).reshape(-1, 3)[nothing]
     if worn is not None:
         pixel = worn.layer.pixel
         shade = _hair_light(who, taken, worn.layer.values, worn.strand, lit[pixel], open_[pixel])

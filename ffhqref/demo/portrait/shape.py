@@ -73,7 +73,7 @@ def step(x: Reals, start: float, end: float) -> Reals:
     return np.asarray(t * t * (3 - 2 * t))
 
 
-def _rows() -> Reals:
+def _mesh_rows() -> Reals:
     """Heights v of the mesh's rows: closer together between brows and chin."""
     v = np.linspace(3.62, -4.0, 400)
     density = 1 + 1.6 * ((v < 0.9) & (v > -2.9)) + 1.2 * ((v < -0.9) & (v > -1.6))
@@ -81,7 +81,7 @@ def _rows() -> Reals:
     return np.interp(np.linspace(place[0], 1, 124), place, v).astype(np.float32)
 
 
-def _columns() -> Reals:
+def _mesh_columns() -> Reals:
     t = np.linspace(-1, 1, 123)
     return (WRAP * np.pi * (0.4 * t + 0.6 * t**3)).astype(np.float32)
 
@@ -178,7 +178,7 @@ def _nose_relief(a: Reals, v: Reals, who: Person) -> Reals:
 
 def head(who: Person, taken: Shot) -> Head:
     """The head's mesh with the expression of one photo, upright and facing the camera."""
-    a, v = _columns(), _rows()
+    a, v = _mesh_columns(), _mesh_rows()
     blunt = (2.35 - 0.4 * step(-v, 0.6, 2.6))[:, None].astype(np.float64)
     points = around(_shaped_section(v, who), a / WRAP, blunt)
     aa, vv = np.meshgrid(a, v)

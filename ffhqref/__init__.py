@@ -6,7 +6,7 @@ The stages of the command line, as typed functions; each is imported when it is 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -54,7 +54,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _PLACES:
         raise AttributeError(f"module 'ffhqref' has no attribute {name!r}")
     return getattr(import_module(f"ffhqref.{_PLACES[name]}"), name)

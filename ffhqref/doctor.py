@@ -72,9 +72,8 @@ def packages(version: Callable[[str], str]) -> Iterator[Check]:
 
     for text in importlib.metadata.requires("ffhqref") or []:
         needed = Requirement(text)
-        if needed.name in (*RUNTIMES, *INDEXES) or (
-            needed.marker and not needed.marker.evaluate({"extra": ""})
-        ):
+        of_an_extra = needed.marker and not needed.marker.evaluate({"extra": ""})
+        if of_an_extra or needed.name in (*RUNTIMES, *INDEXES):
             continue
         found = version(needed.name)
         fix = f'pip install "{needed.name}{needed.specifier}"'
@@ -95,12 +94,8 @@ def runtime(version: Callable[[str], str], providers: Sequence[str], gpus: Seque
     what = "ONNX Runtime"
     gpu_build = 'pip uninstall -y onnxruntime onnxruntime-gpu && pip install "onnxruntime-gpu>=1.20"'
     if len(found) > 1:
-        fix = (
-            gpu_build
-            if gpus
-            else "pip uninstall -y onnxruntime-gpu && pip install --force-reinstall onnxruntime"
-        )
-        return Check("wrong", what, BOTH_BUILDS, fix)
+        cpu_build = "pip uninstall -y onnxruntime-gpu && pip install --force-reinstall onnxruntime"
+        return Check("wrong", what, BOTH_BUILDS, gpu_build if gpus else cpu_build)
     if not found or not providers:
         return Check("missing", what, "not installed or cannot be loaded", 'pip install "onnxruntime>=1.18"')
     name, number = next(iter(found.items()))

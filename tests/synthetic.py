@@ -61,7 +61,7 @@ def write_embedded(
     shard = tables.embeddings_folder(out) / "shard-00000.parquet"
     tables.write_rows(shard, tables.EMBEDDINGS, rows)
     notes = {"images": str(images), "statuses": {"ok": len(names)}}
-    write_receipt(out, wanted_receipt([], [], {"test": len(names)}), [shard], notes)
+    write_receipt(out, wanted_receipt([], set(), {"test": len(names)}), [shard], notes)
     return images
 
 

@@ -193,13 +193,10 @@ class Recipe:
     def __post_init__(self) -> None:
         for item in fields(self):
             _check_range(item, getattr(self, item.name))
-        low, high = self.test_references
+        distance, (low, high) = self.distance, self.test_references
         rules = [
-            (self.distance is None or 0 < self.distance <= 2, "distance must be above 0 and at most 2"),
-            (
-                self.distance is None or self.min_distance < self.distance,
-                "min_distance must be below distance",
-            ),
+            (distance is None or 0 < distance <= 2, "distance must be above 0 and at most 2"),
+            (distance is None or self.min_distance < distance, "min_distance must be below distance"),
             (self.det_size % 32 == 0, "det_size must be a multiple of 32"),
             ((self.val or 0) + (self.test or 0) <= 1, "val and test together must be at most 1"),
             (low >= 1, "test_references must start at 1 or more"),
@@ -251,7 +248,7 @@ def override(recipe: Recipe, **overrides: object) -> Recipe:
     hints = get_type_hints(Recipe)
     given = {key: value for key, value in overrides.items() if value is not None}
     given |= {key: _absolute(key, given[key]) for key in FILES if key in given}
-    changes: dict[str, object] = {
+    changes: dict[str, Any] = {
         key: _checked_value(value, hints[key], f"--{key.replace('_', '-')}") for key, value in given.items()
     }
     for part in ("val", "test"):

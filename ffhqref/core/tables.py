@@ -189,11 +189,8 @@ def iterate_pairs(path: Path, names: Sequence[str]) -> Iterator[tuple[Int64, Int
                     raise UserError(
                         f"{path} names photos that are not embedded: run `ffhqref cluster` again."
                     )
-                yield (
-                    np.asarray(left, np.int64),
-                    np.asarray(right, np.int64),
-                    np.asarray(batch.column(DISTANCE), np.float64),
-                )
+                distances = np.asarray(batch.column(DISTANCE), np.float64)
+                yield np.asarray(left, np.int64), np.asarray(right, np.int64), distances
     except (OSError, KeyError, pa.ArrowException) as error:
         raise UserError(f"Cannot read the table {path} ({error}): run `ffhqref cluster`.") from None
 
@@ -310,12 +307,8 @@ def load_embeddings(out: Path) -> Embeddings:
         raise UserError(f"{out}: no photo has a face to use; `ffhqref embed` says why for each.")
     flat = np.asarray(pc.list_flatten(table[EMBEDDING]), np.float32)
     area = np.asarray(table[WIDTH]).astype(np.int64) * np.asarray(table[HEIGHT])
-    return Embeddings(
-        texts(table, IMAGE),
-        flat.reshape(len(table), -1),
-        area.tolist(),
-        texts(table, PIXELS),
-    )
+    vectors = flat.reshape(len(table), -1)
+    return Embeddings(texts(table, IMAGE), vectors, area.tolist(), texts(table, PIXELS))
 
 
 def count_statuses(shards: Iterable[Path]) -> dict[str, int]:

@@ -5,17 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ffhqref.core import store
 from ffhqref.core.recipe import FILES, Recipe, load_recipe, to_toml, with_known_distance
-from ffhqref.core.store import (
-    Receipt,
-    UserError,
-    fingerprint,
-    finished,
-    lock,
-    receipt_path,
-    write_receipt,
-    write_text,
-)
+from ffhqref.core.store import Receipt, UserError
 from ffhqref.dataset.cluster import find_identities
 from ffhqref.dataset.embed import Estimate, embed_photos, estimate
 from ffhqref.dataset.references import write_references
@@ -52,7 +44,7 @@ def write_recipe(out: Path, recipe: Recipe) -> None:
     """Keep the effective recipe with the dataset; the same one is not written again."""
     text, path = f"# The recipe this dataset was built with.\n{to_toml(recipe)}", recipe_path(out)
     if not path.is_file() or path.read_bytes() != text.encode():
-        write_text(path, text)
+        store.write_text(path, text)
 
 
 def _checked_recipe(recipe: Recipe) -> Recipe:
@@ -84,7 +76,7 @@ def build_refs(
     something given is missing or wrong, or where the result is not sound.
     """
     chosen = _checked_recipe(load_recipe(recipe) if isinstance(recipe, str) else recipe)
-    with lock(out, "build-refs"):
+    with store.lock(out, "build-refs"):
         before = _stamps(out)
         done = embed_photos(images, out, chosen, device=device, workers=workers, batch_size=batch_size)
         receipts = {"embed": done}
@@ -99,21 +91,21 @@ def build_refs(
 
 def _stamps(out: Path) -> list[int]:
     """When each stage's receipt was written, 0 where there is none: what tells whether a run did anything."""
-    paths = [receipt_path(out, stage) for stage in (*STAGES, "verify")]
+    paths = [store.receipt_path(out, stage) for stage in (*STAGES, "verify")]
     return [path.stat().st_mtime_ns if path.exists() else 0 for path in paths]
 
 
 def _verified(out: Path, recipe: Recipe) -> Receipt:
     """The receipt of a verification of the stages as they are; UserError with each violation."""
-    inputs = {stage: fingerprint(out, stage) for stage in STAGES}
+    inputs = {stage: store.fingerprint(out, stage) for stage in STAGES}
     parameters = {"distance": recipe.distance, "min_distance": recipe.min_distance}
     wanted = Receipt(stage="verify", revision=REVISION, parameters=parameters, inputs=inputs)
-    if done := finished(out, wanted):
+    if done := store.finished(out, wanted):
         return done
     report = verify_dataset(out, recipe)
     if report.violations:
         raise UserError(refusal(out, report))
-    return write_receipt(out, wanted, [], {"counts": report.counts, "warnings": report.warnings})
+    return store.write_receipt(out, wanted, [], {"counts": report.counts, "warnings": report.warnings})
 
 
 def refusal(out: Path, report: Report) -> str:

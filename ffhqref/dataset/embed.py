@@ -15,23 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ffhqref.core import tables
+from ffhqref.core import store, tables
 from ffhqref.core.arrays import Float32
 from ffhqref.core.images import BadImage, Photo, Rgb, scan
 from ffhqref.core.images import read as read_image
 from ffhqref.core.images import write as write_image
 from ffhqref.core.recipe import Recipe
-from ffhqref.core.store import (
-    JsonObject,
-    Receipt,
-    UserError,
-    below,
-    digest,
-    digest_file,
-    finished,
-    lock,
-    write_receipt,
-)
+from ffhqref.core.store import JsonObject, Receipt, UserError
 from ffhqref.core.tables import EmbeddingRow
 from ffhqref.core.terminal import progress_bar
 from ffhqref.faces.align import Aligned, Aligner, by_crop, by_detector, by_landmarks, read_landmarks
@@ -60,7 +50,7 @@ class EmbeddingWork:
 
     @property
     def key(self) -> str:
-        return digest(json.dumps([REVISION, dict(self.parameters)], sort_keys=True).encode())
+        return store.digest(json.dumps([REVISION, dict(self.parameters)], sort_keys=True).encode())
 
     def open_aligner(self) -> Aligner:
         recipe = self.recipe
@@ -94,23 +84,17 @@ def plan(recipe: Recipe, device: Device) -> EmbeddingWork:
             raise UserError(f"No {what} was named: give --{what} FILE (`ffhqref download` has networks).")
         if not Path(file).is_file():
             raise UserError(f"There is no {what} {file}: give --{what} the path of a file.")
-        parameters[what] = digest_file(Path(file))
+        parameters[what] = store.digest_file(Path(file))
     parameters["provider"] = provider_for(device)
     return EmbeddingWork(recipe, device, parameters)
 
 
-def wanted_receipt(photos: Sequence[Photo], excluded: Sequence[str], parameters: JsonObject) -> Receipt:
+def wanted_receipt(photos: Sequence[Photo], excluded: set[str], parameters: JsonObject) -> Receipt:
     """The receipt that a finished embed of these photos has."""
     listing = [[photo.name, photo.size, photo.mtime_ns, photo.bad] for photo in photos]
-    return Receipt(
-        stage="embed",
-        revision=REVISION,
-        parameters=parameters,
-        inputs={
-            "photos": digest(json.dumps(listing).encode()),
-            "exclude": digest(json.dumps(sorted(excluded)).encode()),
-        },
-    )
+    given = {"photos": listing, "exclude": sorted(excluded)}
+    inputs = {name: store.digest(json.dumps(value).encode()) for name, value in given.items()}
+    return Receipt(stage="embed", revision=REVISION, parameters=parameters, inputs=inputs)
 
 
 def _photos(images: Path, out: Path, recipe: Recipe) -> list[Photo]:
@@ -137,9 +121,9 @@ def embed_photos(
     photos = _photos(images, out, recipe)
     work = plan(recipe, device)
     excluded = set(tables.read_list(Path(recipe.exclude))) if recipe.exclude else set()
-    wanted = wanted_receipt(photos, sorted(excluded), work.parameters)
-    with lock(out, "embed"):
-        if done := finished(out, wanted):
+    wanted = wanted_receipt(photos, excluded, work.parameters)
+    with store.lock(out, "embed"):
+        if done := store.finished(out, wanted):
             return done
         shards = _shards(photos, tables.embeddings_folder(out), excluded, work.key)
         missing = [shard for shard in shards if not shard.stands()]
@@ -151,7 +135,7 @@ def embed_photos(
                 stale.unlink()
         root = faces_folder(out) if recipe.faces == "all" else images
         notes = {"images": str(root.resolve()), "statuses": tables.count_statuses(paths)}
-        return write_receipt(out, wanted, paths, notes)
+        return store.write_receipt(out, wanted, paths, notes)
 
 
 def _make_all(
@@ -303,7 +287,7 @@ class Maker:
         own = _with_face(row, face)
         own.image = f"{row.image}/{number:03d}.png"
         crop = ffhq_crop(image, face.landmarks, FACE_SIDE)
-        write_image(below(faces_folder(self.out), own.image), crop)
+        write_image(store.below(faces_folder(self.out), own.image), crop)
         _note_picture(own, crop)
         return own
 
@@ -345,14 +329,11 @@ def estimate(images: Path, out: Path, recipe: Recipe, *, device: Device, workers
     photos = _photos(images, out, recipe)
     work = plan(recipe, device)
     excluded = set(tables.read_list(Path(recipe.exclude))) if recipe.exclude else set()
-    if finished(out, wanted_receipt(photos, sorted(excluded), work.parameters)):
+    if store.finished(out, wanted_receipt(photos, excluded, work.parameters)):
         return Estimate(len(photos), 0, 0, 0.0)
     known = _known_rows(tables.embeddings_folder(out), work.key)
-    left = [
-        p
-        for p in photos
-        if not p.bad and p.name not in excluded and (p.name, p.size, p.mtime_ns) not in known
-    ]
+    usable = [photo for photo in photos if not photo.bad and photo.name not in excluded]
+    left = [photo for photo in usable if (photo.name, photo.size, photo.mtime_ns) not in known]
     trial = left[:: max(1, len(left) // TRIAL)][:TRIAL]
     single = replace(recipe, faces="largest")  # cuts no faces out: nothing may be written
     maker = Maker(out, single, replace(work, recipe=single).open_aligner(), work.open_embedder(), 4)

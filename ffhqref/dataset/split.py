@@ -10,20 +10,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
-from ffhqref.core import tables
+from ffhqref.core import store, tables
 from ffhqref.core.recipe import Recipe
-from ffhqref.core.store import (
-    JsonObject,
-    Receipt,
-    UserError,
-    digest_file,
-    digest_given,
-    fingerprint,
-    finished,
-    lock,
-    seed_for,
-    write_receipt,
-)
+from ffhqref.core.store import JsonObject, Receipt, UserError
 from ffhqref.dataset import neighbours
 from ffhqref.dataset.neighbours import Neighbours, least_distance
 
@@ -95,10 +84,8 @@ def draw(
     drawable = sum(part.identities for part in parts if part.for_val or part.for_test)
     for split in ("test", "val"):
         free = [part for part in parts if splits[part.name] == "train" and part.serves(split)]
-        order = sorted(free, key=lambda part: seed_for(recipe.seed, part.name, "split"))
-        chosen = _fill_quota(
-            _balanced(order, strata) if strata else order, _needed(recipe, split, drawable)
-        )
+        order = sorted(free, key=lambda part: store.seed_for(recipe.seed, part.name, "split"))
+        chosen = _fill_quota(_balanced(order, strata) if strata else order, _needed(recipe, split, drawable))
         _check_quota(recipe, split, sum(part.identities for part in chosen))
         splits |= {part.name: split for part in chosen}
     return splits
@@ -221,11 +208,11 @@ def split_identities(out: Path, recipe: Recipe) -> Receipt:
     quotas = ("seed", "val", "test", "val_identities", "test_identities", "test_references", "min_distance")
     parameters = {name: getattr(recipe, name) for name in (*quotas, "dedupe", "balance")}
     parameters |= {name: list(parameters[name]) for name in ("test_references", "balance")}
-    inputs = {"cluster": fingerprint(out, "cluster"), "splits": _lists_digest(recipe.splits)}
-    inputs |= {key: digest_given(getattr(recipe, key)) for key in ("targets", "labels")}
+    inputs = {"cluster": store.fingerprint(out, "cluster"), "splits": _lists_digest(recipe.splits)}
+    inputs |= {key: store.digest_given(getattr(recipe, key)) for key in ("targets", "labels")}
     wanted = Receipt(stage="split", revision=REVISION, parameters=parameters, inputs=inputs)
-    with lock(out, "split"):
-        if done := finished(out, wanted):
+    with store.lock(out, "split"):
+        if done := store.finished(out, wanted):
             return done
         graph = neighbours.load(out, recipe)
         if recipe.splits:
@@ -260,7 +247,8 @@ def _write(
         name: {"photos": ordered.count(name), "identities": len(people[name])} for name in tables.SPLITS
     }
     outputs = [tables.path_of(out, "splits"), *(list_path(out, name) for name in tables.SPLITS)]
-    return write_receipt(out, wanted, outputs, {**notes, **counts, "replayed": bool(wanted.inputs["splits"])})
+    notes = {**notes, **counts, "replayed": bool(wanted.inputs["splits"])}
+    return store.write_receipt(out, wanted, outputs, notes)
 
 
 def _lists_folder(folder: Path) -> Path:
@@ -274,4 +262,4 @@ def _lists_digest(folder: str | None) -> str:
     for path in paths:
         if not path.is_file():
             raise UserError(f"There is no {path}: --splits takes a folder with {{train,val,test}}_image.txt.")
-    return "+".join(digest_file(path) for path in paths)
+    return "+".join(store.digest_file(path) for path in paths)

@@ -17,23 +17,11 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from ffhqref.core import images, journal, sheets, tables
+from ffhqref.core import images, journal, sheets, store, tables
 from ffhqref.core.images import BadImage, Rgb
 from ffhqref.core.journal import Made
 from ffhqref.core.sheets import Panel
-from ffhqref.core.store import (
-    Receipt,
-    UserError,
-    below,
-    digest,
-    lock,
-    need_space,
-    read_receipt,
-    receipt_path,
-    recorded_images,
-    write_bytes,
-    write_receipt,
-)
+from ffhqref.core.store import Receipt, UserError
 from ffhqref.core.tables import TableRow
 from ffhqref.degrade.draws import DegradeOptions, Drawn, Filter, Target, draws, named, scanned
 from ffhqref.degrade.levels import Level
@@ -88,7 +76,7 @@ def degrade_dataset(
     mapping = out / "reference_mapping" / f"{split}_references.csv"
     if not mapping.is_file():
         raise UserError(f"There is no {mapping}: give a built dataset, or --out for a plain folder.")
-    targets = named(photos or recorded_images(out), list(tables.read_references(mapping)))
+    targets = named(photos or store.recorded_images(out), list(tables.read_references(mapping)))
     if not targets:
         raise UserError(f"{mapping} names no target: build the dataset with a larger {split} split.")
     run = DegradeRun(level, out, dataset_folder(level, split), f"degrade-{level.name}-{split}", options)
@@ -132,8 +120,8 @@ class DegradeItem:
         clean = resize_square(image, options.size, options.filter)
         low = apply(clean, self.drawn.degradation, self.drawn.noise())
         data = images.encode(low, f".{options.format}")
-        write_bytes(below(out, self.file), data)
-        return Made(self.key, digest(data), note="" if image.shape[0] == image.shape[1] else "squeezed")
+        store.write_bytes(store.below(out, self.file), data)
+        return Made(self.key, store.digest(data), note="" if image.shape[0] == image.shape[1] else "squeezed")
 
 
 def level_sheet(
@@ -162,7 +150,7 @@ def level_sheet(
         line = [Panel(clean, (name, f"{options.size} x {options.size} px"))]
         for level, (out, _) in level_folders.items():
             row = made[level][name]
-            line.append(Panel(images.read(below(out, row[tables.LQ_IMAGE])), caption(row)))
+            line.append(Panel(images.read(store.below(out, row[tables.LQ_IMAGE])), caption(row)))
         cells.append(line)
     images.write(path, sheets.compose(cells, ["clean", *level_folders]))
 
@@ -200,16 +188,16 @@ class DegradeRun:
 
     def make(self, targets: Sequence[Target]) -> Receipt:
         """Make what is missing or not as it should be, then the table, the journal and the receipt."""
-        with lock(self.out, f"degrade --level {self.level.name}"):
+        with store.lock(self.out, f"degrade --level {self.level.name}"):
             items = [self._item(drawn) for drawn in draws(self.level, targets, self.options)]
             known = journal.read(self.journal)
             missing = [item for item in items if not journal.stands(self.out, item, known.get(item.file))]
             wanted = self._wanted(items)
-            done = read_receipt(self.out, self.stage)
+            done = store.read_receipt(self.out, self.stage)
             if not missing and done and done.same_work(wanted) and self._table_stands(items, known):
                 return done
             self._forget(missing)
-            need_space(self.out, len(missing) * self.options.size**2, "Writing the low-quality images")
+            store.need_space(self.out, len(missing) * self.options.size**2, "Writing the low-quality images")
             made = known | journal.make_all(
                 missing, lambda item: item.make(self.out, self.options), self.journal,
                 workers=self.options.workers, what=f"degrade {self.level.name}",
@@ -222,12 +210,12 @@ class DegradeRun:
         file = self.prefix + folder + images.png_name(drawn.target.name).removesuffix("png") + options.format
         parts = [REVISION, drawn.target.stamp, drawn.target.bad, asdict(drawn.degradation), drawn.draw]
         parts += [options.size, options.filter, asdict(self.level) if drawn.replayed else None]
-        return DegradeItem(drawn, file, digest(json.dumps(parts).encode()))
+        return DegradeItem(drawn, file, store.digest(json.dumps(parts).encode()))
 
     def _wanted(self, items: Sequence[DegradeItem]) -> Receipt:
         parameters = {key: value for key, value in asdict(self.options).items() if key != "workers"}
         parameters |= {"level": asdict(self.level), "table": self.options.table is not None}
-        keys = digest(json.dumps([[item.file, item.key] for item in items]).encode())
+        keys = store.digest(json.dumps([[item.file, item.key] for item in items]).encode())
         return Receipt(stage=self.stage, revision=REVISION, parameters=parameters, inputs={"images": keys})
 
     def _table_stands(self, items: Sequence[DegradeItem], known: Mapping[str, Made]) -> bool:
@@ -252,7 +240,7 @@ class DegradeRun:
 
     def _forget(self, missing: Sequence[DegradeItem]) -> None:
         """Take rows of files that will be made anew out of the table, so that none is ever wrong."""
-        receipt_path(self.out, self.stage).unlink(missing_ok=True)
+        store.receipt_path(self.out, self.stage).unlink(missing_ok=True)
         if missing and self.table.is_file():
             tables.write(self.table, tables.DEGRADATIONS, self._rows_without({item.file for item in missing}))
 
@@ -274,7 +262,7 @@ class DegradeRun:
         journal.write(self.journal, {file: made[file] for file in kept})
         notes = {"statuses": dict(sorted(statuses.items())), "images": len(items)}
         squeezed = sum(result.note == "squeezed" for result in results)
-        return write_receipt(self.out, wanted, [self.journal], notes | {"squeezed": squeezed})
+        return store.write_receipt(self.out, wanted, [self.journal], notes | {"squeezed": squeezed})
 
     def _remove_stale(
         self, items: Sequence[DegradeItem], known: Mapping[str, Made], made: Mapping[str, Made]
@@ -284,7 +272,7 @@ class DegradeRun:
         for file, before in known.items():
             gone = made[file].status != "ok" if file in wanted else bool(self.prefix)
             if gone and journal.unchanged(self.out, file, before):
-                below(self.out, file).unlink()
+                store.below(self.out, file).unlink()
 
     def _merged(self, items: Sequence[DegradeItem], made: Mapping[str, Made]) -> pa.Table:
         """The table with these items' rows in place of those of the same files (dataset: same folder)."""

@@ -33,9 +33,8 @@ def similarity_to(points: Float32, template: Float32) -> Float64:
 def align(image: Rgb, landmarks: Float32) -> Rgb:
     """The face as 112 x 112 px: five points moved onto ArcFace's template, bilinear, black outside."""
     matrix = similarity_to(landmarks, np.asarray(TEMPLATE, np.float32))
-    return np.asarray(
-        cv2.warpAffine(image, matrix, (ALIGNED_SIDE, ALIGNED_SIDE), flags=cv2.INTER_LINEAR), np.uint8
-    )
+    face = cv2.warpAffine(image, matrix, (ALIGNED_SIDE, ALIGNED_SIDE), flags=cv2.INTER_LINEAR)
+    return np.asarray(face, np.uint8)
 
 
 def crop_middle(image: Rgb) -> Rgb:
@@ -44,9 +43,8 @@ def crop_middle(image: Rgb) -> Rgb:
     top, bottom = (int(part * height) for part in METRIC_CROP)
     left, right = (int(part * width) for part in METRIC_CROP)
     middle = image[top:bottom, left:right]
-    return np.asarray(
-        cv2.resize(middle, (ALIGNED_SIDE, ALIGNED_SIDE), interpolation=cv2.INTER_AREA), np.uint8
-    )
+    face = cv2.resize(middle, (ALIGNED_SIDE, ALIGNED_SIDE), interpolation=cv2.INTER_AREA)
+    return np.asarray(face, np.uint8)
 
 
 def five_of_68(points: Float32) -> Float32:
@@ -82,7 +80,6 @@ def ffhq_crop(image: Rgb, landmarks: Float32, size: int = 512) -> Rgb:
         factors = np.array([small[0] / image.shape[1], small[1] / image.shape[0]])
         image = np.asarray(cv2.resize(image, small, interpolation=cv2.INTER_AREA), np.uint8)
         matrix = ffhq_matrix(np.asarray(landmarks * factors, np.float32), size)
-    return np.asarray(
-        cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101),
-        np.uint8,
-    )
+    border = cv2.BORDER_REFLECT_101
+    face = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_CUBIC, borderMode=border)
+    return np.asarray(face, np.uint8)

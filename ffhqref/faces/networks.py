@@ -198,12 +198,7 @@ class Embedder:
         self._run = _session(path, self.provider)
         inputs, outputs = self._run.get_inputs(), self._run.get_outputs()
         shape = inputs[0].shape
-        if (
-            len(inputs) != 1
-            or len(outputs) != 1
-            or len(shape) != 4
-            or list(shape[1:]) != [3, ALIGNED_SIDE, ALIGNED_SIDE]
-        ):
+        if len(inputs) != 1 or len(outputs) != 1 or list(shape[1:]) != [3, ALIGNED_SIDE, ALIGNED_SIDE]:
             raise UserError(
                 f"{path} is not an ArcFace network: it must take N x 3 x {ALIGNED_SIDE} x {ALIGNED_SIDE}."
             )

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # Fields of a recipe that each stage reads and no stage before it
 EMBEDDING = (
     "detector", "embedder", "align", "landmarks", "faces", "min_face", "min_score", "det_size", "exclude",
-    "limit",
+    "exclude_unmatched", "limit",
 )  # fmt: skip
 CLUSTERING = ("distance", "min_distance", "grouping", "identities")
 SPLITTING = (

@@ -9,6 +9,7 @@ import threading
 import unicodedata
 import warnings
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from stat import S_ISREG
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ffhqref.core.store import UserError, below, write_bytes
+from ffhqref.core.store import UserError, below, is_written, write_bytes
 
 Rgb = npt.NDArray[np.uint8]  # height x width x 3
 
@@ -52,19 +53,31 @@ class Photo:
     bad: str = ""
 
 
-def scan(root: Path, without: Path | None = None) -> list[Photo]:
+def scan(
+    root: Path,
+    without: Path | None = None,
+    *,
+    kept: Collection[str] = (),
+    passed_over: list[Path] | None = None,
+) -> list[Photo]:
     """Every PNG, JPEG and WebP file below `root`, ordered by name.
 
-    Hidden files and folders, and the folder `without`, are passed over. Links to folders are not
-    followed (so a loop cannot trap it); links to files are. Photos whose names cannot serve as names in
-    a list carry the reason in `bad`. UserError where there is no such folder or no picture in it.
+    Hidden files and folders, the folder `without`, and folders below `root` that `ffhqref` wrote (they are
+    added to `passed_over`) are left out. Links to folders are not followed (so a loop cannot trap it);
+    links to files are. Photos whose names cannot serve as names in a list carry the reason in `bad`: of
+    names that meet, one in `kept` keeps its place, else a PNG, else the first. UserError where there is no
+    such folder or no picture in it.
     """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder: give the folder that holds the photographs.")
-    root, passed_over = root.resolve(), without.resolve() if without else None
+    root, own = root.resolve(), without.resolve() if without else None
     photos = []
     for folder, subfolders, files in os.walk(root, onerror=_raise):
-        subfolders[:] = [s for s in subfolders if not s.startswith(".") and Path(folder, s) != passed_over]
+        below_it = [Path(folder, s) for s in sorted(subfolders) if not s.startswith(".")]
+        written = [path for path in below_it if path != own and is_written(path)]
+        if passed_over is not None:
+            passed_over += written
+        subfolders[:] = [path.name for path in below_it if path != own and path not in written]
         below_root = "" if folder == str(root) else os.path.relpath(folder, root) + "/"
         for file in files:
             if file.startswith(".") or os.path.splitext(file)[1].lower() not in SUFFIXES:
@@ -79,7 +92,7 @@ def scan(root: Path, without: Path | None = None) -> list[Photo]:
                 photos.append(Photo(name, path, about.st_size, about.st_mtime_ns, _name_fault(name)))
     if not photos:
         raise UserError(f"{root} holds no PNG, JPEG or WebP picture: give the folder with the photographs.")
-    return sorted(_mark_meeting_names(photos, root), key=lambda photo: (photo.name, str(photo.path)))
+    return sorted(_mark_meeting_names(photos, root, kept), key=lambda photo: (photo.name, str(photo.path)))
 
 
 def _raise(error: OSError) -> None:
@@ -110,21 +123,23 @@ def meeting_key(name: str) -> str:
     return unicodedata.normalize("NFC", png_name(name)).casefold()
 
 
-def _mark_meeting_names(photos: list[Photo], root: Path) -> list[Photo]:
-    """Photos whose names meet are bad; of two with one name each goes by its whole path below `root`."""
+def _mark_meeting_names(photos: list[Photo], root: Path, kept: Collection[str]) -> list[Photo]:
+    """Of photos whose names meet all but one are bad; one with the name of another goes by its whole path."""
     meeting: dict[str, list[Photo]] = defaultdict(list)
-    for photo in sorted(photos, key=lambda photo: str(photo.path)):
+
+    def precedence(photo: Photo) -> tuple[bool, bool, bool, str]:
+        return bool(photo.bad), photo.name not in kept, photo.name != png_name(photo.name), str(photo.path)
+
+    for photo in sorted(photos, key=precedence):
         meeting[meeting_key(photo.name)].append(photo)
 
     def marked(photo: Photo) -> Photo:
-        met = meeting[meeting_key(photo.name)]
-        if photo.bad or len(met) == 1:
+        first = meeting[meeting_key(photo.name)][0]
+        if photo.bad or photo is first:
             return photo
-        others = [other for other in met if other is not photo]
-        own, other = (_escaped(p.path.relative_to(root).as_posix()) for p in (photo, others[0]))
-        name = own if any(p.name == photo.name for p in others) else photo.name
+        own, other = (_escaped(p.path.relative_to(root).as_posix()) for p in (photo, first))
         bad = f"its name meets that of {other} where case or suffix do not count"
-        return replace(photo, name=name, bad=bad)
+        return replace(photo, name=own if first.name == photo.name else photo.name, bad=bad)
 
     return [marked(photo) for photo in photos]
 
@@ -154,7 +169,7 @@ def read(path: Path, max_pixels: int = MAX_PIXELS) -> Rgb:
             raise BadImage("too_large", f"larger than {MAX_FILE_BYTES >> 20} MiB")
         return decode(path.read_bytes(), max_pixels)
     except OSError as error:
-        raise BadImage("unreadable", f"cannot be read ({error.strerror})") from None
+        raise BadImage("not_read", f"cannot be read ({error.strerror}); it is tried again") from None
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Rgb:

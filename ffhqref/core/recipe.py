@@ -32,6 +32,7 @@ Grouping = Literal["components", "average"]
 Order = Literal["fps", "nearest", "name"]
 Start = Literal["nearest", "farthest"]
 Dedupe = Literal["off", "exact", "near"]
+Unmatched = Literal["error", "ignore"]
 
 
 def manifests() -> Path:
@@ -160,6 +161,9 @@ class Recipe:
         None, "List of the photos that may be targets; others are references only.", file=True
     )
     exclude: str | None = setting(None, "List of photos to leave out, one name per line.", file=True)
+    exclude_unmatched: Unmatched = setting(
+        "error", "Excluded names that are no photograph: an error, or ignored."
+    )
     labels: str | None = setting(None, "CSV of labels by image, for --balance.", file=True)
     limit: int | None = setting(None, "Use only the first N photos.", none="all", least=1)
     distance: float | None = setting(

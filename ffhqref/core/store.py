@@ -18,6 +18,7 @@ from ffhqref import __version__
 
 PART_SUFFIX = ".part"  # of a file that is still being written
 LOCK_NAME = ".ffhqref.lock"
+MAX_JSON = 1 << 26  # bytes of a JSON file that is read
 _HELD: set[tuple[Path, int]] = set()  # folder and thread of the locks this process holds
 
 JsonObject = Mapping[str, Any]  # as JSON has it: text, numbers, lists and objects by name
@@ -236,6 +237,20 @@ def read_receipt(out: Path, stage: str) -> Receipt | None:
         return Receipt(**json.loads(receipt_path(out, stage).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def is_written(folder: Path) -> bool:
+    """Whether a folder is one that `ffhqref` wrote: it has a receipt, or the record of restoring."""
+    if any(read_receipt(folder, path.stem) for path in (folder / "receipts").glob("*.json")):
+        return True
+    return any(_is_record(path) for path in folder.glob("run*.json"))
+
+
+def _is_record(path: Path) -> bool:
+    try:
+        return path.stat().st_size < MAX_JSON and "command" in json.loads(path.read_bytes())
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
 
 
 def damaged_outputs(out: Path, receipt: Receipt) -> list[str]:

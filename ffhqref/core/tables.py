@@ -27,6 +27,7 @@ from ffhqref.core.store import UserError, atomic, below, read_receipt, read_text
 IMAGE, STATUS, REASON = "image", "status", "reason"
 WIDTH, HEIGHT, PIXELS = "width", "height", "pixels"
 DET_SCORE, FACES, LANDMARKS, EMBEDDING = "det_score", "faces", "landmarks", "embedding"
+CROP = "crop"
 LEFT, RIGHT, DISTANCE = "left", "right", "distance"
 IDENTITY, COMPONENT, SPLIT = "identity", "component", "split"
 KEPT, KIND, COHESION, MEMBERS, OTHER = "kept", "kind", "cohesion", "members", "other"
@@ -54,11 +55,12 @@ VECTOR: pa.DataType = pa.list_(pa.float32())
 EMBEDDINGS = pa.schema(
     {
         IMAGE: TEXT,
-        STATUS: TEXT,  # ok, bad_name, unreadable, too_large, too_small, no_face, excluded
+        STATUS: TEXT,  # ok, bad_name, unreadable, not_read, too_large, too_small, no_face, excluded
         REASON: TEXT,  # for people; empty where ok
         WIDTH: COUNT,  # px of the decoded picture; 0 where it could not be decoded
         HEIGHT: COUNT,
         PIXELS: TEXT,  # SHA-256 of the decoded RGB bytes and their shape
+        CROP: TEXT,  # SHA-256 of the file that was cut out of a photograph; empty where it is its own file
         FACES: COUNT,  # faces found, with those that were passed over
         DET_SCORE: SCORE,  # 0..1 of the detector; 1 where landmarks were given
         LANDMARKS: VECTOR,  # x, y of both eyes, nose, mouth corners, px in the decoded picture
@@ -77,6 +79,7 @@ class EmbeddingRow:
     width: int = 0
     height: int = 0
     pixels: str = ""
+    crop: str = ""
     faces: int = 0
     det_score: float | None = None
     landmarks: Float32 | None = None

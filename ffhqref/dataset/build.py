@@ -35,8 +35,17 @@ def recipe_path(out: Path) -> Path:
 
 
 def recipe_of(out: Path, fallback: str = "photos", **overrides: object) -> Recipe:
-    """The recipe `out` was built with, else the fallback's; with overrides and the network's distance."""
+    """The recipe `out` was built with, else the fallback's; with overrides and the network's distance.
+
+    UserError where stages are finished and their recipe is gone: other settings must not slip in.
+    """
     there = recipe_path(out)
+    finished_stages = [stage for stage in STAGES[1:] if store.receipt_path(out, stage).is_file()]
+    if finished_stages and not there.is_file():
+        raise UserError(
+            f"{there} is gone, so how {out} was built is not known: give --recipe NAME, and the options that "
+            "were given then."
+        )
     return with_known_distance(load_recipe(str(there) if there.is_file() else fallback, **overrides))
 
 

@@ -4,35 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from ffhqref import __version__
 from ffhqref.core import store, tables
 from ffhqref.core.arrays import Float32
-from ffhqref.core.images import BadImage, Photo, Rgb, scan
+from ffhqref.core.images import BadImage, Photo, Rgb, encode
 from ffhqref.core.images import read as read_image
-from ffhqref.core.images import write as write_image
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import JsonObject, Receipt, UserError
 from ffhqref.core.tables import EmbeddingRow
 from ffhqref.core.terminal import progress_bar
+from ffhqref.dataset import shards
+from ffhqref.dataset.shards import Entry
+from ffhqref.dataset.source import Source, find_source
 from ffhqref.faces.align import Aligned, Aligner, by_crop, by_detector, by_landmarks, read_landmarks
 from ffhqref.faces.geometry import ffhq_crop
 from ffhqref.faces.networks import Detector, Device, Embedder, provider_for
 
-REVISION = 1
-SHARD = 512  # photos a file; fixed, since a shard is the unit of resuming and of equal bytes
+REVISION = 2
+KEEP, KEEP_SECONDS = 64, 10  # photos, and s, after which finished rows are written at the latest
 SMALLEST = 16  # px; no face can be seen below this side
 FACE_SIDE = 512  # px of a face cut out of a photograph (`--faces all`)
-PHOTOS_KEY, ROWS_KEY = b"ffhqref", b"rows"  # of a shard's metadata: photos and work; rows of each photo
+EXCLUDED = "it is in the exclude list"
 
 
 def faces_folder(out: Path) -> Path:
@@ -50,7 +55,9 @@ class EmbeddingWork:
 
     @property
     def key(self) -> str:
-        return store.digest(json.dumps([REVISION, dict(self.parameters)], sort_keys=True).encode())
+        """Of all but the landmarks: a photo's own are part of its entry."""
+        decisive = {name: value for name, value in self.parameters.items() if name != "landmarks"}
+        return store.digest(json.dumps([REVISION, decisive], sort_keys=True).encode())
 
     def open_aligner(self) -> Aligner:
         recipe = self.recipe
@@ -89,19 +96,18 @@ def plan(recipe: Recipe, device: Device) -> EmbeddingWork:
     return EmbeddingWork(recipe, device, parameters)
 
 
-def wanted_receipt(photos: Sequence[Photo], excluded: set[str], parameters: JsonObject) -> Receipt:
+def check(images: Path, out: Path, recipe: Recipe, device: Device) -> None:
+    """UserError where photographs, networks or options do not allow the work; writes nothing."""
+    find_source(images, out, recipe)
+    plan(recipe, device)
+
+
+def wanted_receipt(source: Source, parameters: JsonObject) -> Receipt:
     """The receipt that a finished embed of these photos has."""
-    listing = [[photo.name, photo.size, photo.mtime_ns, photo.bad] for photo in photos]
-    given = {"photos": listing, "exclude": sorted(excluded)}
+    listing = [[photo.name, photo.size, photo.mtime_ns, photo.bad] for photo in source.photos]
+    given = {"photos": listing, "exclude": sorted(source.excluded)}
     inputs = {name: store.digest(json.dumps(value).encode()) for name, value in given.items()}
     return Receipt(stage="embed", revision=REVISION, parameters=parameters, inputs=inputs)
-
-
-def _photos(images: Path, out: Path, recipe: Recipe) -> list[Photo]:
-    """The photos to embed. What was written to `out` is none of them, should it lie below `images`."""
-    if images.resolve() == out.resolve():
-        raise UserError(f"{out} holds the photographs: give --out another folder (one below it will do).")
-    return scan(images, without=out)[: recipe.limit]
 
 
 def embed_photos(
@@ -115,125 +121,133 @@ def embed_photos(
 ) -> Receipt:
     """Embed every photo below `images` into the dataset `out`; a finished embed is left as it is.
 
-    Rows of photos whose file did not change since an earlier run of the same work are taken over.
-    The receipt's notes count the photos by status.
+    Rows of photos whose file did not change since an earlier run of the same work are taken over, and
+    rows are kept as they are finished. A photo that could not be read for a reason that may pass (no
+    permission, a device that fails) is tried again. The receipt's notes count the photos by status.
     """
-    photos = _photos(images, out, recipe)
-    work = plan(recipe, device)
-    excluded = set(tables.read_list(Path(recipe.exclude))) if recipe.exclude else set()
-    wanted = wanted_receipt(photos, excluded, work.parameters)
+    source, work = find_source(images, out, recipe), plan(recipe, device)
+    root = faces_folder(out) if recipe.faces == "all" else images
+    wanted, folder = wanted_receipt(source, work.parameters), tables.embeddings_folder(out)
     with store.lock(out, "embed"):
-        if done := store.finished(out, wanted):
-            return done
-        shards = _shards(photos, tables.embeddings_folder(out), excluded, work.key)
-        missing = [shard for shard in shards if not shard.stands()]
+        there = store.read_receipt(out, "embed")
+        if there and store.finished(out, wanted) and not there.notes["statuses"].get(shards.PASSING):
+            if not _lost_crops(out, there):
+                return _finish(out, there, root, [store.below(out, name) for name in there.outputs], recipe)
+        folder.mkdir(parents=True, exist_ok=True)
+        digests = {Path(name).name: digest for name, digest in there.outputs.items()} if there else {}
+        rows = shards.Rows(folder, digests, work.key, _without_crop(out))
+        entries = source.entries(recipe)
+        missing = [entry for entry in entries if not entry.unusable and entry.stamp not in rows]
         if missing:
-            _make_all(missing, len(photos), out, work, workers, batch_size)
-        paths = [shard.path for shard in shards]
-        if recipe.limit is None:  # a trial of a few photos must not cost what hours have made
-            for stale in set(tables.embeddings_folder(out).glob("shard-*.parquet")) - set(paths):
-                stale.unlink()
-        root = faces_folder(out) if recipe.faces == "all" else images
-        notes = {"images": str(root.resolve()), "statuses": tables.count_statuses(paths)}
-        return store.write_receipt(out, wanted, paths, notes)
+            _embed_missing(missing, len(entries), rows, out, work, workers, batch_size)
+        paths = _assemble(entries, rows, work.key)
+        passed_over = [str(path) for path in source.passed_over]
+        notes = {"statuses": tables.count_statuses(paths), "passed_over": passed_over}
+        return _finish(out, replace(wanted, notes=notes), root, paths, recipe)
 
 
-def _make_all(
-    missing: Sequence[Shard], total: int, out: Path, work: EmbeddingWork, workers: int, batch_size: int
-) -> None:
-    known = _known_rows(tables.embeddings_folder(out), work.key)
+def _finish(out: Path, receipt: Receipt, root: Path, paths: Sequence[Path], recipe: Recipe) -> Receipt:
+    """Write the receipt unless it stands, and remove what only unfinished runs need."""
+    if receipt.notes.get("images") != str(root.resolve()):  # new, or the same photos in another place
+        notes = {**receipt.notes, "images": str(root.resolve())}
+        receipt = store.write_receipt(out, replace(receipt, version=__version__), paths, notes)
+    trial = recipe.limit is not None  # of a few photos, which must not cost what hours have made
+    shards.sweep(tables.embeddings_folder(out), paths, keep_others=trial)
+    if recipe.faces == "all" and not trial:
+        _sweep_crops(out, paths)
+    return receipt
+
+
+def _embed_missing(
+    missing: Sequence[Entry], total: int, rows: shards.Rows, out: Path, work: EmbeddingWork, workers: int,
+    batch_size: int,
+) -> None:  # fmt: skip
+    """Embed photos, and keep what is finished every `KEEP` photos or `KEEP_SECONDS`."""
     maker = Maker(out, work.recipe, work.open_aligner(), work.open_embedder(), batch_size)
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # the workers are the threads
+    most, size, at = max(KEEP, 4 * workers), KEEP // 8, 0
+    with _threads(workers) as pool, progress_bar("embed", "photo", total, done=total - len(missing)) as bar:
+        while at < len(missing):
+            part, began = missing[at : at + size], time.monotonic()
+            found = maker.embed([entry.photo for entry in part], pool, bar.update)
+            rows.keep(part, [_table(one) for one in found])
+            rate = len(part) / max(time.monotonic() - began, 1e-3)
+            at, size = at + len(part), min(most, max(1, round(rate * KEEP_SECONDS)))
+
+
+@contextmanager
+def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """The threads that read and embed: OpenCV gets one each. Ctrl-C is answered at once."""
+    pool, before = ThreadPoolExecutor(workers), cv2.getNumThreads()
+    cv2.setNumThreads(1)
     try:
-        done = total - sum(len(shard.photos) for shard in missing)
-        with ThreadPoolExecutor(workers) as pool, progress_bar("embed", "photo", total, done=done) as bar:
-            for shard in missing:
-                maker.make(shard, known, pool, bar.update)
+        yield pool
+    except KeyboardInterrupt:
+        print("\nStopping. Finished photos are kept.", file=sys.stderr, flush=True)
+        raise
     finally:
-        cv2.setNumThreads(threads)
+        pool.shutdown(wait=True, cancel_futures=True)
+        cv2.setNumThreads(before)
 
 
-@dataclass(frozen=True)
-class Shard:
-    """A file of `SHARD` photos. Its metadata says which, so that a finished one is known again."""
-
-    path: Path
-    photos: Sequence[Photo]
-    excluded: set[str]
-    metadata: bytes
-
-    def stands(self) -> bool:
-        """Whether the file on disk is of these photos, unchanged, and this work."""
-        try:
-            there = pq.read_metadata(self.path).metadata or {}
-        except (OSError, pa.ArrowException):
-            return False
-        return there.get(PHOTOS_KEY) == self.metadata
+def _assemble(entries: Sequence[Entry], rows: shards.Rows, key: str) -> list[Path]:
+    """Write the shards that are not there yet; the paths of all."""
+    paths = []
+    for number in range(-(-len(entries) // shards.SHARD)):
+        part = entries[number * shards.SHARD : (number + 1) * shards.SHARD]
+        parts = [_unusable(one) if one.unusable else rows.take(one.stamp) for one in part]
+        table, path = shards.pack(part, parts, key), rows.folder / f"shard-{number:05d}.parquet"
+        if not (path.name in rows.trusted and shards.stands(path, table)):
+            rows.retire(path)
+            tables.write(path, tables.EMBEDDINGS, table)
+        paths.append(path)
+    return paths
 
 
-def _shards(photos: Sequence[Photo], folder: Path, excluded: set[str], key: str) -> list[Shard]:
-    shards = []
-    for number in range(-(-len(photos) // SHARD)):
-        part = photos[number * SHARD : (number + 1) * SHARD]
-        listing = [[p.name, p.size, p.mtime_ns, p.bad, p.name in excluded] for p in part]
-        metadata = json.dumps({"key": key, "photos": listing}).encode()
-        shards.append(Shard(folder / f"shard-{number:05d}.parquet", part, excluded, metadata))
-    return shards
+def _unusable(entry: Entry) -> pa.Table:
+    """The row of a photo that is not read."""
+    status, reason = ("bad_name", entry.photo.bad) if entry.photo.bad else ("excluded", EXCLUDED)
+    return _table([EmbeddingRow(entry.photo.name, status, reason)])
 
 
-def _known_rows(folder: Path, key: str) -> dict[tuple[str, int, int], pa.Table]:
-    """The rows of earlier shards made by the same work, by name, size and time of the photo's file."""
-    known = {}
-    for path in sorted(folder.glob("shard-*.parquet")):
-        try:
-            table = pq.read_table(path)
-            about = json.loads((table.schema.metadata or {})[PHOTOS_KEY])
-            rows = json.loads(table.schema.metadata[ROWS_KEY])
-        except (OSError, KeyError, ValueError, pa.ArrowException):
-            continue
-        at = 0
-        for (name, size, changed, bad, excluded), count in zip(about["photos"], rows, strict=True):
-            if about["key"] == key and not bad and not excluded:
-                known[name, size, changed] = table.slice(at, count).replace_schema_metadata(None)
-            at += count
-    return known
+def _lost_crops(out: Path, receipt: Receipt) -> bool:
+    """Whether a face that was cut out is gone or no longer what was written."""
+    lost = _without_crop(out)
+    paths = [store.below(out, name) for name in receipt.outputs]
+    return any(lost(tables.read(path, tables.EMBEDDINGS)) for path in paths)
+
+
+def _without_crop(out: Path) -> Callable[[pa.Table], bool]:
+    """Whether a row's face was cut out and its file is not there with the bytes that were written."""
+
+    def lost(rows: pa.Table) -> bool:
+        for name, crop in zip(tables.texts(rows, tables.IMAGE), tables.texts(rows, tables.CROP), strict=True):
+            path = store.below(faces_folder(out), name)
+            if crop and not (path.is_file() and store.digest_file(path) == crop):
+                return True
+        return False
+
+    return lost
+
+
+def _sweep_crops(out: Path, paths: Sequence[Path]) -> None:
+    """Remove cut out faces (NAME/001.png) of photos that are gone or excluded."""
+    read = (tables.read(path, tables.EMBEDDINGS, [tables.IMAGE]) for path in paths)
+    named = {name for table in read for name in tables.texts(table, tables.IMAGE)}
+    folder = faces_folder(out)
+    for path in folder.rglob("*.png"):
+        if re.fullmatch(r"\d{3}", path.stem) and path.relative_to(folder).as_posix() not in named:
+            path.unlink()
 
 
 @dataclass(frozen=True)
 class Maker:
-    """Makes shards: photos are read and aligned in threads, their faces embedded in batches beside that."""
+    """Makes rows: photos are read and aligned in threads, their faces embedded in batches beside that."""
 
     out: Path
     recipe: Recipe
     align: Aligner
     embedder: Embedder
     batch_size: int
-
-    def make(
-        self,
-        shard: Shard,
-        known: Mapping[tuple[str, int, int], pa.Table],
-        pool: ThreadPoolExecutor,
-        advance: Callable[[int], object],
-    ) -> None:
-        """Write one shard: rows taken over where the photo is the same, the others made."""
-        found: list[pa.Table | None] = []
-        for photo in shard.photos:
-            if photo.bad or photo.name in shard.excluded:
-                status = "bad_name" if photo.bad else "excluded"
-                reason = photo.bad or "it is in the exclude list"
-                found.append(_table([EmbeddingRow(photo.name, status, reason)]))
-            else:
-                found.append(known.get((photo.name, photo.size, photo.mtime_ns)))
-        new = [photo for photo, rows in zip(shard.photos, found, strict=True) if rows is None]
-        advance(len(shard.photos) - len(new))
-        fresh = iter(self.embed(new, pool, advance))
-        parts = [rows if rows is not None else _table(next(fresh)) for rows in found]
-        counts = json.dumps([len(part) for part in parts]).encode()
-        table = pa.concat_tables(parts).combine_chunks()
-        table = table.replace_schema_metadata({PHOTOS_KEY: shard.metadata, ROWS_KEY: counts})
-        tables.write(shard.path, tables.EMBEDDINGS, table)
 
     def embed(
         self, photos: Sequence[Photo], pool: ThreadPoolExecutor, advance: Callable[[int], object]
@@ -287,7 +301,9 @@ class Maker:
         own = _with_face(row, face)
         own.image = f"{row.image}/{number:03d}.png"
         crop = ffhq_crop(image, face.landmarks, FACE_SIDE)
-        write_image(store.below(faces_folder(self.out), own.image), crop)
+        data = encode(crop)
+        store.write_bytes(store.below(faces_folder(self.out), own.image), data)
+        own.crop = store.digest(data)
         _note_picture(own, crop)
         return own
 
@@ -326,14 +342,15 @@ ROW_BYTES = 3_700  # on disk for a photo with its share of all tables and lists,
 
 def estimate(images: Path, out: Path, recipe: Recipe, *, device: Device, workers: int) -> Estimate:
     """How many photos are still to embed, what they take on disk, and how long; writes nothing."""
-    photos = _photos(images, out, recipe)
-    work = plan(recipe, device)
-    excluded = set(tables.read_list(Path(recipe.exclude))) if recipe.exclude else set()
-    if store.finished(out, wanted_receipt(photos, excluded, work.parameters)):
+    source, work = find_source(images, out, recipe), plan(recipe, device)
+    photos = source.photos
+    there = store.read_receipt(out, "embed")
+    if store.finished(out, wanted_receipt(source, work.parameters)):
         return Estimate(len(photos), 0, 0, 0.0)
-    known = _known_rows(tables.embeddings_folder(out), work.key)
-    usable = [photo for photo in photos if not photo.bad and photo.name not in excluded]
-    left = [photo for photo in usable if (photo.name, photo.size, photo.mtime_ns) not in known]
+    digests = {Path(name).name: digest for name, digest in there.outputs.items()} if there else {}
+    known = shards.Rows(tables.embeddings_folder(out), digests, work.key, _without_crop(out))
+    entries = source.entries(recipe)
+    left = [entry.photo for entry in entries if not entry.unusable and entry.stamp not in known]
     trial = left[:: max(1, len(left) // TRIAL)][:TRIAL]
     single = replace(recipe, faces="largest")  # cuts no faces out: nothing may be written
     maker = Maker(out, single, replace(work, recipe=single).open_aligner(), work.open_embedder(), 4)

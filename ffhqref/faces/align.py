@@ -12,7 +12,7 @@ import numpy as np
 from ffhqref.core.arrays import Float32
 from ffhqref.core.images import BadImage, Rgb
 from ffhqref.core.recipe import Recipe
-from ffhqref.core.store import UserError
+from ffhqref.core.store import UserError, digest
 from ffhqref.core.stream import entries
 from ffhqref.core.tables import IMAGE, LANDMARK_COLUMNS, read_csv
 from ffhqref.faces.geometry import align, crop_middle, five_of_68
@@ -93,10 +93,18 @@ class Landmarks:
 
     def find(self, name: str, width: int) -> Float32 | None:
         """The points of `name` in px of a picture `width` px wide, or None where it has none."""
-        if self._side is None:
-            return self._points.get(name)
-        points = self._points.get(PurePosixPath(name).stem)
-        return None if points is None else np.asarray(points * (width / self._side), np.float32)
+        points = self._given(name)
+        if points is None or self._side is None:
+            return points
+        return np.asarray(points * (width / self._side), np.float32)
+
+    def _given(self, name: str) -> Float32 | None:
+        return self._points.get(name if self._side is None else PurePosixPath(name).stem)
+
+    def digest(self, name: str) -> str:
+        """Of the points given for `name`, empty where there are none."""
+        points = self._given(name)
+        return "" if points is None else digest(np.ascontiguousarray(points, "<f4").tobytes())
 
 
 def read_landmarks(path: Path) -> Landmarks:

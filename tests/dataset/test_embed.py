@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ffhqref.core import images, tables
+from ffhqref.core import images, store, tables
 from ffhqref.core.recipe import Recipe, load_recipe
 from ffhqref.core.store import UserError
-from ffhqref.dataset import embed
+from ffhqref.dataset import embed, shards
 from ffhqref.dataset.embed import embed_photos, estimate
 from ffhqref.faces.geometry import align
 from ffhqref.faces.networks import Embedder
@@ -59,7 +61,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def rows_of(out: Path) -> pa.Table:
     """All shards as one table without metadata."""
-    shards = sorted(tables.embeddings_folder(out).glob("*.parquet"))
+    shards = sorted(tables.embeddings_folder(out).glob("shard-*.parquet"))
     return pa.concat_tables([pq.read_table(path).replace_schema_metadata(None) for path in shards])
 
 
@@ -86,25 +88,25 @@ def test_every_photo_has_a_row_with_its_status(
     (photos / "bomb.png").write_bytes(_header_of_20000())
     locked = photos / "gone.png"
     locked.symlink_to(tmp_path / "nowhere.png")  # a link to nothing is no file: no row
-    (tmp_path / "out.txt").write_text(f"{sources[2].name}\n\n not there.png\n")
+    (tmp_path / "out.txt").write_text(f"{sources[2].name}\n\n")
     out = tmp_path / "out"
     counts = run(photos, out, replace(recipe, exclude=str(tmp_path / "out.txt")))
     found = statuses(out)
     assert {name: status for name, (status, _) in found.items() if status != "ok"} == {
         "cut.png": "unreadable", "text.jpg": "unreadable", "empty.webp": "unreadable",
-        "line\nbreak.png": "bad_name", "Case.png": "bad_name", "case.png": "bad_name",
+        "line\nbreak.png": "bad_name", "case.png": "bad_name",
         "grey.png": "no_face", "one.png": "too_small", "strip.png": "too_small", "small.png": "too_small",
         "bomb.png": "too_large", sources[2].name: "excluded",
     }  # fmt: skip
     assert all(bool(reason) == (status != "ok") for status, reason in found.values())
     assert counts == {
-        "bad_name": 3, "excluded": 1, "no_face": 1, "ok": 11, "too_large": 1, "too_small": 3, "unreadable": 3,
+        "bad_name": 2, "excluded": 1, "no_face": 1, "ok": 12, "too_large": 1, "too_small": 3, "unreadable": 3,
     }  # fmt: skip
     assert sources[2].name not in asked and "case.png" not in asked, "what is left out is not read"
     table = rows_of(out)
     assert table["image"].to_pylist() == sorted(found)
     embeddings = tables.load_embeddings(out)
-    assert len(embeddings.names) == 11
+    assert len(embeddings.names) == 12
     assert np.abs(np.linalg.norm(embeddings.vectors.astype(np.float64), axis=1) - 1).max() < 1e-6
     for row in table.select(["image", "status", "width", "height", "embedding"]).to_pylist():
         assert (row["embedding"] is not None) == (row["status"] == "ok")
@@ -131,7 +133,7 @@ def test_shards_divide_and_nothing_else_changes(
     photos: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(photos, tmp_path / "one", recipe)
-    monkeypatch.setattr(embed, "SHARD", 5)
+    monkeypatch.setattr(shards, "SHARD", 5)
     run(photos, tmp_path / "three", recipe)
     assert len(list(tables.embeddings_folder(tmp_path / "three").iterdir())) == 3
     assert rows_of(tmp_path / "three").equals(rows_of(tmp_path / "one"))
@@ -162,7 +164,7 @@ def test_a_second_run_reads_nothing_and_a_touched_photo_alone_is_embedded_again(
 def test_photos_that_come_and_go_leave_the_others_alone(
     photos: Path, recipe: Recipe, tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embed, "SHARD", 5)
+    monkeypatch.setattr(shards, "SHARD", 5)
     out, first = tmp_path / "out", sorted(photos.iterdir())[0]
     run(photos, out, recipe)
     asked.clear()
@@ -204,8 +206,7 @@ def test_a_trial_of_a_few_does_not_cost_the_rest(
     assert run(photos, out, replace(recipe, limit=3)) == {"ok": 3}
     assert len(tables.load_embeddings(out).names) == 3, "only what was asked for is read"
     assert run(photos, out, recipe) == whole
-    first = sorted(path.name for path in photos.iterdir())[: embed.SHARD]
-    assert set(asked) <= set(first[3:]), "no more than the rest of one shard is done again"
+    assert asked == [], "not even the rest of a shard is done again"
     assert rows_of(out).equals(before)
 
 
@@ -224,11 +225,11 @@ def test_another_network_or_another_filter_redoes_the_work(
     assert asked == [], "what embedding does not use does not redo it"
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "text", "other columns"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "text", "other columns", "one bit"])
 def test_a_damaged_shard_is_made_again(
     photos: Path, recipe: Recipe, tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embed, "SHARD", 6)
+    monkeypatch.setattr(shards, "SHARD", 6)
     out, chosen = tmp_path / "out", replace(recipe, limit=8)
     run(photos, out, chosen)
     before = rows_of(out)
@@ -238,10 +239,183 @@ def test_a_damaged_shard_is_made_again(
         "gone": shard.unlink,
         "text": lambda: shard.write_text("text"),
         "other columns": lambda: pq.write_table(pa.table({"a": [1]}), shard),
+        "one bit": lambda: _flip_a_bit(shard),
     }
     makes[damage]()
     run(photos, out, chosen)
     assert rows_of(out).equals(before)
+
+
+def _flip_a_bit(path: Path) -> None:
+    """In the vectors, which make most of the file: its footer stays as it is."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_what_a_run_has_finished_is_kept(
+    photos: Path, recipe: Recipe, tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the middle of the only shard: the next run does what is left, to the same bytes."""
+    monkeypatch.setattr(embed, "KEEP", 8)
+    monkeypatch.setattr(embed, "KEEP_SECONDS", 1e-9)  # a photo at a time
+    run(photos, tmp_path / "whole", recipe)
+    asked.clear()
+    embed_batch = Embedder.embed
+
+    def interrupted(self: Embedder, faces: Array) -> Array:
+        if len(asked) > 6:
+            raise KeyboardInterrupt
+        return embed_batch(self, faces)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Embedder, "embed", interrupted)
+        run(photos, tmp_path / "out", recipe)
+    assert store.read_receipt(tmp_path / "out", "embed") is None
+    asked.clear()
+    run(photos, tmp_path / "out", recipe)
+    assert len(asked) == 6
+    whole, out = (tables.embeddings_folder(tmp_path / name) for name in ("whole", "out"))
+    assert [p.name for p in out.iterdir()] == [p.name for p in whole.iterdir()] == ["shard-00000.parquet"]
+    assert (out / "shard-00000.parquet").read_bytes() == (whole / "shard-00000.parquet").read_bytes()
+
+
+def test_ctrl_c_is_answered_at_once(
+    photos: Path, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KeyboardInterrupt), embed._threads(1) as pool:
+        waiting = [pool.submit(time.sleep, 0.01) for _ in range(1000)]
+        raise KeyboardInterrupt
+    assert "Stopping" in capsys.readouterr().err
+    assert sum(future.cancelled() for future in waiting) > 900, "what has not begun is not waited for"
+
+
+@pytest.mark.parametrize("moment", ["first", "last"])
+def test_a_kill_while_shards_move_costs_no_row(
+    photos: Path,
+    recipe: Recipe,
+    tmp_path: Path,
+    asked: list[str],
+    moment: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A photo in front of all moves every row to another place: shards are replaced before the receipt is."""
+    monkeypatch.setattr(shards, "SHARD", 4)
+    out = tmp_path / "out"
+    run(photos, out, recipe)
+    shutil.copy(sorted(photos.iterdir())[0], photos / "!front.png")
+    write, written = tables.write, []
+
+    def killed(path: Path, *rest: Any) -> None:
+        if path.name.startswith("shard-"):
+            written.append(path.name)
+            if len(written) == (2 if moment == "first" else 4):
+                raise KeyboardInterrupt
+        write(path, *rest)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tables, "write", killed)
+        run(photos, out, recipe)
+    asked.clear()
+    run(photos, out, recipe)
+    assert asked == []
+    run(photos, tmp_path / "anew", recipe)
+    assert rows_of(out).equals(rows_of(tmp_path / "anew"))
+
+
+def test_what_could_not_be_read_for_now_is_tried_again(
+    photos: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, names = tmp_path / "out", sorted(path.name for path in photos.iterdir())
+    read = Path.read_bytes
+
+    def failing(path: Path) -> bytes:
+        if path.name == names[3]:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", failing)
+        assert run(photos, out, recipe) == {"not_read": 1, "ok": 11}
+        assert run(photos, out, recipe) == {"not_read": 1, "ok": 11}
+    assert "tried again" in statuses(out)[names[3]][1]
+    assert run(photos, out, recipe) == {"ok": 12}
+    run(photos, tmp_path / "anew", recipe)
+    assert rows_of(out).equals(rows_of(tmp_path / "anew"))
+
+
+def test_one_row_of_landmarks_redoes_one_photo(
+    drawn: Path, photos: Path, recipe: Recipe, tmp_path: Path, asked: list[str]
+) -> None:
+    names = sorted(path.name for path in photos.iterdir())
+    lines = (drawn / "landmarks.csv").read_text().splitlines()
+    mine = [lines[0], *(line for line in lines[1:] if line.split(",")[0] in names)]
+    given = tmp_path / "points.csv"
+    chosen = replace(recipe, align="landmarks", landmarks=str(given))
+    given.write_text("\n".join(mine[:-1]) + "\n")
+    assert run(photos, tmp_path / "out", chosen) == {"no_landmarks": 1, "ok": 11}
+    asked.clear()
+    given.write_text("\n".join(mine) + "\n")
+    assert run(photos, tmp_path / "out", chosen) == {"ok": 12}
+    assert asked == [mine[-1].split(",")[0]]
+
+
+def test_photographs_that_moved_are_found_where_they_are(
+    photos: Path, recipe: Recipe, tmp_path: Path, asked: list[str]
+) -> None:
+    out = tmp_path / "out"
+    run(photos, out, recipe)
+    photos.rename(tmp_path / "elsewhere")
+    asked.clear()
+    run(tmp_path / "elsewhere", out, recipe)
+    assert asked == []
+    assert store.recorded_images(out) == tmp_path / "elsewhere"
+
+
+@pytest.mark.parametrize("written", ["a.jpeg", "a.jpg", "a.PNG"])
+def test_a_newcomer_does_not_take_the_place_of_a_photo(
+    photos: Path, recipe: Recipe, tmp_path: Path, written: str
+) -> None:
+    """`a.png` and `a.jpg` would be one low-quality image: the one that was there first stays."""
+    out, first = tmp_path / "out", sorted(photos.iterdir())
+    for name in {"a.jpeg", "a.jpg", "a.PNG"} - {written}:
+        shutil.copy(first[0], photos / name)
+        run(photos, out, recipe)
+        before = {name for name, (status, _) in statuses(out).items() if status == "ok"}
+        shutil.copy(first[1], photos / written)
+        run(photos, out, recipe)
+        found = statuses(out)
+        assert {name for name, (status, _) in found.items() if status == "ok"} == before
+        assert found[written][0] == "bad_name" and name in found[written][1]
+        (photos / name).unlink()
+        (photos / written).unlink()
+        run(photos, out, recipe)
+
+
+def test_a_dataset_among_the_photographs_is_passed_over(photos: Path, recipe: Recipe, tmp_path: Path) -> None:
+    inside = photos / "mine"
+    run(photos, inside, recipe)
+    images.write(inside / "sheet.png", images.read(sorted(photos.glob("*.png"))[0]))
+    receipt = embed_photos(photos, tmp_path / "out", recipe, device="cpu")
+    assert receipt.notes["statuses"] == {"ok": 12}
+    assert receipt.notes["passed_over"] == [str(inside)]
+
+
+@pytest.mark.parametrize("wrong", ["jpg", "dot", "stem", "bare"])
+def test_an_exclude_list_that_misses_is_an_error(
+    photos: Path, recipe: Recipe, tmp_path: Path, wrong: str
+) -> None:
+    name = sorted(path.name for path in photos.iterdir())[0]
+    (photos / "sub").mkdir()
+    (photos / name).rename(photos / "sub" / name)
+    stem = name.removesuffix(".png")
+    missing = {"jpg": f"sub/{stem}.jpg", "dot": f"./sub/{name}", "stem": f"sub/{stem}", "bare": name}[wrong]
+    (tmp_path / "x.txt").write_text(missing + "\n")
+    chosen = replace(recipe, exclude=str(tmp_path / "x.txt"))
+    with pytest.raises(UserError, match="--exclude-unmatched ignore") as caught:
+        run(photos, tmp_path / "out", chosen)
+    assert missing in str(caught.value) and not (tmp_path / "out").exists()
+    assert run(photos, tmp_path / "out", replace(chosen, exclude_unmatched="ignore")) == {"ok": 12}
 
 
 def test_all_faces_of_a_photo_become_photos(
@@ -271,9 +445,20 @@ def test_all_faces_of_a_photo_become_photos(
     asked.clear()
     assert run(tmp_path / "photos", out, every) == {"ok": 4}
     assert asked == []
+    first = root / "z.png" / "001.png"
+    for damage in (first.unlink, lambda: _flip_a_bit(first)):
+        before = first.read_bytes()
+        damage()
+        assert run(tmp_path / "photos", out, every) == {"ok": 4}
+        assert asked == ["z.png"] and first.read_bytes() == before
+        asked.clear()
+    taken = sum(path.stat().st_size for path in root.rglob("*.png"))
+    (tmp_path / "photos" / "z.png").rename(tmp_path / "z.png")
+    assert run(tmp_path / "photos", out, every) == {"ok": 3}
+    assert not first.exists(), "a face of a photo that is gone is removed"
+    (tmp_path / "z.png").rename(tmp_path / "photos" / "z.png")
     trial = estimate(tmp_path / "photos", tmp_path / "trial", every, device="cpu", workers=2)
     assert trial.photos == trial.to_embed == 2 and not (tmp_path / "trial").exists()
-    taken = sum(path.stat().st_size for path in root.rglob("*.png"))
     assert taken / 2 < trial.bytes < taken * 3, "the cut-out faces are most of the space"
 
 

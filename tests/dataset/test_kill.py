@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 BUILD = """
 import sys
 import ffhqref.dataset.embed
-ffhqref.dataset.embed.SHARD = 16  # four shards of the sixty photographs
+ffhqref.dataset.shards.SHARD = 16  # four shards of the sixty photographs
 from ffhqref.cli import app
 app(sys.argv[1:])
 """

@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from ffhqref.dataset.embed import Estimate
 
 # Fields of a recipe that each stage reads and no stage before it
-EMBEDDING = (
+EMBED_FIELDS = (
     "detector", "embedder", "align", "landmarks", "faces", "min_face", "min_score", "det_size", "exclude",
     "limit",
 )  # fmt: skip
-CLUSTERING = ("distance", "min_distance", "grouping", "identities")
-SPLITTING = (
+CLUSTER_FIELDS = ("distance", "min_distance", "grouping", "identities")
+SPLIT_FIELDS = (
     "val_identities", "test_identities", "val", "test", "test_references", "dedupe", "splits", "targets",
     "labels", "balance", "seed",
 )  # fmt: skip
-REFERRING = ("max_references", "order", "fps_start")
+REFERENCE_FIELDS = ("max_references", "order", "fps_start")
 
 
 def _counts(statuses: dict[str, int]) -> str:
@@ -44,7 +44,7 @@ def _counts(statuses: dict[str, int]) -> str:
 
 
 @app.command("build-refs")
-@recipe_options(*EMBEDDING, *CLUSTERING, *SPLITTING, *REFERRING, default="photos")
+@recipe_options(*EMBED_FIELDS, *CLUSTER_FIELDS, *SPLIT_FIELDS, *REFERENCE_FIELDS, default="photos")
 def build_refs(
     images: PhotosOption,
     out: Annotated[Path, option("Folder of the dataset; a second run continues where it stopped.", "--out")],
@@ -122,7 +122,7 @@ def _report(built: Built) -> list[str]:
 
 
 @app.command()
-@recipe_options(*EMBEDDING)
+@recipe_options(*EMBED_FIELDS)
 def embed(
     out: OutArgument,
     images: PhotosOption,
@@ -149,7 +149,7 @@ def embed(
 
 
 @app.command()
-@recipe_options(*CLUSTERING)
+@recipe_options(*CLUSTER_FIELDS)
 def cluster(out: OutArgument, recipe: RecipeOptions) -> None:
     """Embeddings -> pairs, identities, copies, suspects.
 
@@ -168,7 +168,7 @@ def cluster(out: OutArgument, recipe: RecipeOptions) -> None:
 
 
 @app.command()
-@recipe_options(*SPLITTING)
+@recipe_options(*SPLIT_FIELDS)
 def split(out: OutArgument, recipe: RecipeOptions) -> None:
     """Identities -> train, val and test.
 
@@ -189,7 +189,7 @@ def split(out: OutArgument, recipe: RecipeOptions) -> None:
 
 
 @app.command()
-@recipe_options("min_distance", "test_references", *REFERRING)
+@recipe_options("min_distance", "test_references", *REFERENCE_FIELDS)
 def references(out: OutArgument, recipe: RecipeOptions) -> None:
     """Pairs and splits -> reference mappings.
 

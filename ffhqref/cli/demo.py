@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from ffhqref.cli.app import app
-from ffhqref.cli.options import AcceptTermsOption, OutArgument, RecordedPhotosOption, option
+from ffhqref.cli.options import AcceptTermsOption, OutArgument, RecordedPhotosOption, ask_terms, option
 
 
 @app.command()
@@ -43,13 +43,9 @@ def demo(
     """
     from ffhqref.demo.run import closing_lines, run_demo, run_real
 
-    def accept(name: str, terms: str) -> bool:
-        typer.echo(f"{name}:\n{terms.strip()}\n", err=True)
-        return accept_terms or (sys.stdin.isatty() and typer.confirm("Do you accept these terms?", err=True))
-
     out = out or Path("real-out" if real else "demo-out")
     if real:
-        result = run_real(out, accept=accept, workers=workers, say=typer.echo)
+        result = run_real(out, accept=partial(ask_terms, accept_terms), workers=workers, say=typer.echo)
     else:
         result = run_demo(out, people=people, seed=seed, workers=workers, say=typer.echo)
     for line in closing_lines(out, result):

@@ -7,12 +7,13 @@ A help text ends with the default: Typer adds one that is a plain value, `defaul
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, fields
 from functools import cache
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -32,6 +33,12 @@ def option(
     """An option. Typer does not check whether a file is readable: the stages do, and say what to do."""
     text = f"{help}  [default: {default}]" if default else help
     return typer.Option(*names, help=text, min=min, max=max, metavar=metavar, readable=False)
+
+
+def ask_terms(accepted: bool, name: str, terms: str) -> bool:
+    """Show a source's terms, and whether they are accepted: by the option, or by a person who is asked."""
+    typer.echo(f"{name}:\n{terms.strip()}\n", err=True)
+    return accepted or (sys.stdin.isatty() and typer.confirm("Do you accept these terms?", err=True))
 
 
 def _known_checkpoint(path: Path) -> Path:
@@ -85,8 +92,10 @@ def recipe_options(*names: str, default: str = "") -> Callable[[Callable[..., No
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        def run(**given: Any) -> None:
-            recipe = RecipeOptions(given.pop("recipe"), {name: given.pop(name) for name in names})
+        def run(**given: object) -> None:
+            name = given.pop("recipe")
+            changes = {field: given.pop(field) for field in names}
+            recipe = RecipeOptions(str(name) if name is not None else None, changes)
             command(**given, recipe=recipe)
 
         run.__name__, run.__doc__ = command.__name__, command.__doc__
@@ -131,7 +140,7 @@ def _field_parameter(name: str) -> Parameter:
     return Parameter(name, Parameter.KEYWORD_ONLY, default=info, annotation=kind | None)
 
 
-def _default(item: Field[Any]) -> str:
+def _default(item: Field[object]) -> str:
     """What holds where an option is not given, by recipe unless all agree; nothing where none has a value."""
     recipes: dict[str, list[str]] = {}
     for name in RECIPES:
@@ -168,9 +177,9 @@ def _window(text: str) -> tuple[int, int]:
         raise UserError(f"--test-references {text}: give LEAST:MOST, such as 2:9.") from None
 
 
-def _columns(text: str) -> tuple[str, ...]:
+def _column_names(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
 
 METAVARS = {"test_references": "LEAST:MOST", "balance": "COLUMN,..."}
-PARSERS: dict[str, Callable[[str], object]] = {"test_references": _window, "balance": _columns}
+PARSERS: dict[str, Callable[[str], object]] = {"test_references": _window, "balance": _column_names}

@@ -30,7 +30,7 @@ from ffhqref.refldm.restorer import Restorer
 from ffhqref.refldm.training import augment, data, losses, runs, stages
 from ffhqref.refldm.training import config as settings
 from ffhqref.refldm.training import train as training
-from ffhqref.refldm.training.data import ReferenceRow, Samples
+from ffhqref.refldm.training.data import ReferenceRow, Sample, Samples
 from tests.refldm import tiny_train as tiny
 
 ROOT = Path(__file__).parent.parent.parent
@@ -169,11 +169,11 @@ def ends(out: Path, name: str) -> tuple[float, float]:
 def test_a_checkpoint_restores_as_it_is(straight: Path) -> None:
     """The published names, the averaged weights, and the sizes in the header."""
     path = runs.RunFolder(straight).of(40) / runs.MODEL
-    networks = checkpoint.load(path)
+    networks = checkpoint.load_networks(path)
     assert networks.weights == "ema" and networks.architecture == tiny.ARCHITECTURE
     picture = np.full((32, 32, 3), 90, np.uint8)
     assert Restorer(networks).encode(picture[None]).shape == (1, *LATENT)
-    tensors, _ = checkpoint.read(path)
+    tensors, _ = checkpoint.read_tensors(path)
     assert int(tensors["model_ema.num_updates"]) == 40
     assert {"betas", "posterior_mean_coef2", "first_stage_model.quantize.embedding.weight"} <= set(tensors)
 
@@ -197,7 +197,7 @@ PLAIN = dict(
 )  # fmt: skip
 
 
-def sample(work: Path, number: int, **changes: Any) -> dict[str, Any]:
+def sample(work: Path, number: int, **changes: Any) -> Sample:
     chosen = tiny.config(**{**PLAIN, **changes})
     return Samples(tiny.source(work / "photos"), chosen, LATENT).sample(
         ReferenceRow(tiny.NAMES[0], tuple(tiny.NAMES[1:3])), number
@@ -210,16 +210,18 @@ def photo(work: Path, name: str) -> Any:
 
 def test_a_sample_is_what_the_csv_says(work: Path) -> None:
     made = sample(work, 5)
-    assert np.array_equal(made["target"].numpy(), photo(work, tiny.NAMES[0]))  # RGB
-    assert np.array_equal(made["lq"].numpy(), tiny.coarse(photo(work, tiny.NAMES[0]), "", 5))
+    assert np.array_equal(made.tensors["target"].numpy(), photo(work, tiny.NAMES[0]))  # RGB
+    assert np.array_equal(made.tensors["lq"].numpy(), tiny.coarse(photo(work, tiny.NAMES[0]), "", 5))
     wide = [photo(work, tiny.NAMES[i]) for i in (1, 2, 1, 2)]  # repeated from the start, left to right
     for number in range(5):
-        assert np.array_equal(sample(work, number)["references"].numpy(), np.concatenate(wide, 1))
+        assert np.array_equal(sample(work, number).tensors["references"].numpy(), np.concatenate(wide, 1))
     mirrored = sample(work, 5, flip=1.0)
     for key in ("target", "lq", "references"):
-        assert np.array_equal(mirrored[key].numpy(), made[key].numpy()[:, ::-1])
-    assert mirrored["key"] == (tiny.NAMES[0], True)
-    orders = {sample(work, number, shuffle=True)["references"].numpy().tobytes() for number in range(20)}
+        assert np.array_equal(mirrored.tensors[key].numpy(), made.tensors[key].numpy()[:, ::-1])
+    assert mirrored.key == (tiny.NAMES[0], True)
+    orders = {
+        sample(work, number, shuffle=True).tensors["references"].numpy().tobytes() for number in range(20)
+    }
     assert len(orders) == 2
 
 
@@ -227,11 +229,11 @@ def test_validation_is_as_the_csv_says(work: Path) -> None:
     source = tiny.source(work / "photos")
     (item,) = data.validation_samples(source, tiny.config(references=3), LATENT)
     (row,) = source.validation
-    assert np.array_equal(item["target"].numpy(), photo(work, row.target))
+    assert np.array_equal(item.tensors["target"].numpy(), photo(work, row.target))
     wide = [photo(work, row.references[i]) for i in (0, 1, 0)]
-    assert np.array_equal(item["references"].numpy(), np.concatenate(wide, 1))
+    assert np.array_equal(item.tensors["references"].numpy(), np.concatenate(wide, 1))
     (two,) = data.validation_samples(source, tiny.config(references=2), LATENT)
-    assert np.array_equal(two["references"].numpy(), np.concatenate(wide[:2], 1))
+    assert np.array_equal(two.tensors["references"].numpy(), np.concatenate(wide[:2], 1))
 
 
 def test_networks_see_red_green_blue() -> None:
@@ -275,7 +277,9 @@ def test_a_target_can_be_among_its_references(work: Path, share: float) -> None:
     found = []
     for number in range(80):
         one = samples[number]
-        found.append(any(torch.equal(one["target"], piece) for piece in one["references"].split(32, 1)))
+        found.append(
+            any(torch.equal(one.tensors["target"], piece) for piece in one.tensors["references"].split(32, 1))
+        )
     near = 4 * (share * (1 - share) / 80) ** 0.5
     assert float(np.mean(found)) == pytest.approx(share, abs=near + 1e-9)
 
@@ -285,9 +289,9 @@ def test_a_sample_depends_on_its_number_alone(work: Path) -> None:
     first = {number: samples[number] for number in (17, 3, 40)}
     for number in (3, 40, 17):
         again = samples[number]
-        assert all(torch.equal(again[k], v) for k, v in first[number].items() if torch.is_tensor(v))
-    assert not torch.equal(samples[3]["noise"], samples[11]["noise"])
-    targets = [samples[number]["key"][0] for number in range(16)]
+        assert all(torch.equal(again.tensors[k], v) for k, v in first[number].tensors.items())
+    assert not torch.equal(samples[3].tensors["noise"], samples[11].tensors["noise"])
+    targets = [samples[number].key[0] for number in range(16)]
     assert len(set(targets[:8])) == len(set(targets[8:])) == 8 and targets[:8] != targets[8:]
 
 
@@ -301,7 +305,7 @@ def test_processes_and_parts_share_a_step() -> None:
 def trainee(work: Path) -> stages.DiffusionTrainee:
     from accelerate import Accelerator
 
-    tensors, _ = checkpoint.read(work / "ldm.safetensors")
+    tensors, _ = checkpoint.read_tensors(work / "ldm.safetensors")
     chosen = tiny.config(**PLAIN)
     frozen = stages.first_stage(chosen, None, tensors)
     return stages.DiffusionTrainee(chosen, Accelerator(cpu=True), frozen, tensors, tiny.Faces())
@@ -453,7 +457,7 @@ def test_the_target_of_the_identity_loss_is_decoded_once(work: Path, trainee: An
 def test_recomputing_the_decoder_changes_no_gradient(work: Path, trainee: stages.DiffusionTrainee) -> None:
     from accelerate import Accelerator
 
-    tensors, _ = checkpoint.read(work / "ldm.safetensors")
+    tensors, _ = checkpoint.read_tensors(work / "ldm.safetensors")
     chosen = tiny.config(**PLAIN, recompute=True)
     frozen = stages.first_stage(chosen, None, tensors)
     other = stages.DiffusionTrainee(chosen, Accelerator(cpu=True), frozen, tensors, tiny.Faces())
@@ -599,7 +603,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(work: Path, tmp_path: Path) -> Non
 def test_too_little_space_is_seen_before_anything_is_written(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "MARGIN", 1 << 62)
+    monkeypatch.setattr(runs, "SPARE_BYTES", 1 << 62)
     with pytest.raises(UserError, match="it needs .* GB and .* GB are free"):
         tiny.run(work, tmp_path, tiny.config(steps=1))
 
@@ -609,8 +613,8 @@ def test_a_picture_that_cannot_be_read_is_left_out(work: Path, tmp_path: Path) -
     (photos / tiny.NAMES[4]).write_bytes(b"no picture")
     samples = Samples(tiny.source(photos), tiny.config("ldm"), LATENT)
     made = [samples[number] for number in range(8)]
-    assert [line for one in made for line in one["skipped"] if tiny.NAMES[4] in line]
-    assert tiny.NAMES[4] not in {one["key"][0] for one in made}
+    assert [line for one in made for line in one.skipped if tiny.NAMES[4] in line]
+    assert tiny.NAMES[4] not in {one.key[0] for one in made}
     run = tiny.config("ldm", steps=2, batch_size=8, identity_weight=0.0)
     (tmp_path / "ldm.safetensors").symlink_to(work / "ldm.safetensors")
     result = tiny.run(tmp_path, tmp_path / "run", run)
@@ -778,14 +782,14 @@ def test_the_three_stages_one_after_another(work: Path, dataset: Path, tmp_path:
     last = tmp_path / "refldm/checkpoints/step-00000004/model.safetensors"
     fifth = CliRunner().invoke(app, ["convert", "--checkpoint", str(last), "--out", str(published)])
     assert fifth.exit_code == 0 and "laid out as the published refldm.ckpt" in fifth.output, fifth.output
-    found = checkpoint.load(published, architecture=tiny.ARCHITECTURE)
-    ours = checkpoint.load(last)
+    found = checkpoint.load_networks(published, architecture=tiny.ARCHITECTURE)
+    ours = checkpoint.load_networks(last)
     assert all(torch.equal(a, b) for a, b in zip(*(n.unet.state_dict().values() for n in (found, ours)),
                                                  strict=True))  # fmt: skip
     stage = tmp_path / "ae/checkpoints/step-00000002/model.safetensors"
     alone = CliRunner().invoke(app, ["convert", "--checkpoint", str(stage), "--out", str(published)])
     assert alone.exit_code == 0 and "published vqgan.ckpt" in alone.output, alone.output
-    assert checkpoint.first_stage_state(checkpoint.read(published)[0])
+    assert checkpoint.first_stage_state(checkpoint.read_tensors(published)[0])
 
 
 @pytest.mark.parametrize(

@@ -23,15 +23,15 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from ffhqref.core.images import read, write
-from ffhqref.core.recipe import load_toml, locate, override
+from ffhqref.core.recipe import locate, override
 from ffhqref.core.store import atomic, digest_file, write_text
 from ffhqref.dataset.build import build_refs
 from ffhqref.demo import FIRST_STAGE, RESTORER
 from ffhqref.demo.making.judge_restorer import judge, judge_first_stage, normalised
 from ffhqref.demo.run import demo_recipe, render_photos
 from ffhqref.refldm.model import checkpoint
-from ffhqref.refldm.restorer import fit
-from ffhqref.refldm.training.config import Config, parse
+from ffhqref.refldm.restorer import resize_bicubic
+from ffhqref.refldm.training.config import Config, parse, read_config
 from ffhqref.refldm.training.runs import MODEL, RunFolder
 from ffhqref.refldm.training.stages import first_stage
 
@@ -52,14 +52,14 @@ def dataset(work: Path, people: int, workers: int) -> tuple[Path, Path]:
     small = work / "small"
     for photo in tqdm(sorted(photos.iterdir()), desc="shrink", unit="photo", disable=None):
         if not (small / photo.name).is_file():
-            write(small / photo.name, fit(read(photo), size.height, size.width))
+            write(small / photo.name, resize_bicubic(read(photo), size.height, size.width))
     return built, small
 
 
 def config_of(name: str) -> Config:
     """manifests/train/demo-NAME.toml."""
     path = locate(f"demo-{name}", "train")
-    return parse(load_toml(path), str(path))
+    return parse(read_config(path), str(path))
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def shipped(model: Path, out: Path) -> None:
     with atomic(out) as part:
         whole = part.with_suffix(".safetensors")
         checkpoint.convert(model, whole)
-        tensors, architecture = checkpoint.read(whole)
+        tensors, architecture = checkpoint.read_tensors(whole)
         whole.unlink()
         assert architecture is not None
         header = json.dumps({"architecture": asdict(architecture)}, sort_keys=True)
@@ -146,7 +146,7 @@ def first_stage_file(shop: Workshop, afresh: bool) -> Path:
         return FIRST_STAGE
     model = shop.trained("autoencoder")
     with atomic(FIRST_STAGE) as part:
-        save_file(narrow(checkpoint.first_stage_state(checkpoint.read(model)[0])), part)
+        save_file(narrow(checkpoint.first_stage_state(checkpoint.read_tensors(model)[0])), part)
     config = config_of("autoencoder")
     size = (config.architecture.height, config.architecture.width)
     judged = judge_first_stage(first_stage(config, FIRST_STAGE, {}), size, shop.workers)

@@ -24,7 +24,6 @@ PathsArgument = Annotated[
 ResultsOption = Annotated[
     Path | None, option("Folder for the results.", default="OUT/restored/LEVEL for a dataset")
 ]
-LqOption = Annotated[Path | None, option("Picture to restore, or a folder of them.")]
 RefsOption = Annotated[
     list[Path] | None,
     option("Pictures of the same person; more may follow the first.", "--refs", metavar="FILE..."),
@@ -32,36 +31,22 @@ RefsOption = Annotated[
 RefsDirOption = Annotated[
     Path | None, option("Folder that has a folder of references for each picture's name.")
 ]
-MappingOption = Annotated[Path | None, option("Reference mapping, CSV; needs --images.")]
 NamedPhotosOption = Annotated[
     Path | None, option("Folder of the photographs that a mapping or dataset names.")
 ]
-LevelOption = Annotated[str | None, option("Level of a dataset: severe, moderate or your own.")]
-SplitOption = Annotated[Literal["test", "val"], option("Split of a dataset.")]
-StepsOption = Annotated[int, option("DDIM steps.", min=1, max=1000)]
 ScheduleOption = Annotated[Literal["uniform_trailing", "uniform"], option("Which timesteps to take.")]
-GuidanceOption = Annotated[float, option("How far to follow the conditions; 1 is no guidance.")]
-SeedOption = Annotated[int, option("Seed of the initial noise.", min=0, max=2**62)]
 NoiseOption = Annotated[
     Literal["shared", "per-image"],
     option("shared: one for all pictures, as published; per-image: by name."),
 ]
-MaxReferencesOption = Annotated[int, option("Use at most N references.", min=1, max=64)]
 EncodingOption = Annotated[
     Literal["wide", "separate"],
     option("wide: as published; separate: less memory, different results."),
 ]
 PrecisionOption = Annotated[Literal["fp32", "auto", "bf16", "fp16"], option("auto: bf16 where it is faster.")]
-TogetherOption = Annotated[int, option("Pictures restored together.", min=1, max=256)]
-PlaceOption = Annotated[str, option("cpu, cuda or cuda:1.")]
-CompileOption = Annotated[bool, option("Compile the denoiser first.", "--compile")]
-ShardOption = Annotated[str | None, option("Only every n-th picture, from the i-th.", metavar="I/N")]
-SheetOption = Annotated[bool, option("Also draw all pictures side by side.", "--sheet")]
-AlignOption = Annotated[bool, option("Find the face and crop it as FFHQ does.", "--align")]
 PasteBackOption = Annotated[
     bool, option("With --align: paste the face back into the photograph.", "--paste-back")
 ]
-DetectorOption = Annotated[Path | None, option("SCRFD detector for --align, an ONNX file.")]
 
 
 @app.command()
@@ -70,29 +55,29 @@ def restore(
     paths: PathsArgument = None,
     out: ResultsOption = None,
     autoencoder: AutoencoderOption = None,
-    lq: LqOption = None,
+    lq: Annotated[Path | None, option("Picture to restore, or a folder of them.")] = None,
     refs: RefsOption = None,
     refs_dir: RefsDirOption = None,
-    references: MappingOption = None,
+    references: Annotated[Path | None, option("Reference mapping, CSV; needs --images.")] = None,
     images: NamedPhotosOption = None,
-    level: LevelOption = None,
-    split: SplitOption = "test",
-    steps: StepsOption = 50,
+    level: Annotated[str | None, option("Level of a dataset: severe, moderate or your own.")] = None,
+    split: Annotated[Literal["test", "val"], option("Split of a dataset.")] = "test",
+    steps: Annotated[int, option("DDIM steps.", min=1, max=1000)] = 50,
     schedule: ScheduleOption = "uniform_trailing",
-    guidance: GuidanceOption = 1.5,
-    seed: SeedOption = 2024,
+    guidance: Annotated[float, option("How far to follow the conditions; 1 is no guidance.")] = 1.5,
+    seed: Annotated[int, option("Seed of the initial noise.", min=0, max=2**62)] = 2024,
     noise: NoiseOption = "shared",
-    max_references: MaxReferencesOption = 5,
+    max_references: Annotated[int, option("Use at most N references.", min=1, max=64)] = 5,
     reference_encoding: EncodingOption = "wide",
     precision: PrecisionOption = "fp32",
-    batch_size: TogetherOption = 1,
-    device: PlaceOption = "cpu",
-    compile: CompileOption = False,
-    shard: ShardOption = None,
-    sheet: SheetOption = False,
-    align: AlignOption = False,
+    batch_size: Annotated[int, option("Pictures restored together.", min=1, max=256)] = 1,
+    device: Annotated[str, option("cpu, cuda or cuda:1.")] = "cpu",
+    compile: Annotated[bool, option("Compile the denoiser first.", "--compile")] = False,
+    shard: Annotated[str | None, option("Only every n-th picture, from the i-th.", metavar="I/N")] = None,
+    sheet: Annotated[bool, option("Also draw all pictures side by side.", "--sheet")] = False,
+    align: Annotated[bool, option("Find the face and crop it as FFHQ does.", "--align")] = False,
     paste_back: PasteBackOption = False,
-    detector: DetectorOption = None,
+    detector: Annotated[Path | None, option("SCRFD detector for --align, an ONNX file.")] = None,
     architecture: ArchitectureOption = None,
 ) -> None:
     """Restore low-quality faces with references of the same person.

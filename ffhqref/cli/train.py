@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ffhqref.refldm.training.train import Given, TrainingResult
 
 CONFIGURED = "the configuration's"
+ConfigOption = Annotated[
+    str | None, option("A name in manifests/train, or a TOML file.", default="the stage's, as in the paper")
+]
 Table = dict[str, object]  # of TOML
 
 
@@ -32,10 +35,7 @@ def train(
     data: Annotated[Path, option("A built dataset (see build-refs).", "--data")],
     images: PhotosOption,
     out: Annotated[Path, option("Folder of the run.", "--out")],
-    config: Annotated[
-        str | None,
-        option("A name in manifests/train, or a TOML file.", default="the stage's, as in the paper"),
-    ] = None,
+    config: ConfigOption = None,
     init: Annotated[Path | None, option("Checkpoint to start from; refldm starts from an LDM.")] = None,
     autoencoder: AutoencoderOption = None,
     identity: Annotated[Path | None, option("Embedder for the identity loss, an ONNX file.")] = None,

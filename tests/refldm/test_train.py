@@ -25,12 +25,15 @@ from typer.testing import CliRunner
 from ffhqref.cli import app
 from ffhqref.core.store import UserError
 from ffhqref.refldm.model import checkpoint
-from ffhqref.refldm.model.autoencoder import Autoencoder
+from ffhqref.refldm.model.autoencoder import Autoencoder, AutoencoderSize
+from ffhqref.refldm.model.checkpoint import Architecture
+from ffhqref.refldm.model.unet import UNetSize
 from ffhqref.refldm.restorer import Restorer
 from ffhqref.refldm.training import augment, data, losses, runs, stages
 from ffhqref.refldm.training import config as settings
 from ffhqref.refldm.training import train as training
 from ffhqref.refldm.training.data import ReferenceRow, Sample, Samples
+from ffhqref.refldm.training.runs import RunFolder
 from tests.refldm import tiny_train as tiny
 
 ROOT = Path(__file__).parent.parent.parent
@@ -647,6 +650,7 @@ def test_missing_pictures_are_named(work: Path, tmp_path: Path) -> None:
         ({"lr": float("nan")}, "lr must be above 0."),
         ({"batch_size": 3, "accumulate": 2}, "a multiple of accumulate."),
         ({"architecture": {"unet": {"width": 3}}}, "unknown key 'width'"),
+        ({"architecture": "demo.toml"}, "architecture must be a table."),
     ],
 )
 def test_configurations_are_checked(table: dict[str, Any], sentence: str) -> None:
@@ -655,6 +659,57 @@ def test_configurations_are_checked(table: dict[str, Any], sentence: str) -> Non
         settings.parse({**base, **table}, "my.toml")
     assert sentence in str(caught.value) and "my.toml" in str(caught.value)
     assert settings.parse(json.loads(json.dumps(tiny.config().table())), "it") == tiny.config()
+
+
+def test_a_configuration_names_the_file_of_its_architecture(tmp_path: Path) -> None:
+    from ffhqref.cli.train import configure
+
+    (tmp_path / "sizes").mkdir()
+    (tmp_path / "sizes/small.toml").write_text("height = 64\nwidth = 64\n[unet]\nchannels = 32\n")
+    runs_of = {stage: tmp_path / f"{stage}.toml" for stage in ("autoencoder", "ldm")}
+    for stage, path in runs_of.items():
+        keys = f'stage = "{stage}"\nsteps = 1\nbatch_size = 1\n'
+        path.write_text(f'{keys}architecture = "sizes/small.toml"\n')
+    ldm = configure("ldm", str(runs_of["ldm"]), {}, False)
+    assert (ldm.architecture.height, ldm.architecture.unet.channels) == (64, 32)
+    larger = configure("ldm", str(runs_of["ldm"]), {"architecture": {"height": 128}}, False)
+    assert (larger.architecture.height, larger.architecture.unet.channels) == (128, 32)
+    first = configure("autoencoder", str(runs_of["autoencoder"]), {}, False)
+    assert first.architecture == Architecture(height=64, width=64), "it has no denoiser"
+    RunFolder(tmp_path / "run").write_config({"config": ldm.table()})
+    (tmp_path / "sizes/small.toml").unlink()
+    assert configure("ldm", None, {}, tmp_path / "run") == ldm, "a run keeps its sizes"
+    with pytest.raises(UserError, match="Cannot read .*small.toml"):
+        configure("ldm", str(runs_of["ldm"]), {}, False)
+    for outside in ("../sizes.toml", "/etc/passwd"):
+        runs_of["ldm"].write_text(f'{keys}architecture = "{outside}"\n')
+        with pytest.raises(UserError, match=f"ldm.toml: architecture '{outside}' must be a file below"):
+            configure("ldm", str(runs_of["ldm"]), {}, False)
+
+
+def test_settings_are_given_one_by_one() -> None:
+    from ffhqref.cli.train import parse_settings
+
+    given = ["architecture.unet.blocks=2", "architecture.height=64", "loss=l1", "zoom=[1.0, 1.1]"]
+    sizes = {"unet": {"blocks": 2}, "height": 64}
+    assert parse_settings(given) == {"architecture": sizes, "loss": "l1", "zoom": [1.0, 1.1]}
+    assert parse_settings(["lr=1", "lr.x=2"]) == {"lr": {"x": 2}}, "for `parse` to refuse"
+    with pytest.raises(UserError, match="give key=value"):
+        parse_settings(["lr"])
+
+
+def test_the_demos_stages_share_their_networks() -> None:
+    from ffhqref.cli.train import configure
+
+    names = {"copy": "refldm", "ldm": "ldm", "refldm": "refldm", "autoencoder": "autoencoder"}
+    found = {name: configure(stage, f"demo-{name}", {}, False) for name, stage in names.items()}
+    size = AutoencoderSize(channels=32, multipliers=(1, 1, 2), blocks=1, latent=4, codes=4096, groups=8)
+    unet = UNetSize(
+        in_channels=8, out_channels=4, channels=32, multipliers=(1, 2), blocks=1, attention=(2,), groups=8
+    )
+    first = Architecture(height=64, width=64, autoencoder=size)
+    whole = replace(first, unet=unet)
+    assert [found[name].architecture for name in names] == [whole, whole, whole, first]
 
 
 def test_shipped_configurations_are_the_papers() -> None:

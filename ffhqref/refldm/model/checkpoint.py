@@ -285,7 +285,8 @@ _TENSORS = (Tensor, nn.Parameter)
 
 def text_line(error: BaseException) -> str:
     """What an error says, as far as it fits into a sentence."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    text = error.strerror if isinstance(error, OSError) else None
+    return ((text or str(error)).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 class _Skipped:

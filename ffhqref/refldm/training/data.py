@@ -51,11 +51,6 @@ def read_mapping(path: Path) -> list[ReferenceRow]:
     return [ReferenceRow(target, tuple(names)) for target, names in tables.read_references(path).items()]
 
 
-def read_targets(path: Path) -> list[ReferenceRow]:
-    """The targets of a list of names, without references."""
-    return [ReferenceRow(name) for name in tables.read_list(path)]
-
-
 @dataclass(frozen=True)
 class Pictures:
     """Photographs below a folder, as pictures of one size."""
@@ -63,10 +58,6 @@ class Pictures:
     root: Path
     height: int
     width: int
-
-    def missing(self, names: Sequence[str]) -> list[str]:
-        """The names that are no file."""
-        return [name for name in names if not images.find(self.root, name).is_file()]
 
     def read(self, name: str) -> Rgb:
         """uint8 RGB of this size; BadImage where the file is no picture."""
@@ -88,7 +79,7 @@ class TrainingSource:
             raise UserError("The dataset has no training target: build it from more photographs.")
         rows = [*self.train, *self.validation]
         names = sorted({name for row in rows for name in (row.target, *row.references)})
-        missing = self.pictures.missing(names)
+        missing = [name for name in names if not images.find(self.pictures.root, name).is_file()]
         if missing:
             shown = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
             raise UserError(
@@ -118,7 +109,8 @@ def open_dataset(data: Path, photos: Path, config: Config, degrade: Degrade | No
         if empty:
             raise UserError(f"{mapping / 'train_references.csv'}: {empty[0]} has no reference.")
     else:
-        train = read_targets(data / "id_based_ffhq_split" / "train_image.txt")
+        names = tables.read_list(data / "id_based_ffhq_split" / "train_image.txt")
+        train = [ReferenceRow(name) for name in names]
     validation = read_mapping(mapping / "val_references.csv")[: config.validation_pictures]
     size = config.architecture
     pictures = Pictures(photos, size.height, size.width)

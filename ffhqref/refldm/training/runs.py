@@ -24,7 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ffhqref.core import images
 from ffhqref.core.images import Rgb
 from ffhqref.core.store import UserError, flush, write_text
-from ffhqref.refldm.model.checkpoint import METADATA, Architecture
+from ffhqref.refldm.model.checkpoint import METADATA, Architecture, text_line
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 PARTIAL = ".partial"  # of the folder of a checkpoint that is still being written
@@ -91,7 +91,7 @@ class RunFolder:
             flush(self.checkpoints)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(part, ignore_errors=True)
-            raise UserError(f"Cannot write {place} ({_reason(error)}): {self._stands()}") from None
+            raise UserError(f"Cannot write {place} ({text_line(error)}): {self._stands()}") from None
         return place
 
     def _stands(self) -> str:
@@ -115,8 +115,8 @@ class RunFolder:
             model, optimizer = (_read_tensors(place / name) for name in (MODEL, OPTIMIZER))
         except (OSError, ValueError, SafetensorError) as error:
             raise UserError(
-                f"{place} is damaged ({_reason(error)}): remove this folder and go on with --resume from an "
-                "older one."
+                f"{place} is damaged ({text_line(error)}): remove this folder and go on with --resume from "
+                "an older one."
             ) from None
         return Saved(step, model, optimizer, state)
 
@@ -167,12 +167,6 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     with safe_open(path, framework="pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}
-
-
-def _reason(error: Exception) -> str:
-    """One line of what went wrong."""
-    text = (getattr(error, "strerror", None) or str(error)) or type(error).__name__
-    return str(text).splitlines()[0][:200]
 
 
 class Log:

@@ -283,7 +283,7 @@ class DiffusionTrainee:
             batch = collate([item]).to(self.accelerator.device)
             both = self.autoencoder.encode(torch.cat([batch.pictures("target"), batch.pictures("lq")]))
             wide = batch.tensors.get("references")
-            pictures = split_wide(wide[0], item.tensors["target"].shape[1]) if wide is not None else []
+            pictures = [] if wide is None else split_wide(wide[0], config.architecture.width)
             cached = restorer.cache_references(pictures, config.reference_encoding)
             z = restorer.sample(batch.tensors["noise"], both[1:], [cached], options)
             distances.append(float((z - both[:1]).abs().mean()))
@@ -327,7 +327,6 @@ class Diverged(Exception):
 
     def __init__(self, step: int) -> None:
         super().__init__(f"The gradient is not a finite number at step {step}")
-        self.step = step
 
 
 def scaler_state(accelerator: Accelerator) -> dict[str, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +25,7 @@ from ffhqref.cli.options import (
 
 if TYPE_CHECKING:
     from ffhqref.core.recipe import Recipe
+    from ffhqref.core.store import JsonObject, Receipt
     from ffhqref.dataset.build import Built
     from ffhqref.dataset.embed import Estimate
 
@@ -139,12 +142,10 @@ def embed(
     """
     from ffhqref.dataset.embed import embed_photos
 
-    chosen = _recipe(out, recipe)
-    receipt = embed_photos(images, out, chosen, device=device, workers=workers, batch_size=batch_size)
-    _keep(out, chosen)
+    embedding = partial(embed_photos, images, device=device, workers=workers, batch_size=batch_size)
+    notes = _run(embedding, out, recipe)
     typer.echo(
-        f"Embedded into {out}/tables/embeddings: {_counts(dict(receipt.notes['statuses']))}. "
-        f"Next: ffhqref cluster {out}"
+        f"Embedded into {out}/tables/embeddings: {_counts(notes['statuses'])}. Next: ffhqref cluster {out}"
     )
 
 
@@ -158,9 +159,7 @@ def cluster(out: OutArgument, recipe: RecipeOptions) -> None:
     """
     from ffhqref.dataset.cluster import find_identities
 
-    chosen = _recipe(out, recipe)
-    notes = find_identities(out, chosen).notes
-    _keep(out, chosen)
+    notes = _run(find_identities, out, recipe)
     typer.echo(
         f"Found {notes['identities']:,} identities in {notes['photos']:,} photos from {notes['pairs']:,} "
         f"pairs below {notes['distance']}: {out}/tables/identities.parquet. Next: ffhqref split {out}"
@@ -179,9 +178,7 @@ def split(out: OutArgument, recipe: RecipeOptions) -> None:
     """
     from ffhqref.dataset.split import split_identities
 
-    chosen = _recipe(out, recipe)
-    notes = split_identities(out, chosen).notes
-    _keep(out, chosen)
+    notes = _run(split_identities, out, recipe)
     parts = ", ".join(f"{name} {notes[name]['photos']:,}" for name in ("train", "val", "test"))
     typer.echo(
         f"Split by identity into {parts} photos: {out}/id_based_ffhq_split. Next: ffhqref references {out}"
@@ -200,26 +197,22 @@ def references(out: OutArgument, recipe: RecipeOptions) -> None:
     """
     from ffhqref.dataset.references import write_references
 
-    chosen = _recipe(out, recipe)
-    notes = write_references(out, chosen).notes
-    _keep(out, chosen)
+    notes = _run(write_references, out, recipe)
     parts = ", ".join(f"{name} {notes[name]['targets']:,}" for name in ("train", "val", "test"))
     typer.echo(f"Targets with references: {parts}: {out}/reference_mapping. Next: ffhqref verify {out}")
 
 
-def _recipe(out: Path, given: RecipeOptions) -> Recipe:
-    """The named recipe, else the dataset's own, with the command's options."""
+def _run(stage: Callable[[Path, Recipe], Receipt], out: Path, given: RecipeOptions) -> JsonObject:
+    """Run a stage by the named recipe, else the dataset's own, with the command's options, and keep it."""
     from ffhqref.core.recipe import load_recipe, with_known_distance
-    from ffhqref.dataset.build import recipe_of
+    from ffhqref.core.store import lock
+    from ffhqref.dataset.build import recipe_of, write_recipe
 
     if given.name:
-        return with_known_distance(load_recipe(given.name, **given.changes))
-    return recipe_of(out, "photos", **given.changes)
-
-
-def _keep(out: Path, recipe: Recipe) -> None:
-    from ffhqref.core.store import lock
-    from ffhqref.dataset.build import write_recipe
-
+        chosen = with_known_distance(load_recipe(given.name, **given.changes))
+    else:
+        chosen = recipe_of(out, "photos", **given.changes)
+    notes = stage(out, chosen).notes
     with lock(out, "build-refs"):
-        write_recipe(out, recipe)
+        write_recipe(out, chosen)
+    return notes

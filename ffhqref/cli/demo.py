@@ -58,28 +58,22 @@ def _restore(out: Path, checkpoint: Path | None) -> None:
     from ffhqref.cli.restore import say
     from ffhqref.demo import RESTORER
     from ffhqref.demo.likeness import of_restored
-    from ffhqref.restore.run import (
-        RestoreOptions,
-        has_torch,
-        restore_dataset,
-        restore_pictures,
-        restored_folder,
-    )
+    from ffhqref.restore import run
 
-    dataset, photos, options = out / "dataset", out / "photos", RestoreOptions(sheets=True)
-    place = restored_folder(dataset, "severe")
+    dataset, photos, options = out / "dataset", out / "photos", run.RestoreOptions(sheets=True)
+    place = run.restored_folder(dataset, "severe")
     if checkpoint is not None:
-        say(restore_dataset(dataset, checkpoint, level="severe", photos=photos, options=options), place)
+        say(run.restore_dataset(dataset, checkpoint, level="severe", photos=photos, options=options), place)
         return
     if not (out / "landmarks.csv").is_file():  # real people
         return
-    if not has_torch():
+    if not run.has_torch():
         typer.echo("To restore the test images too: pip install 'ffhqref[train]', and run this again.")
         return
     typer.echo("Restoring the severe test images at 64 px, with references and without ...")
     alone = dataset / "restored" / "severe-alone"
-    say(restore_pictures(dataset / "test_images" / "severe_degrad", RESTORER, out=alone), alone)
-    say(restore_dataset(dataset, RESTORER, level="severe", photos=photos, options=options), place)
+    say(run.restore_pictures(dataset / "test_images" / "severe_degrad", RESTORER, out=alone), alone)
+    say(run.restore_dataset(dataset, RESTORER, level="severe", photos=photos, options=options), place)
     for line in of_restored(out):
         typer.echo(line)
 

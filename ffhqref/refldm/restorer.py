@@ -21,7 +21,7 @@ from ffhqref.refldm.model.checkpoint import Networks, keep_memory, text_line
 from ffhqref.refldm.model.unet import ReferenceCache, UNet
 
 Encoding = Literal["wide", "separate"]
-Watch = Callable[[Tensor, Tensor], None]
+Watch = Callable[[Tensor, Tensor], object]
 
 
 @dataclass(frozen=True, kw_only=True)

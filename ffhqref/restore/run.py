@@ -211,19 +211,13 @@ class Runner:
                     self._fail(job, str(error))
         if not ready:
             return
-        noises = [self._noise(job) for job, *_ in ready]
         restored = self.restorer.restore(
-            [one[3] for one in ready],
-            [one[1] for one in ready],
-            noises,
-            self.settings.options,
-            watch=self._watch,
-        )
+            [lq for *_, lq, _ in ready], [cached for _, cached, *_ in ready],
+            [self._noise(job) for job, *_ in ready], self.settings.options,
+            watch=lambda x, _: self.advance(len(x)),
+        )  # fmt: skip
         for (job, _, shown, lq, back), picture in zip(ready, restored, strict=True):
             self._write(job, shown, lq, back, picture)
-
-    def _watch(self, x: Tensor, x0: Tensor) -> None:
-        self.advance(len(x))
 
     def _fail(self, job: Job, reason: str) -> None:
         self.outcome.failed[job.name] = reason

@@ -80,7 +80,7 @@ def ddim(
     bar: Tensor,
     eta: float = 0.0,
     noise: Callable[[int], Tensor] | None = None,
-    watch: Callable[[Tensor, Tensor], None] | None = None,
+    watch: Callable[[Tensor, Tensor], object] | None = None,
 ) -> Tensor:
     """DDIM: the latent that `denoise(x, t)`, which predicts the noise, leads x_T [B, C, h, w] to.
 

@@ -255,7 +255,7 @@ def _any_count(cache: Sequence[ReferenceCache]) -> None:
 
 
 def _groups(cached: Sequence[ReferenceCache]) -> list[ReferenceCache]:
-    """Successive rows that see the same are one group."""
+    """Successive rows with the same references are one group."""
     groups = []
     for _, same in groupby(cached, key=lambda one: (id(one.layers) if one.layers else 0, one.copies)):
         rows = list(same)

@@ -197,7 +197,7 @@ def test_denoiser_sees_references(raw: tuple[UNet, Autoencoder], count: int, wit
 
 
 @pytest.mark.parametrize("count", REFERENCE_COUNTS)
-def test_guidance_halves_in_one_batch_with_the_null_reference_kept_once(
+def test_both_sides_of_guidance_in_one_batch_with_the_null_reference_kept_once(
     raw: tuple[UNet, Autoencoder], count: int
 ) -> None:
     case, unet = load(f"unet_ref{count}"), raw[0]

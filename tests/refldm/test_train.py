@@ -38,7 +38,7 @@ from tests.refldm import tiny_train as tiny
 
 ROOT = Path(__file__).parent.parent.parent
 LATENT = (4, 16, 16)
-STILL: dict[str, Any] = dict(
+STATIC: dict[str, Any] = dict(
     jitter=(0.0, 0.0, 0.0, 0.0), rotate=0.0, shift=0.0, zoom=(1.0, 1.0), perspective=0.0, reference_flip=0.0
 )  # references as they are
 ROUNDING = 1e-3  # relative, of gradients: sums of the same samples in another order
@@ -275,7 +275,7 @@ def test_more_low_quality_pictures_are_dropped_and_nothing_else_changes() -> Non
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_a_target_can_be_among_its_references(work: Path, share: float) -> None:
-    chosen = tiny.config(own=share, flip=0.5, **STILL)
+    chosen = tiny.config(own=share, flip=0.5, **STATIC)
     samples = Samples(tiny.source(work / "photos"), chosen, LATENT)
     found = []
     for number in range(80):
@@ -353,21 +353,23 @@ def test_references_that_do_not_move_are_encoded_once(
     work: Path, trainee: stages.DiffusionTrainee, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the same latents as those that are encoded anew, mirrored ones on their own."""
-    still = tiny.config(reference_encoding="separate", **STILL)
-    samples = Samples(tiny.source(work / "photos"), still, LATENT)
+    static = tiny.config(reference_encoding="separate", **STATIC)
+    samples = Samples(tiny.source(work / "photos"), static, LATENT)
     given = data.collate([samples[number] for number in (1, 2, 3)])
     given.tensors["keep"][:] = 1.0  # type: ignore[index]
     found = {}
-    for name, changes in {"moved": {"rotate": 1.0}, "still": {}}.items():
-        monkeypatch.setattr(trainee, "config", replace(still, **changes))
+    for name, changes in {"moved": {"rotate": 1.0}, "static": {}}.items():
+        monkeypatch.setattr(trainee, "config", replace(static, **changes))
         forget(trainee)
         found[name] = trainee.encode(given)[2]
-        assert (len(trainee.latents) > 3) is (name == "still")
-    close_arrays(found["still"], found["moved"])
+        assert (len(trainee.latents) > 3) is (name == "static")
+    close_arrays(found["static"], found["moved"])
     seen: list[int] = []
     encode = trainee.autoencoder.encode
     monkeypatch.setattr(trainee.autoencoder, "encode", lambda x: (seen.append(len(x)), encode(x))[1])
-    assert torch.equal(trainee.encode(given)[2], found["still"]) and seen == [3], "the low-quality ones alone"
+    assert torch.equal(trainee.encode(given)[2], found["static"]) and seen == [3], (
+        "the low-quality ones alone"
+    )
 
 
 def test_dropped_low_quality_pictures_are_not_encoded(work: Path, trainee: stages.DiffusionTrainee) -> None:
@@ -483,9 +485,9 @@ def test_bf16_trains_and_validates(work: Path, tmp_path: Path) -> None:
 def test_augmented_references_stay_where_they_are_meant_to() -> None:
     rng = np.random.default_rng(0)
     picture = cv2.resize(rng.integers(60, 200, (8, 8, 3), np.uint8), (64, 64), interpolation=cv2.INTER_CUBIC)
-    still = tiny.config(**PLAIN)
-    assert np.array_equal(augment.reference(picture, still, rng), picture)
-    mirrored = augment.reference(picture, replace(still, reference_flip=1.0), rng)
+    static = tiny.config(**PLAIN)
+    assert np.array_equal(augment.reference(picture, static, rng), picture)
+    mirrored = augment.reference(picture, replace(static, reference_flip=1.0), rng)
     assert np.array_equal(mirrored, picture[:, ::-1])
     for seed in range(20):
         matrix = augment.placement(64, 64, tiny.config(), np.random.default_rng(seed))

@@ -107,7 +107,7 @@ def load_networks(
     """Read both networks, in float32. A first stage in `checkpoint` goes before that of `autoencoder`.
 
     A checkpoint without EMA weights gives its raw ones. UserError where a file is no checkpoint, or
-    holds missing, misshapen or not finite tensors (the denoiser's values are looked at when it is read).
+    holds missing, misshapen or not finite tensors (the denoiser's values are checked when it is read).
     """
     tensors, found = read_tensors(checkpoint)
     architecture = architecture or found or Architecture()

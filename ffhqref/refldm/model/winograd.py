@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 A, B = 0.625, 1.5
-OUTPUT_TILE, INPUT_TILE = 4, 6  # px of results, and of the inputs that they see
+OUTPUT_TILE, INPUT_TILE = 4, 6  # px of results, and of the inputs that they depend on
 LEAST_CHANNELS, LEAST_PIXELS = 64, 4096  # below, the transforms cost more than they save
 
 

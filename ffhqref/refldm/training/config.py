@@ -107,8 +107,8 @@ class Config:
         _need(self.batch_size % self.accumulate == 0, "batch_size must be a multiple of accumulate")
 
     @property
-    def still(self) -> bool:
-        """Whether references are seen as they are: so their latents are worth keeping."""
+    def static_references(self) -> bool:
+        """Whether references are never augmented: so their latents are worth keeping."""
         perspective = self.perspective * self.perspective_share
         moved = (*self.jitter, self.rotate, self.shift, perspective, self.reference_flip)
         return not any(moved) and self.zoom == (1.0, 1.0)

@@ -146,7 +146,7 @@ class DiffusionTrainee:
         if isinstance(recognise, nn.Module):
             recognise.to(accelerator.device)
         self.identity = self._identity(recognise) if recognise and config.identity_weight else None
-        self.latents: dict[Key, Tensor] = {}  # of targets and still references: 131 KB each at 512 px
+        self.latents: dict[Key, Tensor] = {}  # of targets and static references: 131 KB each at 512 px
         self.room = config.latent_memory * 1e9 / accelerator.num_processes  # bytes
         self.targets: dict[Key, Tensor] = {}  # embeddings: 2 KB a picture, decoded once
 
@@ -198,7 +198,7 @@ class DiffusionTrainee:
         out = z.new_zeros((*z.shape[:3], count * z.shape[3]))
         for row in keep.nonzero()[:, 0].tolist():
             pieces = wide[row : row + 1]
-            if self.config.reference_encoding == "separate" and self.config.still:
+            if self.config.reference_encoding == "separate" and self.config.static_references:
                 each = zip(pieces[0].chunk(count, 2), batch.reference_keys[row], strict=True)
                 out[row] = torch.cat([self._encoded(piece, key) for piece, key in each], 2)
             elif self.config.reference_encoding == "separate":

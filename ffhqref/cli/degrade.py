@@ -8,48 +8,29 @@ from typing import Annotated, Literal
 import typer
 
 from ffhqref.cli.app import app
-from ffhqref.cli.options import RecordedPhotosOption, option
+from ffhqref.cli.options import (
+    DegradedDatasetArgument,
+    DegradedOption,
+    FilterOption,
+    FormatOption,
+    FromTableOption,
+    LevelsOption,
+    NamesListOption,
+    RecordedPhotosOption,
+    ReplayOption,
+    SheetFileOption,
+    option,
+)
 from ffhqref.core.store import Receipt, UserError, recorded_images
-
-DatasetArgument = Annotated[
-    Path | None, typer.Argument(metavar="OUT", help="A built dataset, whose targets are degraded.")
-]
-LevelsOption = Annotated[
-    list[str] | None,
-    option(
-        "moderate, severe, train, gfpgan, codeformer or faceme; or FILE or FILE:NAME, a TOML file of the "
-        "form of manifests/levels.toml. May be repeated.",
-        metavar="LEVEL",
-    ),
-]
-LqFolderOption = Annotated[
-    Path | None, option("Without a dataset: folder to write to; several levels get a folder each.")
-]
-NamesOption = Annotated[
-    Path | None,
-    option("Names to degrade: text, one per line, or CSV (gt_image or image).", "--list", default="all"),
-]
-FormatOption = Annotated[Literal["png", "webp"], option("webp is lossless, too, and slower.", "--format")]
-FilterOption = Annotated[
-    Literal["bicubic", "lanczos", "area", "bilinear"],
-    option("How targets are resized; bicubic is the published loader's.", "--filter"),
-]
-ReplayOption = Annotated[
-    bool, option("Draw in the published order (seed 2024, row by row).", "--replay-published")
-]
-TableOption = Annotated[Path | None, option("Draw nothing; use the parameters in this degradations.parquet.")]
-SheetFileOption = Annotated[
-    Path | None, option("PNG to write: clean images beside each level, with parameters.")
-]
 
 
 @app.command(no_args_is_help=True)
 def degrade(
-    dataset: DatasetArgument = None,
+    dataset: DegradedDatasetArgument = None,
     level: LevelsOption = None,
     images: RecordedPhotosOption = None,
-    out: LqFolderOption = None,
-    list_: NamesOption = None,
+    out: DegradedOption = None,
+    list_: NamesListOption = None,
     split: Annotated[Literal["test", "val"], option("Split of the dataset to degrade.")] = "test",
     size: Annotated[int, option("Width and height of the results, px.")] = 512,
     seed: Annotated[int, option("Another seed draws other parameters and noise.")] = 0,
@@ -58,7 +39,7 @@ def degrade(
     format_: FormatOption = "png",
     filter_: FilterOption = "bicubic",
     replay_published: ReplayOption = False,
-    from_table: TableOption = None,
+    from_table: FromTableOption = None,
     sheet: SheetFileOption = None,
 ) -> None:
     """Make low-quality images: blur, downscale, noise, JPEG.

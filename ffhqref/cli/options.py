@@ -1,5 +1,6 @@
-"""What commands are given. An option that several commands share is written here once; those of a recipe
-come from the fields of `Recipe`, so that help, type, choices and default stand nowhere else.
+"""What commands are given. An option that several commands share is written here once, and the longer ones
+of commands with many; those of a recipe come from the fields of `Recipe`, so that help, type, choices and
+default stand nowhere else.
 
 A help text ends with the default: Typer adds one that is a plain value, `default` says any other in words.
 """
@@ -72,6 +73,74 @@ AutoencoderOption = Annotated[
 ArchitectureOption = Annotated[
     Path | None,
     option("TOML file of the networks' sizes.", "--architecture", default="as published, or as trained"),
+]
+# of `restore` alone
+DatasetOrRefsArgument = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="OUT", help="A built dataset (with --level), or more pictures for --refs."),
+]
+RestoredOption = Annotated[
+    Path | None, option("Folder for the results.", default="OUT/restored/LEVEL for a dataset")
+]
+RefsOption = Annotated[
+    list[Path] | None,
+    option("Pictures of the same person; more may follow the first.", "--refs", metavar="FILE..."),
+]
+RefsDirOption = Annotated[
+    Path | None, option("Folder that has a folder of references for each picture's name.")
+]
+MappedPhotosOption = Annotated[
+    Path | None, option("Folder of the photographs that a mapping or dataset names.")
+]
+ScheduleOption = Annotated[Literal["uniform_trailing", "uniform"], option("Which timesteps to take.")]
+InitialNoiseOption = Annotated[
+    Literal["shared", "per-image"],
+    option("shared: one for all pictures, as published; per-image: by name."),
+]
+ReferenceEncodingOption = Annotated[
+    Literal["wide", "separate"],
+    option("wide: as published; separate: less memory, different results."),
+]
+PrecisionOption = Annotated[Literal["fp32", "auto", "bf16", "fp16"], option("auto: bf16 where it is faster.")]
+PasteBackOption = Annotated[
+    bool, option("With --align: paste the face back into the photograph.", "--paste-back")
+]
+# of `degrade` alone
+DegradedDatasetArgument = Annotated[
+    Path | None, typer.Argument(metavar="OUT", help="A built dataset, whose targets are degraded.")
+]
+LevelsOption = Annotated[
+    list[str] | None,
+    option(
+        "moderate, severe, train, gfpgan, codeformer or faceme; or FILE or FILE:NAME, a TOML file of the "
+        "form of manifests/levels.toml. May be repeated.",
+        metavar="LEVEL",
+    ),
+]
+DegradedOption = Annotated[
+    Path | None, option("Without a dataset: folder to write to; several levels get a folder each.")
+]
+NamesListOption = Annotated[
+    Path | None,
+    option("Names to degrade: text, one per line, or CSV (gt_image or image).", "--list", default="all"),
+]
+FormatOption = Annotated[Literal["png", "webp"], option("webp is lossless, too, and slower.", "--format")]
+FilterOption = Annotated[
+    Literal["bicubic", "lanczos", "area", "bilinear"],
+    option("How targets are resized; bicubic is the published loader's.", "--filter"),
+]
+ReplayOption = Annotated[
+    bool, option("Draw in the published order (seed 2024, row by row).", "--replay-published")
+]
+FromTableOption = Annotated[
+    Path | None, option("Draw nothing; use the parameters in this degradations.parquet.")
+]
+SheetFileOption = Annotated[
+    Path | None, option("PNG to write: clean images beside each level, with parameters.")
+]
+# of `train` alone
+TrainingConfigOption = Annotated[
+    str | None, option("A name in manifests/train, or a TOML file.", default="the stage's, as in the paper")
 ]
 
 

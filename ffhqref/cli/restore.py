@@ -8,7 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ffhqref.cli.app import app
-from ffhqref.cli.options import ArchitectureOption, AutoencoderOption, CheckpointOption, option
+from ffhqref.cli.options import (
+    ArchitectureOption,
+    AutoencoderOption,
+    CheckpointOption,
+    DatasetOrRefsArgument,
+    InitialNoiseOption,
+    MappedPhotosOption,
+    PasteBackOption,
+    PrecisionOption,
+    ReferenceEncodingOption,
+    RefsDirOption,
+    RefsOption,
+    RestoredOption,
+    ScheduleOption,
+    option,
+)
 from ffhqref.core.store import UserError, atomic, digest_file
 
 if TYPE_CHECKING:
@@ -17,58 +32,26 @@ if TYPE_CHECKING:
     from ffhqref.restore.run import RestoreOptions
 
 
-PathsArgument = Annotated[
-    list[Path] | None,
-    typer.Argument(metavar="OUT", help="A built dataset (with --level), or more pictures for --refs."),
-]
-ResultsOption = Annotated[
-    Path | None, option("Folder for the results.", default="OUT/restored/LEVEL for a dataset")
-]
-RefsOption = Annotated[
-    list[Path] | None,
-    option("Pictures of the same person; more may follow the first.", "--refs", metavar="FILE..."),
-]
-RefsDirOption = Annotated[
-    Path | None, option("Folder that has a folder of references for each picture's name.")
-]
-NamedPhotosOption = Annotated[
-    Path | None, option("Folder of the photographs that a mapping or dataset names.")
-]
-ScheduleOption = Annotated[Literal["uniform_trailing", "uniform"], option("Which timesteps to take.")]
-NoiseOption = Annotated[
-    Literal["shared", "per-image"],
-    option("shared: one for all pictures, as published; per-image: by name."),
-]
-EncodingOption = Annotated[
-    Literal["wide", "separate"],
-    option("wide: as published; separate: less memory, different results."),
-]
-PrecisionOption = Annotated[Literal["fp32", "auto", "bf16", "fp16"], option("auto: bf16 where it is faster.")]
-PasteBackOption = Annotated[
-    bool, option("With --align: paste the face back into the photograph.", "--paste-back")
-]
-
-
 @app.command()
 def restore(
     checkpoint: CheckpointOption,
-    paths: PathsArgument = None,
-    out: ResultsOption = None,
+    paths: DatasetOrRefsArgument = None,
+    out: RestoredOption = None,
     autoencoder: AutoencoderOption = None,
     lq: Annotated[Path | None, option("Picture to restore, or a folder of them.")] = None,
     refs: RefsOption = None,
     refs_dir: RefsDirOption = None,
     references: Annotated[Path | None, option("Reference mapping, CSV; needs --images.")] = None,
-    images: NamedPhotosOption = None,
+    images: MappedPhotosOption = None,
     level: Annotated[str | None, option("Level of a dataset: severe, moderate or your own.")] = None,
     split: Annotated[Literal["test", "val"], option("Split of a dataset.")] = "test",
     steps: Annotated[int, option("DDIM steps.", min=1, max=1000)] = 50,
     schedule: ScheduleOption = "uniform_trailing",
     guidance: Annotated[float, option("How far to follow the conditions; 1 is no guidance.")] = 1.5,
     seed: Annotated[int, option("Seed of the initial noise.", min=0, max=2**62)] = 2024,
-    noise: NoiseOption = "shared",
+    noise: InitialNoiseOption = "shared",
     max_references: Annotated[int, option("Use at most N references.", min=1, max=64)] = 5,
-    reference_encoding: EncodingOption = "wide",
+    reference_encoding: ReferenceEncodingOption = "wide",
     precision: PrecisionOption = "fp32",
     batch_size: Annotated[int, option("Pictures restored together.", min=1, max=256)] = 1,
     device: Annotated[str, option("cpu, cuda or cuda:1.")] = "cpu",

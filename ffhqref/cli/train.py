@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ffhqref.cli.app import app
-from ffhqref.cli.options import AutoencoderOption, PhotosOption, option
+from ffhqref.cli.options import AutoencoderOption, PhotosOption, TrainingConfigOption, option
 from ffhqref.core.store import UserError, lock
 
 if TYPE_CHECKING:
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from ffhqref.refldm.training.train import Given, TrainingResult
 
 CONFIGURED = "the configuration's"
-ConfigOption = Annotated[
-    str | None, option("A name in manifests/train, or a TOML file.", default="the stage's, as in the paper")
-]
 Table = dict[str, object]  # of TOML
 
 
@@ -35,7 +32,7 @@ def train(
     data: Annotated[Path, option("A built dataset (see build-refs).", "--data")],
     images: PhotosOption,
     out: Annotated[Path, option("Folder of the run.", "--out")],
-    config: ConfigOption = None,
+    config: TrainingConfigOption = None,
     init: Annotated[Path | None, option("Checkpoint to start from; refldm starts from an LDM.")] = None,
     autoencoder: AutoencoderOption = None,
     identity: Annotated[Path | None, option("Embedder for the identity loss, an ONNX file.")] = None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 import textwrap
 from collections import Counter
 from functools import partial
@@ -14,14 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ffhqref.cli.app import app
-from ffhqref.cli.options import AcceptTermsOption, DryRunOption, option
+from ffhqref.cli.options import AcceptTermsOption, DryRunOption, ask_terms, option
 from ffhqref.core.store import UserError
 
 if TYPE_CHECKING:
     from ffhqref.download.sources import Source
     from ffhqref.download.stage import DownloadOutcome
 
-SHOWN = 20  # rows of a table in the terminal; the file beside the download has all
+ROWS_SHOWN = 20  # rows of a table in the terminal; the file beside the download has all
 
 
 @app.command()
@@ -78,13 +77,8 @@ def download(
     if dry_run:
         return _say_plan(stage.preview(sources, out, options), out)
     for source in sources:
-        stage.accept_terms(source, out, partial(_ask, source.name, accept_terms))
+        stage.accept_terms(source, out, partial(ask_terms, accept_terms, source.name))
     _say_outcome(stage.download(sources, out, options), sources, out)
-
-
-def _ask(name: str, accepted: bool, terms: str) -> bool:
-    typer.echo(f"{name}:\n{terms.strip()}\n", err=True)
-    return accepted or (sys.stdin.isatty() and typer.confirm("Do you accept these terms?", err=True))
 
 
 def _bytes(text: str) -> float:
@@ -146,10 +140,10 @@ def _say_outcome(outcome: DownloadOutcome, sources: list[Source], out: Path) -> 
 
 def _say_missing(outcome: DownloadOutcome, out: Path) -> None:
     reasons = Counter(reason for _, reason in outcome.missing)
-    for path, reason in outcome.missing[:SHOWN]:
+    for path, reason in outcome.missing[:ROWS_SHOWN]:
         typer.echo(f"missing  {path}  {reason}", err=True)
-    if len(outcome.missing) > SHOWN:
-        typer.echo(f"... and {len(outcome.missing) - SHOWN:,} more; the reasons in all:", err=True)
+    if len(outcome.missing) > ROWS_SHOWN:
+        typer.echo(f"... and {len(outcome.missing) - ROWS_SHOWN:,} more; the reasons in all:", err=True)
         for reason, count in reasons.most_common(10):
             typer.echo(f"{count:>7,}  {reason}", err=True)
     raise UserError(

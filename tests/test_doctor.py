@@ -100,7 +100,7 @@ def test_networks(tmp_path: Path) -> None:
     ]
     lines = list(doctor.networks([tmp_path / "nowhere", tmp_path], known))
     assert [line.verdict for line in lines] == ["missing", "missing"]
-    assert lines[0].fix == "ffhqref download buffalo_l --out weights"
+    assert lines[0].fix == "ffhqref download buffalo_l --out weights --accept-terms"
     (tmp_path / "pack").mkdir()
     (tmp_path / "pack" / "a.onnx").write_bytes(b"wrong")
     (tmp_path / "b.onnx").write_bytes(b"any")

@@ -49,12 +49,6 @@ class Entry:
     pixel_md5: str = ""  # set where the file is right by its pixels only
     origin: str = ""  # the address it came from (without passwords), its archive, or "disk"
 
-    @staticmethod
-    def read(line: bytes | str) -> Entry | None:
-        """The entry in a line of JSON; None where it is none, as a cut or hostile line."""
-        entry = from_json(Entry, line)
-        return None if entry is None or name_fault(entry.path) else entry
-
 
 def from_json(kind: type[T], text: bytes | str) -> T | None:
     """A flat frozen dataclass from JSON that anyone may have written; None where it is not of that form."""
@@ -66,7 +60,8 @@ def from_json(kind: type[T], text: bytes | str) -> T | None:
 
 def from_table(kind: type[T], table: object) -> T | None:
     """The same from JSON that is decoded: every key is a field, and every value of its type."""
-    types = _types(kind)
+    hashed: Any = kind
+    types = _types(hashed)
     if not isinstance(table, dict) or not table.keys() <= types.keys():
         return None
     if any(type(value) not in types[key] for key, value in table.items()):
@@ -99,7 +94,8 @@ class Ledger:
     def _load(self, data: bytes) -> None:
         for line in data.splitlines():
             self._lines += 1
-            if entry := Entry.read(line):  # a file of a line that a kill cut off is read again
+            entry = from_json(Entry, line)  # None where a kill cut it off: its file is read again
+            if entry and not name_fault(entry.path):
                 self._entries[entry.path] = entry
 
     def get(self, path: str) -> Entry | None:

@@ -12,7 +12,7 @@ import io
 import socket
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import requests.adapters
 from urllib3 import PoolManager
@@ -81,8 +81,7 @@ class _Response(http.client.HTTPResponse):
 
     def __init__(self, sock: socket.socket, *given: Any, least: float, window: float, **named: Any) -> None:
         super().__init__(sock, *given, **named)
-        raw = cast("io.RawIOBase", self.fp.detach())
-        self._watched = _Watched(raw, least, window)
+        self._watched = _Watched(self.fp.detach(), least, window)
         self.fp = io.BufferedReader(self._watched)
 
     def begin(self) -> None:
@@ -104,11 +103,11 @@ class WatchingAdapter(requests.adapters.HTTPAdapter):
         super().__init__(pool_connections=8, pool_maxsize=pool_size)
 
     def init_poolmanager(self, *given: Any, **named: Any) -> None:
-        super().init_poolmanager(*given, **named)  # type: ignore[no-untyped-call]
+        super().init_poolmanager(*given, **named)
         self.poolmanager.pool_classes_by_scheme = self._pools
 
     def proxy_manager_for(self, proxy: str, **named: Any) -> PoolManager:
-        manager: PoolManager = super().proxy_manager_for(proxy, **named)  # type: ignore[no-untyped-call]
+        manager: PoolManager = super().proxy_manager_for(proxy, **named)
         if not proxy.lower().startswith("socks"):  # which has pools of its own
             manager.pool_classes_by_scheme = self._pools
         return manager

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import re
-import shlex
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from ffhqref.cli import app
-from ffhqref.cli import download as command
 from ffhqref.core.store import UserError
-from ffhqref.download.sources import Source, SourceFile, load_source, sources
+from ffhqref.download.sources import load_source, sources
 
 
 def manifest(tmp_path: Path, path: str = "x", url: str = "http://127.0.0.1/x", more: str = "") -> Path:
@@ -74,39 +69,3 @@ def test_who_asked_to_be_removed_is_listed_with_a_date(tmp_path: Path) -> None:
     for wrong in (dated.partition("\n")[0] + "\n", dated.replace("2026-11-27", "27 November")):
         with pytest.raises(UserError):
             load_source(str(manifest(tmp_path, more=wrong)))
-
-
-def parse(line: str) -> None:
-    """A command as printed must parse: its options exist, and what it needs is given."""
-    group: Any = typer.main.get_command(app)
-    program, name, *words = shlex.split(line)
-    assert program == "ffhqref" and name in group.commands
-    if words != ["--help"]:
-        group.commands[name].make_context(name, words)
-
-
-@pytest.mark.parametrize("name", sources())
-@pytest.mark.parametrize("out", ["ffhq", "my photos; rm -rf $HOME", "it's"])
-def test_what_follows_runs_as_printed(name: str, out: str, tmp_path: Path) -> None:
-    line = command._next([load_source(name)], tmp_path / out)
-    parse(line)
-    assert "{" not in line
-    if source := re.match(r"ffhqref download (\S+)", line):  # asks nothing
-        assert ("--accept-terms" in line) == bool(load_source(source[1]).terms)
-
-
-def test_what_follows_reads_what_is_there(tmp_path: Path) -> None:
-    file = SourceFile(path="x", urls=("http://127.0.0.1/x",))
-    source = Source(name="m", title="m", files=(file,), next="ffhqref sheet {out}/a b")
-    out = tmp_path / "my out"
-    doctor = f"ffhqref doctor {shlex.quote(str(out))}"
-    assert command._next([source], out) == doctor
-    assert command._next([replace(source, next="")], out) == doctor
-    (out / "a").mkdir(parents=True)
-    assert shlex.split(command._next([source], out)) == ["ffhqref", "sheet", str(out / "a"), "b"]
-
-
-def test_every_line_that_is_printed_as_next_parses() -> None:
-    listed = CliRunner().invoke(app, ["download"])
-    (line,) = re.findall("Next: (.*)", listed.output)
-    parse(line)

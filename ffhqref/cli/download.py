@@ -143,6 +143,8 @@ def _say_plan(plan: DownloadOutcome, out: Path) -> None:
 
 def _say_outcome(outcome: DownloadOutcome, sources: list[Source], out: Path) -> None:
     """What was made and what follows; UserError, so exit code 1, where files are missing."""
+    for note in outcome.notes:
+        typer.echo(shown(note), err=True)
     if outcome.excluded_on_disk:
         typer.echo(f"{outcome.excluded_on_disk:,} excluded files are still in {out}: delete them.", err=True)
     if outcome.missing:

@@ -266,8 +266,9 @@ def extract(
                     raise BadArchive(f"its member {member.name!r} is not the one that was downloaded first")
                 batch.add(part, entry)
                 tell(member.bytes)
-    except BadArchive:
-        batch.flush()  # those before it are as they should be
+    except (BadArchive, OSError):
+        with suppress(OSError):  # of a full disk: renaming may work where writing does not
+            batch.flush()  # those before it are as they should be
         raise
     batch.flush()
 

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from ffhqref.core.store import UserError, below, digest, lock, need_space, read_text, write_text
 from ffhqref.core.terminal import Bar, progress_bar
-from ffhqref.download.archives import BadArchive
+from ffhqref.download.archives import BadArchive, read_index
 from ffhqref.download.ledger import Ledger, known_right, read_entry, verified
 from ffhqref.download.network import Manners, Network, Refused, Stopped, Trouble
 from ffhqref.download.parts import Mirror, Part, sweep_orphans
-from ffhqref.download.selection import Selection, Task
+from ffhqref.download.selection import Selection, Task, listed_names, names_of
 from ffhqref.download.sources import MISSING, OWN_NAME, Source, SourceFile
 from ffhqref.download.transfer import Transfer, full_disk
 from ffhqref.download.unpack import Unpacker
@@ -73,6 +73,7 @@ def download(sources: Sequence[Source], out: Path, options: DownloadOptions) -> 
             run.plan(_selected(sources, options, run.listed))
             run.work()
             run.write_missing()
+            run.note_exclusions(sources)
             return run.outcome
         finally:
             ledger.close()
@@ -330,6 +331,24 @@ class _Run:
             return False
         self.ledger.add(entry)
         return True
+
+    def note_exclusions(self, sources: Sequence[Source]) -> None:
+        """Note what a source's own list leaves out, and the names of `--exclude` that fit nothing."""
+        fitting: set[str] = set()
+        for source in sources:
+            if source.exclude:
+                self.outcome.notes.append(
+                    f"{source.name}: {len(source.exclude):,} images are left out because people asked for it "
+                    f"(as of {source.exclude_date})"
+                )
+            for file in [*source.files, *self.listed.get(source.name, ())]:
+                fitting.update(names_of(file.path))
+                members = read_index(self.out, file) or () if file.unpack else ()
+                fitting.update(name for member in members for name in names_of(member.path))
+        left = sorted(listed_names(self.options.excluded_names()) - fitting)
+        if left:
+            shown = ", ".join(left[:5]) + (", ..." if len(left) > 5 else "")
+            self.outcome.notes.append(f"{len(left):,} names of {self.options.exclude} fit no file: {shown}")
 
     def write_missing(self) -> None:
         """Leave the list of what is missing and why, or none where nothing is."""

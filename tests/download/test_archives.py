@@ -359,6 +359,7 @@ def test_a_disk_that_fills_while_it_unpacks(
         patch.setattr(archives, "_write_member", filling)
         with pytest.raises(UserError, match="is full"):
             get(tmp_path, file)
+    assert len(unpacked(tmp_path)) == 20  # what came before has its name
     server.asked.clear()
     assert get(tmp_path, file).missing == []
     assert server.asked == [] and len(unpacked(tmp_path)) == 46

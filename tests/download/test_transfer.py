@@ -177,6 +177,18 @@ def test_a_full_disk_ends_the_run_at_once(
     assert get(tmp_path, *files[:8]).missing == []
 
 
+def test_a_clock_that_went_back_costs_no_download(server: Server, tmp_path: Path) -> None:
+    server.docs["/f"] = Doc(OLD)
+    file = SourceFile(path="f", urls=(f"{server.url}/f",))
+    assert get(tmp_path, file).missing == []
+    os.utime(tmp_path / "f", ns=(0, 0))
+    assert get(tmp_path, file).there == 1 and len(server.asked) == 1
+    (tmp_path / "f").write_bytes(NEW)
+    os.utime(tmp_path / "f", ns=(0, 0))  # as long, and of the time that the ledger has: only reading tells
+    assert get(tmp_path, file, verify=True).missing == [] and len(server.asked) == 2
+    assert (tmp_path / "f").read_bytes() == OLD
+
+
 def test_names_of_any_script_and_form(server: Server, tmp_path: Path) -> None:
     names = [
         "中文/größer.bin",

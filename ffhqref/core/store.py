@@ -126,7 +126,8 @@ def read_text(path: Path, what: str) -> str:
 def sweep_parts(folder: Path) -> None:
     """Remove what a killed run left half-written; only for the holder of the folder's lock."""
     for part in folder.rglob(f".*{PART_SUFFIX}"):
-        part.unlink(missing_ok=True)
+        if part.is_symlink() or not part.is_dir():
+            part.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ OPTIONS = {  # names that scripts of users rely on
     "calibrate": "false-match-rate labels",
     "sheet": "count images out split",
     "demo": "accept-terms checkpoint out people real seed workers",
-    "download": """accept-terms dry-run exclude jobs mirror only out rate retries timeout verify""",
+    "download": "accept-terms dry-run exclude jobs mirror only out rate retries timeout least-speed verify",
     "doctor": "verify",
     "degrade": """copies filter format from-table images level list out replay-published seed sheet size split
         workers""",

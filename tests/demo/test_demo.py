@@ -297,6 +297,7 @@ def test_a_folder_in_use_or_a_file_is_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_demo_killed_at_any_moment_ends_the_same(tmp_path: Path, demo: tuple[Path, str]) -> None:
     """Killed (SIGKILL, workers too) as soon as each of these stands, then run to its end."""
     out = tmp_path / "out"
@@ -304,7 +305,6 @@ def test_a_demo_killed_at_any_moment_ends_the_same(tmp_path: Path, demo: tuple[P
     command += ["--seed", str(SEED)]
     for pattern, count in (
         ("photos/*.png", 20),
-        ("photos/*.png", 45),
         ("dataset/tables/pairs.parquet", 1),
         ("dataset/receipts/split.json", 1),
         ("dataset/test_images/*/*.png", 1),
@@ -312,10 +312,12 @@ def test_a_demo_killed_at_any_moment_ends_the_same(tmp_path: Path, demo: tuple[P
         run = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        while len(list(out.glob(pattern))) < count and run.poll() is None:
-            time.sleep(0.001)
-        with suppress(ProcessLookupError):
-            os.killpg(run.pid, signal.SIGKILL)
+        try:
+            while len(list(out.glob(pattern))) < count and run.poll() is None:
+                time.sleep(0.002)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(run.pid, signal.SIGKILL)
         assert run.wait() == -signal.SIGKILL, f"the demo was finished before {count} of {pattern} stood"
     done = CliRunner().invoke(app, [*command[3:], "--workers", "1"])
     assert done.exit_code == 0, done.output

@@ -371,6 +371,16 @@ def test_runs_of_lists_add_up_and_a_new_level_replaces(photos: Path, tmp_path: P
     assert [row["level"] for row in rows(out)] == ["moderate", "moderate", "severe"]
 
 
+def test_a_run_of_another_list_does_not_forget_the_first(photos: Path, tmp_path: Path) -> None:
+    out, level, options = tmp_path / "lq", load_level("train"), draws.DegradeOptions(size=32)
+    first, second = [f"some/{n}.png" for n in range(3)], [f"some/{n}.png" for n in range(3, 6)]
+    stage.degrade_folder(level, photos, out, names=first, options=options)
+    times = {name: (out / name).stat().st_mtime_ns for name in first}
+    stage.degrade_folder(level, photos, out, names=second, options=options)
+    stage.degrade_folder(level, photos, out, names=first, options=options)
+    assert {name: (out / name).stat().st_mtime_ns for name in first} == times
+
+
 def test_lists(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("some/1.png\n\nsome/0.png\nsome/1.png\n")
     (tmp_path / "b.csv").write_text("gt_image,ref_image\nsome/5.png,[]\n")
@@ -398,6 +408,11 @@ def test_copies_webp_and_filters(photos: Path, tmp_path: Path) -> None:
         made[name] = (tmp_path / name / "some/0.png").read_bytes()
     assert len(set(made.values())) == 4
     assert (images.read(tmp_path / "bicubic/some/0.png") == first).all()  # copy 0 is the only one
+    for options, wanted in ((["--filter", "area"], "area"), ([], "bicubic")):
+        cli(*common, "--out", tmp_path / "lanczos", *options)
+        assert (tmp_path / "lanczos/some/0.png").read_bytes() == made[wanted], (
+            "another filter is another file"
+        )
 
 
 @pytest.mark.parametrize("copies", [1, 3])

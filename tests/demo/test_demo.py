@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -296,18 +297,28 @@ def test_a_folder_in_use_or_a_file_is_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_demo_killed_at_any_moment_ends_the_same(tmp_path: Path, demo: tuple[Path, str]) -> None:
-    """Killed (SIGKILL, workers too) after 2, 5, 9 and 14 seconds, then run to its end."""
+    """Killed (SIGKILL, workers too) as soon as each of these stands, then run to its end."""
     out = tmp_path / "out"
     command = [sys.executable, "-m", "ffhqref", "demo", "--out", str(out), "--people", str(PEOPLE)]
     command += ["--seed", str(SEED)]
-    for seconds in (2, 5, 9, 14):
+    for pattern, count in (
+        ("photos/*.png", 20),
+        ("dataset/tables/pairs.parquet", 1),
+        ("dataset/receipts/split.json", 1),
+        ("dataset/test_images/*/*.png", 1),
+    ):
         run = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        time.sleep(seconds)
-        os.killpg(run.pid, signal.SIGKILL)
-        run.wait()
+        try:
+            while len(list(out.glob(pattern))) < count and run.poll() is None:
+                time.sleep(0.002)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(run.pid, signal.SIGKILL)
+        assert run.wait() == -signal.SIGKILL, f"the demo was finished before {count} of {pattern} stood"
     done = CliRunner().invoke(app, [*command[3:], "--workers", "1"])
     assert done.exit_code == 0, done.output
     assert contents(out) == contents(demo[0])

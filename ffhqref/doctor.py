@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -164,7 +165,7 @@ def torch(version: str, state: tuple[str, str, bool] | None, gpus: Sequence[str]
     what = "PyTorch"
     if not version:
         finding = "not installed: only train, restore and some metrics need it"
-        return Check("missing", what, finding, 'pip install "ffhqref[train]"')
+        return Check("missing", what, finding, f"pip install {_train_packages()}")
     if state is None:
         return Check("wrong", what, f"{version} cannot be loaded", "pip install --force-reinstall torch")
     number, cuda, works = state
@@ -175,11 +176,23 @@ def torch(version: str, state: tuple[str, str, bool] | None, gpus: Sequence[str]
     return Check("ok", what, f"{number}: {f'CUDA {cuda}, ' + ', '.join(gpus) if works else 'CPU'}")
 
 
+def _train_packages() -> str:
+    """What the extra `train` asks for, quoted for a shell: the package itself need not be on PyPI."""
+    from packaging.requirements import Requirement
+
+    needed = [Requirement(text) for text in importlib.metadata.requires("ffhqref") or []]
+    return " ".join(
+        shlex.quote(f"{one.name}{one.specifier}")
+        for one in needed
+        if one.marker and one.marker.evaluate({"extra": "train"}) and not one.marker.evaluate({"extra": ""})
+    )
+
+
 def _space(folder: Path) -> Check:
     free, there = free_space(folder)
     finding = f"{free / 1e9:.1f} GB free at {there}"
     if free < LITTLE_SPACE:
-        return Check("wrong", "disk", finding, f"du -h --max-depth=1 {there} | sort -h")
+        return Check("wrong", "disk", finding, f"du -h -d 1 {shlex.quote(str(there))} | sort -h")
     return Check("ok", "disk", finding)
 
 
@@ -192,7 +205,7 @@ def networks(folders: Sequence[Path], known: Sequence[Weights]) -> Iterator[Chec
         named = [path for path in files if path.name == network.file]
         what = f"network {network.name}"
         if not named and network.download:
-            yield Check("missing", what, f"no {network.file}", _fetch(network))
+            yield Check("missing", what, f"no {network.file}", _fetch(network.download, Path("weights")))
         elif not named:
             continue  # nobody offers it for download
         elif not network.sha256:
@@ -200,15 +213,19 @@ def networks(folders: Sequence[Path], known: Sequence[Weights]) -> Iterator[Chec
         elif any(digest_file(path) == network.sha256 for path in named):
             yield Check("ok", what, f"{named[0]}")
         else:
-            fix = f"rm {named[0]} && {_fetch(network)}"
-            yield Check("wrong", what, f"{named[0]} has another sha256", fix)
+            yield Check("wrong", what, f"{named[0]} has another sha256", _replace(named[0], network))
 
 
-def _fetch(network: Weights) -> str:
-    """The command that brings a network, or what to do where none does."""
-    if network.download:
-        return f"ffhqref download {network.download} --out weights"
-    return "ffhqref doctor FOLDER, with the folder it lies in"
+def _replace(file: Path, network: Weights) -> str:
+    """The command that puts a file of a network's name aside, and brings the network where that can be."""
+    aside = f"mv -- {shlex.quote(str(file))} {shlex.quote(f'{file}.other')}"
+    return f"{aside} && {_fetch(network.download, Path('weights'))}" if network.download else aside
+
+
+def _fetch(name: str, out: Path, verify: bool = False) -> str:
+    """The command that downloads a source; its terms are shown, and accepted by running it."""
+    terms = " --accept-terms" if load_source(name).terms else ""
+    return f"ffhqref download {name} --out {shlex.quote(str(out))}{' --verify' * verify}{terms}"
 
 
 def downloaded(folders: Sequence[Path], verify: bool = False) -> Iterator[Check]:
@@ -255,7 +272,7 @@ def _source(source: Source, folder: Path, ledger: Ledger, verify: bool) -> Check
     ]
     checked = len(entries)
     missing = [path for path, file in own.items() if ledger.get(path) is None and not file.unpack]
-    command = f"ffhqref download {source.name} --out {folder} --verify"
+    command = _fetch(source.name, folder, verify=True)
     what = f"{source.name} in {folder}"
     if bad:
         return Check("wrong", what, f"{len(bad)} of {checked} files are gone or changed ({bad[0]})", command)

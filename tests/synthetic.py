@@ -13,6 +13,7 @@ from ffhqref.core import tables
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import read_receipt, write_receipt
 from ffhqref.dataset.embed import wanted_receipt
+from ffhqref.dataset.source import Source
 
 
 def unit(rows: npt.ArrayLike) -> npt.NDArray[np.float32]:
@@ -55,13 +56,13 @@ def write_embedded(
         cv2.imwrite(str(images / name), np.zeros((4, 4, 3), np.uint8))
     order = np.argsort(np.array(names, object))
     rows = [
-        (names[i], "ok", "", 512, 512, pixels[i] if pixels else names[i], 1, 0.9, [0.0] * 10, vectors[i])
+        (names[i], "ok", "", 512, 512, pixels[i] if pixels else names[i], "", 1, 0.9, [0.0] * 10, vectors[i])
         for i in order
     ]
     shard = tables.embeddings_folder(out) / "shard-00000.parquet"
     tables.write_rows(shard, tables.EMBEDDINGS, rows)
     notes = {"images": str(images), "statuses": {"ok": len(names)}}
-    write_receipt(out, wanted_receipt([], set(), {"test": len(names)}), [shard], notes)
+    write_receipt(out, wanted_receipt(Source([], frozenset(), []), {"test": len(names)}), [shard], notes)
     return images
 
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shlex
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from ffhqref import doctor
 from ffhqref.cli import app
-from ffhqref.core.recipe import Weights
+from ffhqref.core.recipe import Weights, known_weights
 from ffhqref.download.network import Manners
-from ffhqref.download.sources import Source, SourceFile
+from ffhqref.download.sources import Source, SourceFile, load_source
 from ffhqref.download.stage import DownloadOptions, download
 from tests.download.servers import Doc, Server
 
@@ -100,7 +105,7 @@ def test_networks(tmp_path: Path) -> None:
     ]
     lines = list(doctor.networks([tmp_path / "nowhere", tmp_path], known))
     assert [line.verdict for line in lines] == ["missing", "missing"]
-    assert lines[0].fix == "ffhqref download buffalo_l --out weights"
+    assert lines[0].fix == "ffhqref download buffalo_l --out weights --accept-terms"
     (tmp_path / "pack").mkdir()
     (tmp_path / "pack" / "a.onnx").write_bytes(b"wrong")
     (tmp_path / "b.onnx").write_bytes(b"any")
@@ -108,6 +113,63 @@ def test_networks(tmp_path: Path) -> None:
     assert [line.verdict for line in lines] == ["wrong", "ok"]
     (tmp_path / "a.onnx").write_bytes(b"right")
     assert [line.verdict for line in doctor.networks([tmp_path], known)] == ["ok", "ok"]
+
+
+def runs(line: str) -> None:
+    """A command as a shell takes it: our own parse, and of others the program is what it should be."""
+    group: Any = typer.main.get_command(app)
+    assert subprocess.run(["bash", "-n", "-c", line]).returncode == 0
+    for command in re.split(r" && | \| ", line):
+        program, *words = shlex.split(command)
+        assert program in ("ffhqref", "pip", "mv", "du", "sort", "uv"), line
+        if program == "ffhqref":
+            group.commands[words[0]].make_context(words[0], words[1:])
+            if words[0] == "download" and words[1:]:
+                assert ("--accept-terms" in words) == bool(load_source(words[1]).terms)
+
+
+def test_what_fixes_a_network_runs_as_printed(tmp_path: Path) -> None:
+    folder = tmp_path / "my networks; it's"
+    folder.mkdir()
+    for network in known_weights():
+        lines = list(doctor.networks([folder], [network]))
+        (folder / network.file).write_bytes(b"another")
+        lines += doctor.networks([folder], [network])
+        for line in lines:
+            assert (line.verdict == "ok") != bool(line.fix)
+            if line.fix:
+                runs(line.fix)
+    unoffered = [network for network in known_weights() if not network.download]
+    moves = list(doctor.networks([folder], unoffered))
+    assert moves and all(line.verdict == "wrong" for line in moves)
+    for line in moves:
+        assert subprocess.run(["bash", "-c", line.fix]).returncode == 0
+    assert list(doctor.networks([folder], unoffered)) == []
+
+
+def test_what_fixes_a_machine_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = installed(onnxruntime="1.30", onnxruntime_gpu="1.30", faiss_cpu="1.1", faiss_gpu="1.1")
+    lines = [
+        doctor.runtime(version, providers, gpus)
+        for version in (both, installed(onnxruntime="1.30"), installed(onnxruntime_gpu="1.30"), installed())
+        for providers in ([], CPU, GPU)
+        for gpus in ([], H200)
+    ]
+    lines += [doctor.index(version, None, gpus) for version in (both, installed()) for gpus in ([], H200)]
+    lines += [
+        doctor.torch("", None, []),
+        doctor.torch("2", None, []),
+        doctor.torch("2", ("2", "", False), H200),
+    ]
+    lines += doctor.packages(lambda name: "")
+    lines += doctor.downloaded([tmp_path / "it's"])
+    monkeypatch.setattr(doctor, "LITTLE_SPACE", 1e18)
+    lines.append(doctor._space(tmp_path / "a b"))
+    fixes = {line.fix for line in lines if line.verdict != "ok"}
+    assert len(fixes) > 15
+    for fix in fixes:
+        runs(fix)
+    assert "torch>=" in doctor.torch("", None, []).fix and "ffhqref" not in doctor.torch("", None, []).fix
 
 
 @pytest.fixture
@@ -137,6 +199,7 @@ def test_downloads(lfw: tuple[Path, Server]) -> None:
     path.unlink()
     (line,) = doctor.downloaded([folder])
     assert line.verdict == "wrong" and "pairs.txt" in line.finding
+    runs(line.fix)
     (line,) = doctor.downloaded([folder / "empty"])
     assert line.verdict == "missing"
 
@@ -156,5 +219,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_faiss_gpus", lambda: 0)
     monkeypatch.setattr(doctor, "_torch_state", lambda: ("2.8", "", False))
     monkeypatch.setattr(doctor, "runtime", lambda *_: doctor.Check("wrong", "x", "y", "z"))
+    (following,) = re.findall("Next: (.*)", result.output)
+    runs(following)
     failed = CliRunner().invoke(app, ["doctor"])
     assert failed.exit_code == 1 and "1 wrong: run the commands" in failed.output

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,23 +22,25 @@ from ffhqref.cli.options import (
     option,
     recipe_options,
 )
+from ffhqref.core.terminal import shown
 
 if TYPE_CHECKING:
     from ffhqref.core.recipe import Recipe
+    from ffhqref.core.store import JsonObject, Receipt
     from ffhqref.dataset.build import Built
     from ffhqref.dataset.embed import Estimate
 
 # Fields of a recipe that each stage reads and no stage before it
-EMBEDDING = (
+EMBED_FIELDS = (
     "detector", "embedder", "align", "landmarks", "faces", "min_face", "min_score", "det_size", "exclude",
     "exclude_unmatched", "limit",
 )  # fmt: skip
-CLUSTERING = ("distance", "min_distance", "grouping", "identities")
-SPLITTING = (
+CLUSTER_FIELDS = ("distance", "min_distance", "grouping", "identities")
+SPLIT_FIELDS = (
     "val_identities", "test_identities", "val", "test", "test_references", "dedupe", "splits", "targets",
     "labels", "balance", "seed",
 )  # fmt: skip
-REFERRING = ("max_references", "order", "fps_start")
+REFERENCE_FIELDS = ("max_references", "order", "fps_start")
 
 
 def _counts(statuses: dict[str, int]) -> str:
@@ -44,7 +48,7 @@ def _counts(statuses: dict[str, int]) -> str:
 
 
 @app.command("build-refs")
-@recipe_options(*EMBEDDING, *CLUSTERING, *SPLITTING, *REFERRING, default="photos")
+@recipe_options(*EMBED_FIELDS, *CLUSTER_FIELDS, *SPLIT_FIELDS, *REFERENCE_FIELDS, default="photos")
 def build_refs(
     images: PhotosOption,
     out: Annotated[Path, option("Folder of the dataset; a second run continues where it stopped.", "--out")],
@@ -105,6 +109,17 @@ def _report(built: Built) -> list[str]:
             f"{name}: {split[name]['photos']:,} photos of {split[name]['identities']:,} identities, "
             f"{mapping[name]['targets']:,} targets with {mapping[name]['references']:,} references."
         )
+    for name, quota in split.get("quotas", {}).items():
+        if split[name]["identities"] < quota["wanted"]:
+            lines.append(
+                f"{name}: {quota['wanted']:,} identities were wanted, {split[name]['identities']:,} drawn: "
+                f"{quota['eligible']:,} can be" + (" (see --test-references)." if name == "test" else ".")
+            )
+    if passed_over := notes["embed"].get("passed_over"):
+        lines.append(
+            f"Passed over, as ffhqref wrote them: {', '.join(map(shown, passed_over[:3]))}"
+            + (f" and {len(passed_over) - 3:,} more." if len(passed_over) > 3 else ".")
+        )
     if split["replayed"]:
         lines.append(
             f"Lists were replayed: {split['listed_but_absent']:,} listed photos are not here, "
@@ -122,7 +137,7 @@ def _report(built: Built) -> list[str]:
 
 
 @app.command()
-@recipe_options(*EMBEDDING)
+@recipe_options(*EMBED_FIELDS)
 def embed(
     out: OutArgument,
     images: PhotosOption,
@@ -139,17 +154,15 @@ def embed(
     """
     from ffhqref.dataset.embed import embed_photos
 
-    chosen = _recipe(out, recipe)
-    receipt = embed_photos(images, out, chosen, device=device, workers=workers, batch_size=batch_size)
-    _keep(out, chosen)
+    embedding = partial(embed_photos, images, device=device, workers=workers, batch_size=batch_size)
+    notes = _run(embedding, out, recipe)
     typer.echo(
-        f"Embedded into {out}/tables/embeddings: {_counts(dict(receipt.notes['statuses']))}. "
-        f"Next: ffhqref cluster {out}"
+        f"Embedded into {out}/tables/embeddings: {_counts(notes['statuses'])}. Next: ffhqref cluster {out}"
     )
 
 
 @app.command()
-@recipe_options(*CLUSTERING)
+@recipe_options(*CLUSTER_FIELDS)
 def cluster(out: OutArgument, recipe: RecipeOptions) -> None:
     """Embeddings -> pairs, identities, copies, suspects.
 
@@ -158,9 +171,7 @@ def cluster(out: OutArgument, recipe: RecipeOptions) -> None:
     """
     from ffhqref.dataset.cluster import find_identities
 
-    chosen = _recipe(out, recipe)
-    notes = find_identities(out, chosen).notes
-    _keep(out, chosen)
+    notes = _run(find_identities, out, recipe)
     typer.echo(
         f"Found {notes['identities']:,} identities in {notes['photos']:,} photos from {notes['pairs']:,} "
         f"pairs below {notes['distance']}: {out}/tables/identities.parquet. Next: ffhqref split {out}"
@@ -168,7 +179,7 @@ def cluster(out: OutArgument, recipe: RecipeOptions) -> None:
 
 
 @app.command()
-@recipe_options(*SPLITTING)
+@recipe_options(*SPLIT_FIELDS)
 def split(out: OutArgument, recipe: RecipeOptions) -> None:
     """Identities -> train, val and test.
 
@@ -179,9 +190,7 @@ def split(out: OutArgument, recipe: RecipeOptions) -> None:
     """
     from ffhqref.dataset.split import split_identities
 
-    chosen = _recipe(out, recipe)
-    notes = split_identities(out, chosen).notes
-    _keep(out, chosen)
+    notes = _run(split_identities, out, recipe)
     parts = ", ".join(f"{name} {notes[name]['photos']:,}" for name in ("train", "val", "test"))
     typer.echo(
         f"Split by identity into {parts} photos: {out}/id_based_ffhq_split. Next: ffhqref references {out}"
@@ -189,7 +198,7 @@ def split(out: OutArgument, recipe: RecipeOptions) -> None:
 
 
 @app.command()
-@recipe_options("min_distance", "test_references", *REFERRING)
+@recipe_options("min_distance", "test_references", *REFERENCE_FIELDS)
 def references(out: OutArgument, recipe: RecipeOptions) -> None:
     """Pairs and splits -> reference mappings.
 
@@ -200,26 +209,22 @@ def references(out: OutArgument, recipe: RecipeOptions) -> None:
     """
     from ffhqref.dataset.references import write_references
 
-    chosen = _recipe(out, recipe)
-    notes = write_references(out, chosen).notes
-    _keep(out, chosen)
+    notes = _run(write_references, out, recipe)
     parts = ", ".join(f"{name} {notes[name]['targets']:,}" for name in ("train", "val", "test"))
     typer.echo(f"Targets with references: {parts}: {out}/reference_mapping. Next: ffhqref verify {out}")
 
 
-def _recipe(out: Path, given: RecipeOptions) -> Recipe:
-    """The named recipe, else the dataset's own, with the command's options."""
+def _run(stage: Callable[[Path, Recipe], Receipt], out: Path, given: RecipeOptions) -> JsonObject:
+    """Run a stage by the named recipe, else the dataset's own, with the command's options, and keep it."""
     from ffhqref.core.recipe import load_recipe, with_known_distance
-    from ffhqref.dataset.build import recipe_of
+    from ffhqref.core.store import lock
+    from ffhqref.dataset.build import recipe_of, write_recipe
 
     if given.name:
-        return with_known_distance(load_recipe(given.name, **given.changes))
-    return recipe_of(out, "photos", **given.changes)
-
-
-def _keep(out: Path, recipe: Recipe) -> None:
-    from ffhqref.core.store import lock
-    from ffhqref.dataset.build import write_recipe
-
+        chosen = with_known_distance(load_recipe(given.name, **given.changes))
+    else:
+        chosen = recipe_of(out, "photos", **given.changes)
+    notes = stage(out, chosen).notes
     with lock(out, "build-refs"):
-        write_recipe(out, recipe)
+        write_recipe(out, chosen)
+    return notes

@@ -8,52 +8,39 @@ from typing import Annotated, Literal
 import typer
 
 from ffhqref.cli.app import app
-from ffhqref.cli.options import RecordedPhotosOption, option
+from ffhqref.cli.options import (
+    DegradedDatasetArgument,
+    DegradedOption,
+    FilterOption,
+    FormatOption,
+    FromTableOption,
+    LevelsOption,
+    NamesListOption,
+    RecordedPhotosOption,
+    ReplayOption,
+    SheetFileOption,
+    option,
+)
 from ffhqref.core.store import Receipt, UserError, recorded_images
 
 
 @app.command(no_args_is_help=True)
 def degrade(
-    dataset: Annotated[
-        Path | None, typer.Argument(metavar="OUT", help="A built dataset, whose targets are degraded.")
-    ] = None,
-    level: Annotated[
-        list[str] | None,
-        option(
-            "moderate, severe, train, gfpgan, codeformer or faceme; or FILE or FILE:NAME, a TOML file of the "
-            "form of manifests/levels.toml. May be repeated.",
-            metavar="LEVEL",
-        ),
-    ] = None,
+    dataset: DegradedDatasetArgument = None,
+    level: LevelsOption = None,
     images: RecordedPhotosOption = None,
-    out: Annotated[
-        Path | None, option("Without a dataset: folder to write to; several levels get a folder each.")
-    ] = None,
-    list_: Annotated[
-        Path | None,
-        option("Names to degrade: text, one per line, or CSV (gt_image or image).", "--list", default="all"),
-    ] = None,
+    out: DegradedOption = None,
+    list_: NamesListOption = None,
     split: Annotated[Literal["test", "val"], option("Split of the dataset to degrade.")] = "test",
     size: Annotated[int, option("Width and height of the results, px.")] = 512,
     seed: Annotated[int, option("Another seed draws other parameters and noise.")] = 0,
     copies: Annotated[int, option("Low-quality images per target.")] = 1,
     workers: Annotated[int | None, option("Number of threads.", default="one per core")] = None,
-    format_: Annotated[
-        Literal["png", "webp"], option("webp is lossless, too, and slower.", "--format")
-    ] = "png",
-    filter_: Annotated[
-        Literal["bicubic", "lanczos", "area", "bilinear"],
-        option("How targets are resized; bicubic is the published loader's.", "--filter"),
-    ] = "bicubic",
-    replay_published: Annotated[
-        bool, option("Draw in the published order (seed 2024, row by row).", "--replay-published")
-    ] = False,
-    from_table: Annotated[
-        Path | None, option("Draw nothing; use the parameters in this degradations.parquet.")
-    ] = None,
-    sheet: Annotated[
-        Path | None, option("PNG to write: clean images beside each level, with parameters.")
-    ] = None,
+    format_: FormatOption = "png",
+    filter_: FilterOption = "bicubic",
+    replay_published: ReplayOption = False,
+    from_table: FromTableOption = None,
+    sheet: SheetFileOption = None,
 ) -> None:
     """Make low-quality images: blur, downscale, noise, JPEG.
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from ffhqref.cli.app import app
-from ffhqref.cli.options import AcceptTermsOption, OutArgument, RecordedPhotosOption, option
+from ffhqref.cli.options import AcceptTermsOption, OutArgument, RecordedPhotosOption, ask_terms, option
 
 
 @app.command()
@@ -43,13 +43,9 @@ def demo(
     """
     from ffhqref.demo.run import closing_lines, run_demo, run_real
 
-    def accept(name: str, terms: str) -> bool:
-        typer.echo(f"{name}:\n{terms.strip()}\n", err=True)
-        return accept_terms or (sys.stdin.isatty() and typer.confirm("Do you accept these terms?", err=True))
-
     out = out or Path("real-out" if real else "demo-out")
     if real:
-        result = run_real(out, accept=accept, workers=workers, say=typer.echo)
+        result = run_real(out, accept=partial(ask_terms, accept_terms), workers=workers, say=typer.echo)
     else:
         result = run_demo(out, people=people, seed=seed, workers=workers, say=typer.echo)
     for line in closing_lines(out, result):
@@ -62,28 +58,22 @@ def _restore(out: Path, checkpoint: Path | None) -> None:
     from ffhqref.cli.restore import say
     from ffhqref.demo import RESTORER
     from ffhqref.demo.likeness import of_restored
-    from ffhqref.restore.run import (
-        RestoreOptions,
-        has_torch,
-        restore_dataset,
-        restore_pictures,
-        restored_folder,
-    )
+    from ffhqref.restore import run
 
-    dataset, photos, options = out / "dataset", out / "photos", RestoreOptions(sheets=True)
-    place = restored_folder(dataset, "severe")
+    dataset, photos, options = out / "dataset", out / "photos", run.RestoreOptions(sheets=True)
+    place = run.restored_folder(dataset, "severe")
     if checkpoint is not None:
-        say(restore_dataset(dataset, checkpoint, level="severe", photos=photos, options=options), place)
+        say(run.restore_dataset(dataset, checkpoint, level="severe", photos=photos, options=options), place)
         return
     if not (out / "landmarks.csv").is_file():  # real people
         return
-    if not has_torch():
+    if not run.has_torch():
         typer.echo("To restore the test images too: pip install 'ffhqref[train]', and run this again.")
         return
     typer.echo("Restoring the severe test images at 64 px, with references and without ...")
     alone = dataset / "restored" / "severe-alone"
-    say(restore_pictures(dataset / "test_images" / "severe_degrad", RESTORER, out=alone), alone)
-    say(restore_dataset(dataset, RESTORER, level="severe", photos=photos, options=options), place)
+    say(run.restore_pictures(dataset / "test_images" / "severe_degrad", RESTORER, out=alone), alone)
+    say(run.restore_dataset(dataset, RESTORER, level="severe", photos=photos, options=options), place)
     for line in of_restored(out):
         typer.echo(line)
 

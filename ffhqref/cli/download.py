@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
-import sys
 import textwrap
 from collections import Counter
 from functools import partial
@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ffhqref.cli.app import app
-from ffhqref.cli.options import AcceptTermsOption, DryRunOption, option
+from ffhqref.cli.options import AcceptTermsOption, DryRunOption, ask_terms, option
 from ffhqref.core.store import UserError
+from ffhqref.core.terminal import shown
 
 if TYPE_CHECKING:
     from ffhqref.download.sources import Source
     from ffhqref.download.stage import DownloadOutcome
 
-SHOWN = 20  # rows of a table in the terminal; the file beside the download has all
+ROWS_SHOWN = 20  # rows of a table in the terminal; the file beside the download has all
 
 
 @app.command()
@@ -47,7 +48,11 @@ def download(
     verify: Annotated[bool, option("Read all files again; download damaged ones.", "--verify")] = False,
     dry_run: DryRunOption = False,
     accept_terms: AcceptTermsOption = False,
-    timeout: Annotated[float, option("Seconds that a server may be silent.", min=0.1)] = 30,
+    timeout: Annotated[float, option("Seconds that a server may be silent.", min=0.1, max=86_400)] = 30,
+    least_speed: Annotated[
+        str,
+        option("Bytes per second a server must send, on average over --timeout; 0: any.", metavar="LIMIT"),
+    ] = "1k",
     retries: Annotated[int, option("Attempts without progress before giving up.", min=1)] = 6,
 ) -> None:
     """Download datasets and networks, verified and resumable.
@@ -69,7 +74,10 @@ def download(
         return _list_sources()
     if out is None:
         raise UserError("Say where the files go: give --out DIR.")
-    manners = Manners(rate=_bytes(rate), timeout=timeout, retries=retries)
+    manners = Manners(
+        rate=_rate("--rate", rate) if rate else 0, least_speed=_rate("--least-speed", least_speed, least=0),
+        timeout=timeout, retries=retries,
+    )  # fmt: skip
     options = stage.DownloadOptions(
         only=tuple(only or ()), exclude=exclude, mirrors=tuple(mirror or ()), jobs=jobs, verify=verify,
         manners=manners,
@@ -78,23 +86,17 @@ def download(
     if dry_run:
         return _say_plan(stage.preview(sources, out, options), out)
     for source in sources:
-        stage.accept_terms(source, out, partial(_ask, source.name, accept_terms))
+        stage.accept_terms(source, out, partial(ask_terms, accept_terms, source.name))
     _say_outcome(stage.download(sources, out, options), sources, out)
 
 
-def _ask(name: str, accepted: bool, terms: str) -> bool:
-    typer.echo(f"{name}:\n{terms.strip()}\n", err=True)
-    return accepted or (sys.stdin.isatty() and typer.confirm("Do you accept these terms?", err=True))
-
-
-def _bytes(text: str) -> float:
-    """500k, 2M, 1.5G or a plain number as bytes per second; 0 where nothing is given."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKmMgG]?)i?[bB]?(?:/s)?", text.strip())
-    if not text:
-        return 0
-    if not found or not float(found.group(1)):
-        raise UserError(f"--rate {text} is not a rate: give bytes per second, such as 500k or 2M.")
-    return float(found.group(1)) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[found.group(2).lower()]
+def _rate(name: str, text: str, least: float = 1) -> float:
+    """500k, 2M, 1.5G or a plain number as bytes per second; `name` is the option."""
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kKmMgG]?)i?[bB]?(?:/s)?", text.strip())
+    rate = float(found[1]) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[found[2].lower()] if found else -1
+    if rate < least:
+        raise UserError(f"{name} {text} is not a rate: give bytes per second, such as 500k or 2M.")
+    return rate
 
 
 def _size(count: float) -> str:
@@ -117,12 +119,13 @@ def _list_sources() -> None:
         typer.echo(f"{name:<20}{size:>9}{terms}")
         for text in (source.title, source.licence):
             typer.echo(textwrap.fill(text, width, initial_indent="    ", subsequent_indent="    "))
-    typer.echo("\nNext: ffhqref download NAME --out DIR (unpublished sizes are left blank)")
+    typer.echo("\nUnpublished sizes are left blank. --out says where to: these are networks for a start.")
+    typer.echo("Next: ffhqref download buffalo_s --out networks --accept-terms")
 
 
 def _say_plan(plan: DownloadOutcome, out: Path) -> None:
     for note in plan.notes:
-        typer.echo(note)
+        typer.echo(shown(note))
     left = plan.wanted - plan.there
     unknown = f" and {plan.unknown_sizes:,} of unknown size" if plan.unknown_sizes else ""
     typer.echo(f"{plan.there:,} of {plan.wanted:,} files are in {out} ({_size(plan.bytes_there)}).")
@@ -134,24 +137,34 @@ def _say_plan(plan: DownloadOutcome, out: Path) -> None:
 
 def _say_outcome(outcome: DownloadOutcome, sources: list[Source], out: Path) -> None:
     """What was made and what follows; UserError, so exit code 1, where files are missing."""
+    for note in outcome.notes:
+        typer.echo(shown(note), err=True)
     if outcome.excluded_on_disk:
         typer.echo(f"{outcome.excluded_on_disk:,} excluded files are still in {out}: delete them.", err=True)
     if outcome.missing:
         _say_missing(outcome, out)
-    next_command = next((one.next for one in sources if one.next), "")
-    following = f" Next: {next_command.replace('{out}', str(out))}" if next_command else ""
     counts = f"{outcome.there:,} were there, {outcome.fetched:,} fetched"
-    typer.echo(f"{outcome.wanted:,} files are in {out}, verified ({counts}).{following}")
+    typer.echo(f"{outcome.wanted:,} files are in {out}, verified ({counts}). Next: {_next(sources, out)}")
+
+
+def _next(sources: list[Source], out: Path) -> str:
+    """The command that follows, as a shell takes it: a source's own, if the folder that it reads is there."""
+    for source in sources:
+        words = source.next.split()
+        needed = [Path(word.replace("{out}", str(out))) for word in words if word.startswith("{out}/")]
+        if words and all(path.exists() for path in needed):
+            return " ".join(shlex.quote(word.replace("{out}", str(out))) for word in words)
+    return f"ffhqref doctor {shlex.quote(str(out))}"
 
 
 def _say_missing(outcome: DownloadOutcome, out: Path) -> None:
     reasons = Counter(reason for _, reason in outcome.missing)
-    for path, reason in outcome.missing[:SHOWN]:
-        typer.echo(f"missing  {path}  {reason}", err=True)
-    if len(outcome.missing) > SHOWN:
-        typer.echo(f"... and {len(outcome.missing) - SHOWN:,} more; the reasons in all:", err=True)
+    for path, reason in outcome.missing[:ROWS_SHOWN]:
+        typer.echo(shown(f"missing  {path}  {reason}"), err=True)
+    if len(outcome.missing) > ROWS_SHOWN:
+        typer.echo(f"... and {len(outcome.missing) - ROWS_SHOWN:,} more; the reasons in all:", err=True)
         for reason, count in reasons.most_common(10):
-            typer.echo(f"{count:>7,}  {reason}", err=True)
+            typer.echo(shown(f"{count:>7,}  {reason}"), err=True)
     raise UserError(
         f"{len(outcome.missing):,} of {outcome.wanted:,} files are missing (all in {out / 'missing.csv'}): "
         "run the same command again to fetch just these."
@@ -178,10 +191,10 @@ def doctor(
     verdicts: Counter[str] = Counter()
     for line in examine(folders or [], verify):
         verdicts[line.verdict] += 1
-        typer.echo(f"{line.verdict:<8} {line.what}: {line.finding}")
+        typer.echo(shown(f"{line.verdict:<8} {line.what}: {line.finding}"))
         if line.fix:
             typer.echo(f"{'':<8} -> {line.fix}")
     counts = f"{verdicts['ok']} ok, {verdicts['missing']} missing, {verdicts['wrong']} wrong"
     if verdicts["wrong"]:
         raise UserError(f"{counts}: run the commands after the arrows.")
-    typer.echo(f"{counts}. Next: ffhqref download, or ffhqref build-refs --images photos --out mine")
+    typer.echo(f"{counts}. Next: ffhqref {'download' if verdicts['missing'] else 'demo --out demo-out'}")

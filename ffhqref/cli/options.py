@@ -1,5 +1,6 @@
-"""What commands are given. An option that several commands share is written here once; those of a recipe
-come from the fields of `Recipe`, so that help, type, choices and default stand nowhere else.
+"""What commands are given. An option that several commands share is written here once, and the longer ones
+of commands with many; those of a recipe come from the fields of `Recipe`, so that help, type, choices and
+default stand nowhere else.
 
 A help text ends with the default: Typer adds one that is a plain value, `default` says any other in words.
 """
@@ -7,12 +8,13 @@ A help text ends with the default: Typer adds one that is a plain value, `defaul
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, fields
 from functools import cache
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -32,6 +34,12 @@ def option(
     """An option. Typer does not check whether a file is readable: the stages do, and say what to do."""
     text = f"{help}  [default: {default}]" if default else help
     return typer.Option(*names, help=text, min=min, max=max, metavar=metavar, readable=False)
+
+
+def ask_terms(accepted: bool, name: str, terms: str) -> bool:
+    """Show a source's terms, and whether they are accepted: by the option, or by a person who is asked."""
+    typer.echo(f"{name}:\n{terms.strip()}\n", err=True)
+    return accepted or (sys.stdin.isatty() and typer.confirm("Do you accept these terms?", err=True))
 
 
 def _known_checkpoint(path: Path) -> Path:
@@ -66,6 +74,74 @@ ArchitectureOption = Annotated[
     Path | None,
     option("TOML file of the networks' sizes.", "--architecture", default="as published, or as trained"),
 ]
+# of `restore` alone
+DatasetOrRefsArgument = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="OUT", help="A built dataset (with --level), or more pictures for --refs."),
+]
+RestoredOption = Annotated[
+    Path | None, option("Folder for the results.", default="OUT/restored/LEVEL for a dataset")
+]
+RefsOption = Annotated[
+    list[Path] | None,
+    option("Pictures of the same person; more may follow the first.", "--refs", metavar="FILE..."),
+]
+RefsDirOption = Annotated[
+    Path | None, option("Folder that has a folder of references for each picture's name.")
+]
+MappedPhotosOption = Annotated[
+    Path | None, option("Folder of the photographs that a mapping or dataset names.")
+]
+ScheduleOption = Annotated[Literal["uniform_trailing", "uniform"], option("Which timesteps to take.")]
+InitialNoiseOption = Annotated[
+    Literal["shared", "per-image"],
+    option("shared: one for all pictures, as published; per-image: by name."),
+]
+ReferenceEncodingOption = Annotated[
+    Literal["wide", "separate"],
+    option("wide: as published; separate: less memory, different results."),
+]
+PrecisionOption = Annotated[Literal["fp32", "auto", "bf16", "fp16"], option("auto: bf16 where it is faster.")]
+PasteBackOption = Annotated[
+    bool, option("With --align: paste the face back into the photograph.", "--paste-back")
+]
+# of `degrade` alone
+DegradedDatasetArgument = Annotated[
+    Path | None, typer.Argument(metavar="OUT", help="A built dataset, whose targets are degraded.")
+]
+LevelsOption = Annotated[
+    list[str] | None,
+    option(
+        "moderate, severe, train, gfpgan, codeformer or faceme; or FILE or FILE:NAME, a TOML file of the "
+        "form of manifests/levels.toml. May be repeated.",
+        metavar="LEVEL",
+    ),
+]
+DegradedOption = Annotated[
+    Path | None, option("Without a dataset: folder to write to; several levels get a folder each.")
+]
+NamesListOption = Annotated[
+    Path | None,
+    option("Names to degrade: text, one per line, or CSV (gt_image or image).", "--list", default="all"),
+]
+FormatOption = Annotated[Literal["png", "webp"], option("webp is lossless, too, and slower.", "--format")]
+FilterOption = Annotated[
+    Literal["bicubic", "lanczos", "area", "bilinear"],
+    option("How targets are resized; bicubic is the published loader's.", "--filter"),
+]
+ReplayOption = Annotated[
+    bool, option("Draw in the published order (seed 2024, row by row).", "--replay-published")
+]
+FromTableOption = Annotated[
+    Path | None, option("Draw nothing; use the parameters in this degradations.parquet.")
+]
+SheetFileOption = Annotated[
+    Path | None, option("PNG to write: clean images beside each level, with parameters.")
+]
+# of `train` alone
+TrainingConfigOption = Annotated[
+    str | None, option("A name in manifests/train, or a TOML file.", default="the stage's, as in the paper")
+]
 
 
 @dataclass(frozen=True)
@@ -85,8 +161,10 @@ def recipe_options(*names: str, default: str = "") -> Callable[[Callable[..., No
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        def run(**given: Any) -> None:
-            recipe = RecipeOptions(given.pop("recipe"), {name: given.pop(name) for name in names})
+        def run(**given: object) -> None:
+            name = given.pop("recipe")
+            changes = {field: given.pop(field) for field in names}
+            recipe = RecipeOptions(str(name) if name is not None else None, changes)
             command(**given, recipe=recipe)
 
         run.__name__, run.__doc__ = command.__name__, command.__doc__
@@ -131,7 +209,7 @@ def _field_parameter(name: str) -> Parameter:
     return Parameter(name, Parameter.KEYWORD_ONLY, default=info, annotation=kind | None)
 
 
-def _default(item: Field[Any]) -> str:
+def _default(item: Field[object]) -> str:
     """What holds where an option is not given, by recipe unless all agree; nothing where none has a value."""
     recipes: dict[str, list[str]] = {}
     for name in RECIPES:
@@ -168,9 +246,9 @@ def _window(text: str) -> tuple[int, int]:
         raise UserError(f"--test-references {text}: give LEAST:MOST, such as 2:9.") from None
 
 
-def _columns(text: str) -> tuple[str, ...]:
+def _column_names(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
 
 METAVARS = {"test_references": "LEAST:MOST", "balance": "COLUMN,..."}
-PARSERS: dict[str, Callable[[str], object]] = {"test_references": _window, "balance": _columns}
+PARSERS: dict[str, Callable[[str], object]] = {"test_references": _window, "balance": _column_names}

@@ -8,66 +8,58 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ffhqref.cli.app import app
-from ffhqref.cli.options import ArchitectureOption, AutoencoderOption, CheckpointOption, option
+from ffhqref.cli.options import (
+    ArchitectureOption,
+    AutoencoderOption,
+    CheckpointOption,
+    DatasetOrRefsArgument,
+    InitialNoiseOption,
+    MappedPhotosOption,
+    PasteBackOption,
+    PrecisionOption,
+    ReferenceEncodingOption,
+    RefsDirOption,
+    RefsOption,
+    RestoredOption,
+    ScheduleOption,
+    option,
+)
 from ffhqref.core.store import UserError, atomic, digest_file
 
 if TYPE_CHECKING:
     from ffhqref.refldm.model.checkpoint import Architecture
     from ffhqref.restore.record import RestoreOutcome
+    from ffhqref.restore.run import RestoreOptions
 
 
 @app.command()
 def restore(
     checkpoint: CheckpointOption,
-    paths: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="OUT", help="A built dataset (with --level), or more pictures for --refs."),
-    ] = None,
-    out: Annotated[
-        Path | None, option("Folder for the results.", default="OUT/restored/LEVEL for a dataset")
-    ] = None,
+    paths: DatasetOrRefsArgument = None,
+    out: RestoredOption = None,
     autoencoder: AutoencoderOption = None,
     lq: Annotated[Path | None, option("Picture to restore, or a folder of them.")] = None,
-    refs: Annotated[
-        list[Path] | None,
-        option("Pictures of the same person; more may follow the first.", "--refs", metavar="FILE..."),
-    ] = None,
-    refs_dir: Annotated[
-        Path | None, option("Folder that has a folder of references for each picture's name.")
-    ] = None,
+    refs: RefsOption = None,
+    refs_dir: RefsDirOption = None,
     references: Annotated[Path | None, option("Reference mapping, CSV; needs --images.")] = None,
-    images: Annotated[
-        Path | None, option("Folder of the photographs that a mapping or dataset names.")
-    ] = None,
+    images: MappedPhotosOption = None,
     level: Annotated[str | None, option("Level of a dataset: severe, moderate or your own.")] = None,
     split: Annotated[Literal["test", "val"], option("Split of a dataset.")] = "test",
     steps: Annotated[int, option("DDIM steps.", min=1, max=1000)] = 50,
-    schedule: Annotated[
-        Literal["uniform_trailing", "uniform"], option("Which timesteps to take.")
-    ] = "uniform_trailing",
+    schedule: ScheduleOption = "uniform_trailing",
     guidance: Annotated[float, option("How far to follow the conditions; 1 is no guidance.")] = 1.5,
     seed: Annotated[int, option("Seed of the initial noise.", min=0, max=2**62)] = 2024,
-    noise: Annotated[
-        Literal["shared", "per-image"],
-        option("shared: one for all pictures, as published; per-image: by name."),
-    ] = "shared",
+    noise: InitialNoiseOption = "shared",
     max_references: Annotated[int, option("Use at most N references.", min=1, max=64)] = 5,
-    reference_encoding: Annotated[
-        Literal["wide", "separate"],
-        option("wide: as published; separate: less memory, different results."),
-    ] = "wide",
-    precision: Annotated[
-        Literal["fp32", "auto", "bf16", "fp16"], option("auto: bf16 where it is faster.")
-    ] = "fp32",
+    reference_encoding: ReferenceEncodingOption = "wide",
+    precision: PrecisionOption = "fp32",
     batch_size: Annotated[int, option("Pictures restored together.", min=1, max=256)] = 1,
     device: Annotated[str, option("cpu, cuda or cuda:1.")] = "cpu",
     compile: Annotated[bool, option("Compile the denoiser first.", "--compile")] = False,
     shard: Annotated[str | None, option("Only every n-th picture, from the i-th.", metavar="I/N")] = None,
     sheet: Annotated[bool, option("Also draw all pictures side by side.", "--sheet")] = False,
     align: Annotated[bool, option("Find the face and crop it as FFHQ does.", "--align")] = False,
-    paste_back: Annotated[
-        bool, option("With --align: paste the face back into the photograph.", "--paste-back")
-    ] = False,
+    paste_back: PasteBackOption = False,
     detector: Annotated[Path | None, option("SCRFD detector for --align, an ONNX file.")] = None,
     architecture: ArchitectureOption = None,
 ) -> None:
@@ -85,32 +77,51 @@ def restore(
     shared = [*(refs or []), *more]
     _check_align(align, paste_back, detector)
     out = _destination(out, dataset, level)
-    from ffhqref.restore import run
+    from ffhqref.restore.run import RestoreOptions, need_torch
 
-    run.need_torch()
-    options = run.RestoreOptions(
+    need_torch()
+    options = RestoreOptions(
         steps=steps, schedule=schedule, guidance=guidance, reference_encoding=reference_encoding,
         max_references=max_references, seed=seed, noise=noise, precision=precision, device=device,
         batch_size=batch_size, compiled=compile, sheets=sheet, detector=detector, paste_back=paste_back,
         autoencoder=autoencoder, architecture=_architecture(architecture), shard=shard,
     )  # fmt: skip
-    if dataset is not None:
-        if level is None or lq or shared or refs_dir or references or images is None:
-            raise UserError(
-                f"With the dataset {dataset} give --level (such as severe) and --images, the folder of its "
-                "photographs, and none of --lq, --refs, --refs-dir, --references."
-            )
-        outcome = run.restore_dataset(
-            dataset, checkpoint, level=level, photos=images, split=split, out=out, options=options
-        )
+    if dataset is None:
+        outcome = _of_pictures(checkpoint, lq, shared, refs_dir, references, images, out, options)
     else:
-        if lq is None:
-            raise UserError("Give --lq, a picture or a folder of them, or a built dataset and --level.")
-        outcome = run.restore_pictures(
-            lq, checkpoint, out=out, references=shared, refs_dir=refs_dir, mapping=references, photos=images,
-            options=options,
-        )  # fmt: skip
+        others = bool(lq or shared or refs_dir or references)
+        outcome = _of_dataset(checkpoint, dataset, level, images, split, others, out, options)
     say(outcome, out)
+
+
+def _of_dataset(
+    checkpoint: Path, dataset: Path, level: str | None, images: Path | None, split: str, others: bool,
+    out: Path, options: RestoreOptions,
+) -> RestoreOutcome:  # fmt: skip
+    from ffhqref.restore.run import restore_dataset
+
+    if level is None or others or images is None:
+        raise UserError(
+            f"With the dataset {dataset} give --level (such as severe) and --images, the folder of its "
+            "photographs, and none of --lq, --refs, --refs-dir, --references."
+        )
+    return restore_dataset(
+        dataset, checkpoint, level=level, photos=images, split=split, out=out, options=options
+    )
+
+
+def _of_pictures(
+    checkpoint: Path, lq: Path | None, shared: list[Path], refs_dir: Path | None, mapping: Path | None,
+    images: Path | None, out: Path, options: RestoreOptions,
+) -> RestoreOutcome:  # fmt: skip
+    from ffhqref.restore.run import restore_pictures
+
+    if lq is None:
+        raise UserError("Give --lq, a picture or a folder of them, or a built dataset and --level.")
+    return restore_pictures(
+        lq, checkpoint, out=out, references=shared, refs_dir=refs_dir, mapping=mapping, photos=images,
+        options=options,
+    )  # fmt: skip
 
 
 def _check_align(align: bool, paste_back: bool, detector: Path | None) -> None:
@@ -198,8 +209,8 @@ def convert(
     with atomic(out) as part:
         written = write(checkpoint, part, autoencoder, shape, digests)
     typer.echo(
-        f"{written['tensors']:,} tensors ({written['weights']} weights and first stage, "
-        f"{written['bytes'] / 1e9:.2f} GB): {out}. Next: `ffhqref restore --checkpoint {out} ...`."
+        f"{written.tensors:,} tensors ({written.weights} weights and first stage, "
+        f"{written.bytes / 1e9:.2f} GB): {out}. Next: `ffhqref restore --checkpoint {out} ...`."
     )
 
 

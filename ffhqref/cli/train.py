@@ -6,19 +6,21 @@ import os
 import tomllib
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ffhqref.cli.app import app
-from ffhqref.cli.options import AutoencoderOption, PhotosOption, option
+from ffhqref.cli.options import AutoencoderOption, PhotosOption, TrainingConfigOption, option
 from ffhqref.core.store import UserError, lock
 
 if TYPE_CHECKING:
     from ffhqref.refldm.training.config import Config
+    from ffhqref.refldm.training.stages import Perceptual
     from ffhqref.refldm.training.train import Given, TrainingResult
 
 CONFIGURED = "the configuration's"
+Table = dict[str, object]  # of TOML
 
 
 @app.command()
@@ -30,10 +32,7 @@ def train(
     data: Annotated[Path, option("A built dataset (see build-refs).", "--data")],
     images: PhotosOption,
     out: Annotated[Path, option("Folder of the run.", "--out")],
-    config: Annotated[
-        str | None,
-        option("A name in manifests/train, or a TOML file.", default="the stage's, as in the paper"),
-    ] = None,
+    config: TrainingConfigOption = None,
     init: Annotated[Path | None, option("Checkpoint to start from; refldm starts from an LDM.")] = None,
     autoencoder: AutoencoderOption = None,
     identity: Annotated[Path | None, option("Embedder for the identity loss, an ONNX file.")] = None,
@@ -141,9 +140,9 @@ def _check_dataset(data: Path, images: Path, unverified: bool) -> None:
         )
 
 
-def parse_settings(texts: list[str]) -> dict[str, Any]:
+def parse_settings(texts: list[str]) -> Table:
     """`key=value` texts as a table; a value is TOML, or text where it is none."""
-    table: dict[str, Any] = {}
+    table: Table = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
@@ -152,37 +151,35 @@ def parse_settings(texts: list[str]) -> dict[str, Any]:
             parsed = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
             parsed = value.strip()
-        place = table
-        *parents, last = key.strip().split(".")
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = parsed
+        for name in reversed(key.strip().split(".")):
+            parsed = {name: parsed}
+        table = _merged(table, parsed)
     return table
 
 
-def configure(stage: str, name: str | None, options: dict[str, Any], run: Path | bool) -> Config:
+def configure(stage: str, name: str | None, options: Table, run: Path | bool) -> Config:
     """The named configuration (of a resumed run: its own) with the options in place of its values."""
-    from ffhqref.core.recipe import load_toml, locate
-    from ffhqref.refldm.training.config import parse
+    from ffhqref.core.recipe import locate
+    from ffhqref.refldm.training.config import parse, read_config
     from ffhqref.refldm.training.runs import RunFolder
 
     if run and name is None:
         where = f"{run}/config.json"
-        table = dict(RunFolder(Path(str(run))).read_config().get("config", {}))
+        table = RunFolder(Path(str(run))).read_settings()
     else:
         path = locate(name or stage, "train")
-        where, table = str(path), load_toml(path)
+        where, table = str(path), read_config(path)
     if table.setdefault("stage", stage) != stage:
         raise UserError(f"{where} is for `train {table['stage']}`, not for `train {stage}`.")
     return parse(_merged(table, options), where)
 
 
-def _merged(table: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+def _merged(table: Table, options: Table) -> Table:
     """`options` over `table`; tables inside are merged, too."""
     out = dict(table)
     for key, value in options.items():
-        inside = isinstance(value, dict) and isinstance(out.get(key), dict)
-        out[key] = _merged(out[key], value) if inside else value
+        old = out.get(key)
+        out[key] = _merged(old, value) if isinstance(value, dict) and isinstance(old, dict) else value
     return out
 
 
@@ -190,11 +187,11 @@ def _given(config: Config, init: Path | None, autoencoder: Path | None, identity
     from ffhqref.refldm.training import onnx_torch
     from ffhqref.refldm.training.train import Given
 
-    recognise = onnx_torch.load(identity) if identity else None
+    recognise = onnx_torch.load_recogniser(identity) if identity else None
     return Given(init=init, autoencoder=autoencoder, recognise=recognise, perceptual=_perceptual(config))
 
 
-def _perceptual(config: Config) -> Any:
+def _perceptual(config: Config) -> Perceptual | None:
     """LPIPS, where the autoencoder's loss asks for it."""
     if config.stage != "autoencoder" or not config.perceptual_weight:
         return None

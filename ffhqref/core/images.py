@@ -127,8 +127,10 @@ def _mark_meeting_names(photos: list[Photo], root: Path, kept: Collection[str]) 
     """Of photos whose names meet all but one are bad; one with the name of another goes by its whole path."""
     meeting: dict[str, list[Photo]] = defaultdict(list)
 
-    def precedence(photo: Photo) -> tuple[bool, bool, bool, str]:
-        return bool(photo.bad), photo.name not in kept, photo.name != png_name(photo.name), str(photo.path)
+    def precedence(photo: Photo) -> tuple[bool, bool, bool, bool, str]:
+        nested = photo.path != root / photo.name  # in a sub-folder that its name leaves out
+        other = photo.name != png_name(photo.name)
+        return bool(photo.bad), photo.name not in kept, nested, other, str(photo.path)
 
     for photo in sorted(photos, key=precedence):
         meeting[meeting_key(photo.name)].append(photo)

@@ -57,8 +57,15 @@ def load_toml(path: Path) -> dict[str, Any]:
     """A TOML file as nested dicts; UserError with the line where it is not TOML."""
     try:
         return tomllib.loads(read_text(path, "a TOML file"))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} is not valid TOML: {error}.") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid TOML: {_toml_fault(error)}.") from None
+
+
+def _toml_fault(error: Exception) -> str:
+    """What tomllib found: also nesting and numbers that no honest file has, which it meets unprepared."""
+    if isinstance(error, RecursionError):
+        return "its brackets are nested too deep"
+    return str(error) if isinstance(error, tomllib.TOMLDecodeError) else "a number in it has too many digits"
 
 
 def build(kind: type[Table], table: Mapping[str, object], where: str) -> Table:

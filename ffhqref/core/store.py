@@ -127,7 +127,8 @@ def read_text(path: Path, what: str) -> str:
 def sweep_parts(folder: Path) -> None:
     """Remove what a killed run left half-written; only for the holder of the folder's lock."""
     for part in folder.rglob(f".*{PART_SUFFIX}"):
-        part.unlink(missing_ok=True)
+        if part.is_symlink() or not part.is_dir():
+            part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -200,6 +201,22 @@ def need_space(folder: Path, wanted: int, what: str) -> None:
         )
 
 
+def need_memory(wanted: int, what: str) -> None:
+    """UserError where this process may not take `wanted` more bytes of address space (`ulimit -v`)."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):  # not on this platform
+        return
+    if limit != resource.RLIM_INFINITY and limit - taken < wanted:
+        raise UserError(
+            f"{what} needs {wanted / 1e9:.1f} GB of address space, and {max(limit - taken, 0) / 1e9:.1f} of "
+            f"this shell's {limit / 1e9:.1f} GB are left: run `ulimit -v unlimited` first."
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
     """A stage's proof that it is done, written last.
@@ -235,7 +252,7 @@ def read_receipt(out: Path, stage: str) -> Receipt | None:
     """The receipt of a stage, or None where there is none or it cannot be read."""
     try:
         return Receipt(**json.loads(receipt_path(out, stage).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -148,3 +149,27 @@ def _photos_of(path: Path) -> set[str]:
         return {json.dumps(photo) for photo in json.loads(metadata[PHOTOS_KEY])["photos"]}
     except (OSError, KeyError, ValueError, pa.ArrowException):
         return set()
+
+
+def sizes(out: Path) -> dict[str, int]:
+    """The size in bytes that each photo of a finished dataset had when it was embedded, by its name."""
+    found: dict[str, int] = {}
+    for path in _finished(out):
+        with suppress(OSError, KeyError, ValueError, pa.ArrowException):  # damage is seen by its digest
+            about = json.loads((pq.read_schema(path).metadata or {})[PHOTOS_KEY])
+            found |= {photo[0]: photo[1] for photo in about["photos"]}
+    return found
+
+
+def crops(out: Path) -> Iterator[tuple[str, str]]:
+    """Name and SHA-256 of each picture that `embed` cut out of a photograph."""
+    for path in _finished(out):
+        table = tables.read(path, tables.EMBEDDINGS, [tables.IMAGE, tables.CROP])
+        names, digests = tables.texts(table, tables.IMAGE), tables.texts(table, tables.CROP)
+        yield from ((name, digest) for name, digest in zip(names, digests, strict=True) if digest)
+
+
+def _finished(out: Path) -> list[Path]:
+    """The files that the receipt names."""
+    receipt = store.read_receipt(out, "embed")
+    return [store.below(out, name) for name in (receipt.outputs if receipt else ())]

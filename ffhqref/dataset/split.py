@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -118,14 +118,14 @@ def _fill_quota(order: Sequence[Component], wanted: int) -> list[Component]:
 
 
 def _check_quota(recipe: Recipe, split: str, found: int) -> None:
-    """UserError where a whole-number quota cannot be met."""
+    """UserError where a whole-number quota cannot be met; `found` identities are a quota that can."""
     count, _ = _quota(recipe, split)
     if count is None or found == count:
         return
-    hint = ", or other --test-references." if split == "test" else "."
+    hint = ", or other --test-references" if split == "test" else ""
     raise UserError(
-        f"Only {found} identities can be drawn for {split}, {count} were asked for: give "
-        f"--{split}-identities {found} or less{hint}"
+        f"{found} identities can be drawn for {split}, {count} were asked for (who looks alike is drawn "
+        f"together): give --{split}-identities {found}{hint}."
     )
 
 
@@ -193,6 +193,11 @@ def read_lists(folder: Path, names: Sequence[str]) -> tuple[dict[str, str], dict
             splits[name] = split
             absent += name not in there
     unlisted = [name for name in names if name not in splits]
+    if len(unlisted) == len(names):
+        raise UserError(
+            f"The lists in {base} name no photograph of this dataset: they must hold its names, such as "
+            f"{names[0]}."
+        )
     chosen = {name: splits.get(name, "train") for name in names}
     return chosen, {"listed_but_absent": absent, "in_no_list": len(unlisted)}
 
@@ -205,8 +210,8 @@ def split_identities(out: Path, recipe: Recipe) -> Receipt:
     """
     if recipe.balance and not recipe.labels:
         raise UserError("The recipe balances over labels: give --labels a CSV with an image column.")
-    quotas = ("seed", "val", "test", "val_identities", "test_identities", "test_references", "min_distance")
-    parameters = {name: getattr(recipe, name) for name in (*quotas, "dedupe", "balance")}
+    drawn_by = ("seed", "val", "test", "val_identities", "test_identities", "test_references", "min_distance")
+    parameters = {name: getattr(recipe, name) for name in (*drawn_by, "dedupe", "balance")}
     parameters |= {name: list(parameters[name]) for name in ("test_references", "balance")}
     inputs = {"cluster": store.fingerprint(out, "cluster"), "splits": _lists_digest(recipe.splits)}
     inputs |= {key: store.digest_given(getattr(recipe, key)) for key in ("targets", "labels")}
@@ -216,20 +221,47 @@ def split_identities(out: Path, recipe: Recipe) -> Receipt:
             return done
         graph = neighbours.load(out, recipe)
         if recipe.splits:
-            chosen, notes = read_lists(Path(recipe.splits), graph.names)
-        else:
-            chosen, notes = _drawn(graph, recipe), {}
-        return _write(out, graph, chosen, wanted, notes)
+            chosen, counts = read_lists(Path(recipe.splits), graph.names)
+            return _write(out, graph, chosen, wanted, {**counts})
+        chosen, quotas = _drawn(graph, recipe)
+        return _write(out, graph, chosen, wanted, {"quotas": quotas})
 
 
-def _drawn(graph: Neighbours, recipe: Recipe) -> dict[str, str]:
-    """Photo -> split, by the recipe's quotas."""
+def _drawn(graph: Neighbours, recipe: Recipe) -> tuple[dict[str, str], dict[str, object]]:
+    """Photo -> split, by the recipe's quotas, and how many identities were wanted and could be had.
+
+    UserError where a split that was asked for stays empty.
+    """
     parts = find_components(graph, recipe)
     strata = None
     if recipe.labels and recipe.balance:
         strata = strata_of(parts, graph.names, Path(recipe.labels), recipe.balance)
     drawn = draw(parts, recipe, strata)
-    return {name: drawn[part] for name, part in zip(graph.names, graph.component, strict=True)}
+    drawable = sum(part.identities for part in parts if part.for_val or part.for_test)
+    quotas: dict[str, object] = {}
+    for split in ("val", "test"):
+        wanted = _needed(recipe, split, drawable)
+        if wanted and split not in drawn.values():
+            raise UserError(_empty(graph, recipe, split, wanted))
+        eligible = sum(part.identities for part in parts if part.serves(split))
+        quotas[split] = {"wanted": wanted, "eligible": eligible}
+    return {name: drawn[part] for name, part in zip(graph.names, graph.component, strict=True)}, quotas
+
+
+def _empty(graph: Neighbours, recipe: Recipe, split: str, wanted: int) -> str:
+    """The sentence for a split that was asked for and has no identity: why, and the option that fills it."""
+    low, high = recipe.test_references
+    why = "the people who could be drawn are in test already, or look like too many others"
+    fills = [f"--{split} 0 to do without"]
+    if split == "test" and not any(part.for_test for part in find_components(graph, recipe)):
+        window = f"{low} to {high}" if high else f"{low} or more"
+        why = f"no one has {window} references for each photo, each at least {recipe.min_distance:g} away"
+        for choice in ((1, high), (low, 0), (1, 0)):
+            wider = find_components(graph, replace(recipe, test_references=choice))
+            if any(part.for_test for part in wider):
+                fills.insert(0, f"--test-references {choice[0]}:{choice[1] or ''}")
+                break
+    return f"No identity can be drawn for {split}, {wanted} were wanted: {why}. Give {', or '.join(fills)}."
 
 
 def _write(

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ffhqref.core import tables
+from ffhqref.core import store, tables
 from ffhqref.core.images import find
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import Receipt, UserError, damaged_outputs, fingerprint, read_receipt
+from ffhqref.dataset import shards
 from ffhqref.dataset.neighbours import least_distance
 from ffhqref.identities.grouping import similarities
 
@@ -180,7 +181,8 @@ def _pair_faults(
 
 
 def _file_faults(dataset: Dataset) -> Iterator[str]:
-    """Each photo that the mappings name must be a file below the folder of photographs."""
+    """Each photo that the mappings name must be the file that was embedded, as far as its size tells."""
+    sizes = shards.sizes(dataset.out)
     used = {
         name
         for mapping in dataset.references.values()
@@ -188,5 +190,12 @@ def _file_faults(dataset: Dataset) -> Iterator[str]:
         for name in (target, *references)
     }
     for name in sorted(used):
-        if not find(dataset.images, name).is_file():
+        path = find(dataset.images, name)
+        if not path.is_file():
             yield f"{name} is no file below {dataset.images}"
+        elif path.stat().st_size != sizes.get(name, path.stat().st_size):
+            yield f"{path} is another file than the one that was embedded"
+    for name, wanted in shards.crops(dataset.out):
+        path = store.below(dataset.images, name)
+        if path.is_file() and store.digest_file(path) != wanted:
+            yield f"{path} is not what `embed` cut out"

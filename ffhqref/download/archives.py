@@ -16,13 +16,14 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
 from ffhqref.core.store import PART_SUFFIX, below, digest, flush, write_text
-from ffhqref.download.ledger import BLOCK, Entry, Ledger
+from ffhqref.download.addresses import public
+from ffhqref.download.ledger import BLOCK, Entry, Ledger, from_table
 from ffhqref.download.sources import OWN_NAME, SourceFile, name_fault
 
 MAX_RATIO = 100  # unpacked over packed bytes of a whole archive; deflate alone reaches 1,032
@@ -172,7 +173,12 @@ def _place(member: Member, file: SourceFile) -> Member | None:
         name = name.removeprefix(file.strip.rstrip("/") + "/")
     if file.members and not any(fnmatch.fnmatchcase(name, glob) for glob in file.members):
         return None
-    return replace(member, path=PurePosixPath(file.unpack, name).as_posix())
+    path = PurePosixPath(file.unpack, name).as_posix()
+    if reason := name_fault(path):  # of the place, that of the name may be good
+        raise BadArchive(f"its member {member.name[:80]!r} has an unsafe name: {reason}")
+    if path.casefold() == file.path.casefold():
+        raise BadArchive(f"its member {member.name[:80]!r} would replace the archive itself")
+    return replace(member, path=path)
 
 
 def _index_path(out: Path, file: SourceFile) -> Path:
@@ -182,18 +188,26 @@ def _index_path(out: Path, file: SourceFile) -> Path:
 def write_index(out: Path, file: SourceFile, members: Iterable[Member]) -> None:
     """Keep what an archive holds, so that its files can be checked when it is gone."""
     rows = [asdict(member) for member in members]
-    write_text(_index_path(out, file), json.dumps({"archive": asdict(file), "members": rows}))
+    write_text(_index_path(out, file), json.dumps({"archive": _described(file), "members": rows}))
+
+
+def _described(file: SourceFile) -> dict[str, object]:
+    """The archive's lines of the manifest as JSON has them, without passwords."""
+    described: dict[str, object] = json.loads(json.dumps(asdict(file)))
+    return {**described, "urls": [public(url) for url in file.urls]}
 
 
 def read_index(out: Path, file: SourceFile) -> list[Member] | None:
     """What the archive holds, as it was listed under the same manifest; None where that is not known."""
     try:
         kept = json.loads(_index_path(out, file).read_text(encoding="utf-8"))
-        if kept["archive"] != json.loads(json.dumps(asdict(file))):
+        if kept["archive"] != _described(file):
             return None
-        return [Member(**row) for row in kept["members"]]
-    except (OSError, ValueError, TypeError, KeyError):
+        members = [from_table(Member, row) for row in kept["members"]]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
+    known = [member for member in members if member is not None and not name_fault(member.path)]
+    return known if len(known) == len(members) else None
 
 
 class _Batch:
@@ -252,8 +266,9 @@ def extract(
                     raise BadArchive(f"its member {member.name!r} is not the one that was downloaded first")
                 batch.add(part, entry)
                 tell(member.bytes)
-    except BadArchive:
-        batch.flush()  # those before it are as they should be
+    except (BadArchive, OSError):
+        with suppress(OSError):  # of a full disk: renaming may work where writing does not
+            batch.flush()  # those before it are as they should be
         raise
     batch.flush()
 
@@ -289,7 +304,8 @@ def _write_member(out: Path, member: Member, stream: IO[bytes], archive: str) ->
         if size != member.bytes:
             raise BadArchive(f"its member {member.name[:80]!r} is not as long as it declares")
     except BaseException:
-        part.unlink()
+        with suppress(OSError):
+            part.unlink()
         raise
     entry = Entry(path=member.path, bytes=size, mtime_ns=0, sha256=checksum.hexdigest(), origin=archive)
     return part, entry

@@ -11,17 +11,23 @@ import hashlib
 import json
 import os
 import queue
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from ffhqref.core.store import below, write_bytes
-from ffhqref.download.sources import OWN_NAME, SourceFile
+from ffhqref.download.sources import OWN_NAME, SourceFile, name_fault
+
+T = TypeVar("T")
 
 LEDGER = f"{OWN_NAME}/downloads.jsonl"
 BLOCK = 1 << 20  # bytes read at a time
 
+_LEAVES = re.compile(r"\A\Z|\A/|\.\.|\0")  # what a path that leaves its root has, looked for in 70,000
 _MAGIC = {  # how a file of this suffix starts, to catch an error page where no digest is known
     ".png": (b"\x89PNG\r\n\x1a\n",),
     ".jpg": (b"\xff\xd8\xff",),
@@ -43,7 +49,35 @@ class Entry:
     sha256: str = ""
     md5: str = ""
     pixel_md5: str = ""  # set where the file is right by its pixels only
-    origin: str = ""  # the address it came from, or "disk"
+    origin: str = ""  # the address it came from (without passwords), its archive, or "disk"
+
+
+def from_json(kind: type[T], text: bytes | str) -> T | None:
+    """A flat frozen dataclass from JSON that anyone may have written; None where it is not of that form."""
+    try:
+        return from_table(kind, json.loads(text))
+    except (ValueError, RecursionError):
+        return None
+
+
+def from_table(kind: type[T], table: object) -> T | None:
+    """The same from JSON that is decoded: every key is a field, and every value of its type."""
+    hashed: Any = kind
+    types = _types(hashed)
+    if not isinstance(table, dict) or not table.keys() <= types.keys():
+        return None
+    if any(type(value) not in types[key] for key, value in table.items()):
+        return None
+    try:
+        return kind(**table)
+    except TypeError:  # a field is missing
+        return None
+
+
+@cache
+def _types(kind: type[Any]) -> dict[str, tuple[Any, ...]]:
+    """The types that each field of a flat dataclass may have."""
+    return {key: get_args(hint) or (hint,) for key, hint in get_type_hints(kind).items()}
 
 
 class Ledger:
@@ -62,11 +96,9 @@ class Ledger:
     def _load(self, data: bytes) -> None:
         for line in data.splitlines():
             self._lines += 1
-            try:
-                entry = Entry(**json.loads(line))
+            entry = from_json(Entry, line)  # None where a kill cut it off: its file is read again
+            if entry and not (_LEAVES.search(entry.path) and name_fault(entry.path)):
                 self._entries[entry.path] = entry
-            except (ValueError, TypeError):
-                continue  # a line that a kill cut off; its file is read again
 
     def get(self, path: str) -> Entry | None:
         return self._entries.get(path)
@@ -80,7 +112,8 @@ class Ledger:
         with self._lock:
             if self._journal is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._journal = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+                self._journal = os.open(self._path, flags, 0o644)
                 os.write(self._journal, b"\n")  # ends a line that a kill cut off
             self._entries[entry.path] = entry
             os.write(self._journal, json.dumps(asdict(entry)).encode() + b"\n")

@@ -45,14 +45,32 @@ def _listed(file: JsonObject) -> TableRow:
         tables.MD5: file["file_md5"],
         tables.PIXEL_MD5: file["pixel_md5"],
     }
-    _file(row)  # checks every field
-    return row
+    if _file(row).path == ATTRIBUTION_FILE:  # the rest is checked by the file itself
+        raise ValueError(f"a file is called {name}")
+    return _encodable(row)
 
 
 def _attributed(entry: JsonObject) -> TableRow:
     about = entry["metadata"]
     row = {key: str(about.get(key) or "") for key in tables.ATTRIBUTION.names if key != tables.IMAGE}
-    return {tables.IMAGE: entry["image"]["file_path"], **row, tables.CATEGORY: str(entry["category"])}
+    whole = {tables.IMAGE: entry["image"]["file_path"], **row, tables.CATEGORY: str(entry["category"])}
+    if not isinstance(whole[tables.IMAGE], str):
+        raise TypeError("an image has no path")
+    return _encodable(whole)
+
+
+def _encodable(row: TableRow) -> TableRow:
+    """The row; ValueError where a table cannot take a text of it."""
+    for value in row.values():
+        if isinstance(value, str):
+            value.encode("utf-8")
+    return row
+
+
+def usual_names(part: str, count: int) -> Iterator[str]:
+    """The paths that FFHQ's metadata lists under `part`, as far as they are known without it."""
+    folder = {"image": "images1024x1024", "thumbnail": "thumbnails128x128"}.get(part, "in-the-wild-images")
+    return (f"{folder}/{number // 1000:02d}000/{number:05d}.png" for number in range(count))
 
 
 def list_files(

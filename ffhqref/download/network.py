@@ -7,26 +7,31 @@ Nothing here writes files; `transfer` does. Every answer is a streamed response,
 from __future__ import annotations
 
 import email.utils
+import math
 import os
 import re
+import socket
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from urllib.parse import parse_qs, quote, urlencode, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
-import requests.adapters
 import urllib3
 
 from ffhqref import __version__
-from ffhqref.core.store import seed_for
+from ffhqref.core.store import UserError, seed_for
+from ffhqref.download.addresses import direct, host, public, token
+from ffhqref.download.pace import TooSlow, WatchingAdapter
 from ffhqref.download.pages import DRIVE_HOSTS, MAX_PAGE, confirm_target, drive_refusal, page_text, page_title
 
 MAX_REDIRECTS = 10
+COSTLY = 3  # of the attempts, for what will hardly mend itself: with six, two are made
 HOST_STRIKES = 12  # files in a row that a host could not give, after which it is left alone
+LONGEST = 86_400  # seconds; a longer timeout is a slip, and sockets take no infinite one
 RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504, 509, 520, 521, 522, 523, 524}
 
 
@@ -50,6 +55,13 @@ class Trouble(Exception):
         self.cost = cost
 
 
+class Wrong(Trouble):
+    """The server gave something, and it is not the file."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, cost=COSTLY)
+
+
 class Stopped(Exception):
     """The run is ending: leave everything as it is."""
 
@@ -61,9 +73,17 @@ class Manners:
     per_host: int = 8  # connections to one host at a time
     rate: float = 0  # bytes a second in all; 0 means no limit
     timeout: float = 30  # seconds without a byte
+    least_speed: float = 1000  # bytes a second, on average over `timeout` seconds of waiting; 0: any speed
     retries: int = 6  # attempts in a row without progress
     backoff: float = 1.0  # seconds before the first retry; doubles with each
     max_wait: float = 900  # seconds; a server that asks for longer is left for another run
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout <= LONGEST:
+            raise UserError(f"--timeout {self.timeout:g}: give seconds, above 0 and at most {LONGEST:,}.")
+        for name, value in (("rate", self.rate), ("least-speed", self.least_speed)):
+            if not (math.isfinite(value) and value >= 0):
+                raise UserError(f"--{name} {value:g}: give bytes per second.")
 
 
 class _Rate:
@@ -105,7 +125,7 @@ class Network:
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
             session = requests.Session()
-            adapter = requests.adapters.HTTPAdapter(pool_connections=8, pool_maxsize=1, max_retries=0)
+            adapter = WatchingAdapter(self.manners.least_speed, self.manners.timeout, pool_size=1)
             session.mount("http://", adapter)
             session.mount("https://", adapter)
             session.headers.update(
@@ -130,32 +150,32 @@ class Network:
     @contextmanager
     def slot(self, url: str) -> Iterator[None]:
         """One of the host's connections, once the host may be asked again."""
-        host = urlsplit(url).netloc
+        name = host(url)
         with self._lock:
-            slot = self._slots[host]
+            slot = self._slots[name]
         while not slot.acquire(timeout=0.2):
             self.sleep(0)
         try:
-            while (wait := self._not_before.get(host, 0) - time.monotonic()) > 0:
+            while (wait := self._not_before.get(name, 0) - time.monotonic()) > 0:
                 self.sleep(wait)
-            if self._strikes[host] >= HOST_STRIKES:
-                raise Refused(f"{host} is left alone for now: {self._last_words[host]}")
+            if self._strikes[name] >= HOST_STRIKES:
+                raise Refused(f"{name} is left alone for now: {self._last_words[name]}")
             yield
         finally:
             slot.release()
 
     def pause(self, url: str, seconds: float) -> None:
         """Nobody asks this host again before `seconds` have passed."""
-        host = urlsplit(url).netloc
+        name = host(url)
         with self._lock:
-            self._not_before[host] = max(self._not_before.get(host, 0), time.monotonic() + seconds)
+            self._not_before[name] = max(self._not_before.get(name, 0), time.monotonic() + seconds)
 
     def count(self, url: str, refusal: str = "") -> None:
         """Count a file that a host could not give; an empty refusal says that it gave one."""
-        host = urlsplit(url).netloc
+        name = host(url)
         with self._lock:
-            self._strikes[host] = self._strikes[host] + 1 if refusal else 0
-            self._last_words[host] = refusal
+            self._strikes[name] = self._strikes[name] + 1 if refusal else 0
+            self._last_words[name] = refusal
 
     def backoff(self, url: str, attempt: int) -> float:
         """Seconds before the next attempt: doubling, with a jitter of a half to one and a half."""
@@ -165,12 +185,12 @@ class Network:
     def get(self, url: str, headers: Mapping[str, str]) -> requests.Response:
         """The streamed answer behind all redirects: status 200, 206 or 416; Refused or Trouble else."""
         seen: list[str] = []
-        address = direct(url)
+        address = _direct(url)
         while True:
             if address in seen or len(seen) >= MAX_REDIRECTS:
-                raise Refused(f"{_host(url)} redirects in a circle")
+                raise Refused(f"{host(url)} redirects in a circle")
             seen.append(address)
-            response = self._ask(address, {**headers, **_token(address)})
+            response = self._ask(address, {**headers, **token(address)})
             if response.status_code in (301, 302, 303, 307, 308):
                 address = _redirected(address, response)
                 continue
@@ -187,19 +207,40 @@ class Network:
 @contextmanager
 def troubles(url: str) -> Iterator[None]:
     """Turn what requests, urllib3 and sockets raise into Trouble or Refused with a sentence."""
-    host = _host(url)
+    name = host(url)
     try:
         yield
-    except (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL, UnicodeError) as error:
-        raise Refused(f"{url} is no address that can be asked ({error})") from None
-    except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError):
-        raise Trouble(f"{host} stopped answering") from None
+    except (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL, UnicodeError):
+        raise Refused(f"{public(url)} is no address that can be asked") from None
     except (requests.exceptions.SSLError, urllib3.exceptions.SSLError):
-        raise Trouble(f"{host} has no valid certificate", cost=3) from None
+        raise Trouble(f"{name} has no valid certificate", cost=COSTLY) from None
     except requests.exceptions.ProxyError:
         raise Trouble("the proxy of the environment (HTTPS_PROXY) does not answer") from None
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-        raise Trouble(f"{host} broke the connection ({_plain(error)})") from None
+        raise _meaning(name, error) from None
+
+
+def _meaning(name: str, error: Exception) -> Trouble:
+    """What the error at the bottom of a nested network error says of the host."""
+    for cause in _causes(error):
+        if isinstance(cause, TooSlow):
+            return Trouble(f"{name} {cause}", cost=COSTLY)
+        if isinstance(cause, socket.gaierror):  # a name that is wrong, or no network; it may pass
+            passing = cause.errno == socket.EAI_AGAIN
+            why = "no name server answers" if passing else "there is no host of that name"
+            return Trouble(f"the name {name} cannot be resolved ({why})", cost=1 if passing else COSTLY)
+    kinds = (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)
+    if isinstance(error, kinds):
+        return Trouble(f"{name} stopped answering")
+    return Trouble(f"{name} broke the connection ({_plain(error)})")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it was raised from, outermost first."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
 
 
 def _plain(error: Exception) -> str:
@@ -210,55 +251,24 @@ def _plain(error: Exception) -> str:
     return (text.rpartition(": ")[2] or type(error).__name__).strip("'\") ")[:120]
 
 
-def _host(url: str) -> str:
-    return urlsplit(url).netloc or url
-
-
-def direct(url: str) -> str:
-    """The address to ask for `url`: hf:// and Google Drive's page of a file become downloads."""
-    parts = urlsplit(url)
-    if parts.scheme.lower() == "hf":
-        return _hugging_face(url)
-    if parts.netloc in DRIVE_HOSTS[:2]:
-        found = re.search(r"/d/([\w-]+)", parts.path)
-        number = found.group(1) if found else parse_qs(parts.query).get("id", [""])[0]
-        query = dict(id=number, export="download")
-        confirm = parse_qs(parts.query).get("confirm")
-        return f"https://drive.google.com/uc?{urlencode(query)}" if number and not confirm else url
-    return url
-
-
-def _hugging_face(url: str) -> str:
-    """hf://[datasets/]owner/repository[@revision]/path as the address of the file."""
-    kind, owner, name, path = "", *(url[5:].split("/", 2) + ["", ""])[:3]
-    if owner in ("datasets", "spaces", "models"):
-        kind, (owner, name, path) = (
-            ("" if owner == "models" else f"{owner}/"),
-            ((name + "/" + path).split("/", 2) + ["", ""])[:3],
-        )
-    name, _, revision = name.partition("@")
-    if not (owner and name and path):
-        raise Refused(f"{url} is no path in a Hugging Face repository: hf://[datasets/]owner/name/path")
-    base = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    return f"{base}/{kind}{owner}/{name}/resolve/{revision or 'main'}/{quote(path)}"
-
-
-def _token(url: str) -> dict[str, str]:
-    """The user's Hugging Face token, for that host alone and never without encryption."""
-    token = os.environ.get("HF_TOKEN", "")
-    if token and urlsplit(url).scheme == "https" and urlsplit(url).netloc == "huggingface.co":
-        return {"Authorization": f"Bearer {token}"}
-    return {}
+def _direct(url: str) -> str:
+    try:
+        return direct(url)
+    except ValueError as error:
+        raise Refused(str(error)) from None
 
 
 def _redirected(url: str, response: requests.Response) -> str:
-    target = urljoin(url, response.headers.get("Location", ""))
     response.close()
-    schemes = urlsplit(url).scheme.lower(), urlsplit(target).scheme.lower()
+    try:
+        target = urljoin(url, response.headers.get("Location", ""))
+        schemes = urlsplit(url).scheme.lower(), urlsplit(target).scheme.lower()
+    except ValueError:
+        raise Refused(f"{host(url)} redirects to no web address") from None
     if schemes[1] not in ("http", "https"):
-        raise Refused(f"{_host(url)} redirects to {target[:80]!r}, which is no web address")
+        raise Refused(f"{host(url)} redirects to {public(target)[:80]!r}, which is no web address")
     if schemes == ("https", "http"):
-        raise Refused(f"{_host(url)} redirects from https to http, which anyone on the way could change")
+        raise Refused(f"{host(url)} redirects from https to http, which anyone on the way could change")
     if urlsplit(target).netloc == "accounts.google.com":
         raise Refused("Google asks to sign in: the file is not public (any more); give --mirror")
     return target
@@ -266,7 +276,7 @@ def _redirected(url: str, response: requests.Response) -> str:
 
 def _check_status(response: requests.Response, max_wait: float) -> None:
     """Return for 200, 206 and 416; raise what the status means else."""
-    status, host = response.status_code, _host(response.url)
+    status, name = response.status_code, host(response.url)
     if status in (200, 206, 416):
         return
     wait = retry_after(response.headers.get("Retry-After", ""))
@@ -277,11 +287,11 @@ def _check_status(response: requests.Response, max_wait: float) -> None:
     if status in RETRY_STATUS:
         what = "too many requests" if status == 429 else "busy or broken"
         if wait > max_wait:
-            raise Refused(f"{host} ({what}, status {status}) asks to wait {wait:.0f} s", whole_host=True)
-        raise Trouble(f"{host} answers {status} ({what})", wait=wait)
+            raise Refused(f"{name} ({what}, status {status}) asks to wait {wait:.0f} s", whole_host=True)
+        raise Trouble(f"{name} answers {status} ({what})", wait=wait)
     reasons = {401: "asks for a password", 403: "forbids it", 404: "has no such file", 410: "has it no more"}
-    whole_host = status == 401 or (status == 403 and host in DRIVE_HOSTS)
-    raise Refused(f"{host} {reasons.get(status, 'refuses')} (status {status})", whole_host=whole_host)
+    whole_host = status == 401 or (status == 403 and name in DRIVE_HOSTS)
+    raise Refused(f"{name} {reasons.get(status, 'refuses')} (status {status})", whole_host=whole_host)
 
 
 def retry_after(value: str) -> float:
@@ -311,4 +321,4 @@ def confirmation(page: str, url: str) -> str:
     if target := confirm_target(page, url):
         return target
     title = page_title(page)
-    raise Refused(f"{_host(url)} sent a web page{f' ({title!r})' if title else ''} instead of the file")
+    raise Refused(f"{host(url)} sent a web page{f' ({title!r})' if title else ''} instead of the file")

@@ -7,12 +7,15 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 from ffhqref.core.store import UserError, atomic, digest, flush
+from ffhqref.download.addresses import public
+from ffhqref.download.ledger import from_json
 from ffhqref.download.sources import OWN_NAME, SourceFile
 
 PARTS = f"{OWN_NAME}/parts"
@@ -25,7 +28,7 @@ Tell = Callable[[int], None]  # hears how many bytes more (or, negative, fewer) 
 class Origin:
     """What a part file was fetched from, written beside it: what decides whether it may be continued."""
 
-    url: str
+    url: str  # without passwords
     etag: str = ""
     modified: str = ""
     length: int | None = None  # of the whole, as the server gave it
@@ -45,16 +48,20 @@ class Part:
         self._note = self.path.with_suffix(".json")
 
     def size(self) -> int:
+        """Its bytes so far; UserError where something else stands in its place."""
         try:
-            return self.path.stat().st_size
+            found = self.path.lstat()
         except FileNotFoundError:
             return 0
+        if not stat.S_ISREG(found.st_mode):
+            raise UserError(f"{self.path} is not a file, and ffhqref keeps one there: remove it.")
+        return found.st_size
 
     def origin(self) -> Origin | None:
         """Where it comes from; None where nothing usable is noted."""
         try:
-            return Origin(**json.loads(self._note.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            return from_json(Origin, self._note.read_bytes())
+        except OSError:
             return None
 
     def usable(self, file: SourceFile, url: str) -> tuple[int, Origin | None]:
@@ -75,6 +82,7 @@ class Part:
     def start(self, origin: Origin) -> None:
         """Empty it and note its new origin, in this order: the bytes are never those of another origin."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.drop()  # and not written through where it is a link
         self.path.write_bytes(b"")
         self._note.write_text(json.dumps(asdict(origin)), encoding="utf-8")
 
@@ -114,7 +122,7 @@ class Mirror:
         self._depth = 0  # leading folders to leave out, as they were for the file found last
         self.misses = 0
         if self.folder is not None and not self.folder.is_dir():
-            raise UserError(f"--mirror {base} is neither a folder nor an address: give one that exists.")
+            raise UserError(f"--mirror {public(base)}: give a folder that exists, or an address.")
 
     @property
     def exhausted(self) -> bool:

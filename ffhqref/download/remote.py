@@ -26,6 +26,7 @@ class RemoteFile(io.RawIOBase):
         self._url = url
         self._at = 0
         self._validator = ""
+        self._first: tuple[str, str] | None = None  # ETag and date of the first answer
         self.fetched = 0  # bytes, of the file's own
         self.size = -1
         self.size = self._retried(lambda: self._range(0, 0))[1]
@@ -97,12 +98,19 @@ class RemoteFile(io.RawIOBase):
             data = response.raw.read(wanted, decode_content=False)
         if len(data) != wanted:
             raise Trouble("the server broke off")
-        etag = response.headers.get("ETag", "")
-        strong = etag if not etag.startswith("W/") else ""
-        self._validator = self._validator or strong or response.headers.get("Last-Modified", "")
+        self._hold_to(response.headers.get("ETag", ""), response.headers.get("Last-Modified", ""))
         self.fetched += len(data)
         self._network.took(len(data))
         return data, total
+
+    def _hold_to(self, etag: str, modified: str) -> None:
+        """Refused where the version of the file is not that of the first answer."""
+        now = (etag, modified)
+        first = self._first = self._first or now
+        if (first[0] and first[0] != etag) or (first[1] and modified and first[1] != modified):
+            raise Refused("the file changed while it was read")
+        strong = etag if not etag.startswith("W/") else ""
+        self._validator = self._validator or strong or modified
 
 
 def open_remote(network: Network, url: str) -> tuple[IO[bytes], RemoteFile]:

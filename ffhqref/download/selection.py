@@ -12,6 +12,18 @@ from ffhqref.core.store import UserError
 from ffhqref.download.sources import Source, SourceFile
 
 
+def listed_names(lines: Sequence[str]) -> frozenset[str]:
+    """The names in the lines of a list, without remarks (#) and empty lines."""
+    names = (line.partition("#")[0].strip() for line in lines)
+    return frozenset(name for name in names if name)
+
+
+def names_of(path: str) -> tuple[str, str, str]:
+    """What a list may call a file: its path, its last part, or that without the suffix."""
+    name = PurePosixPath(path)
+    return path, name.name, name.stem
+
+
 @dataclass(frozen=True)
 class Selection:
     """Globs and ranges of numbers that say what is wanted (none: all), and the names that are not."""
@@ -33,8 +45,7 @@ class Selection:
                 ranges.append((first, last))
             else:
                 globs += source.groups.get(value, [value.rstrip("/")])
-        names = (line.partition("#")[0].strip() for line in (*source.exclude, *excluded))
-        return Selection(tuple(globs), tuple(ranges), frozenset(name for name in names if name))
+        return Selection(tuple(globs), tuple(ranges), listed_names([*source.exclude, *excluded]))
 
     def wants(self, path: str) -> bool:
         """Whether `--only` selects the path: whole, by its last part, by a folder above it, or by number."""
@@ -51,8 +62,7 @@ class Selection:
 
     def excludes(self, path: str) -> bool:
         """Whether the path, its last part, or that without its suffix is on the list of removed ones."""
-        name = PurePosixPath(path)
-        return bool(self.excluded) and not self.excluded.isdisjoint((path, name.name, name.stem))
+        return bool(self.excluded) and not self.excluded.isdisjoint(names_of(path))
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import PurePosixPath
 from typing import Literal
 
 from ffhqref.core.recipe import build, load_toml, locate, manifests
-from ffhqref.core.store import UserError
+from ffhqref.core.store import PART_SUFFIX, UserError
+from ffhqref.download.addresses import address_fault, public
 
 Listing = Literal["", "image", "thumbnail", "in_the_wild"]
-ADDRESS = re.compile(r"(https?|hf)://[^\s/]+/\S*", re.IGNORECASE)
 OWN_NAME = ".ffhqref"  # what we keep beside downloaded files starts with this; no file may be called so
+MISSING = "missing.csv"  # the list of what could not be had, at the top of the output folder
+MOST_BYTES = 1 << 60
 
 
 def name_fault(name: str) -> str:
@@ -25,9 +28,17 @@ def name_fault(name: str) -> str:
         return "it holds a backslash, a drive or a control character"
     if any(part.startswith(OWN_NAME) for part in parts):
         return f"names that start with {OWN_NAME} are kept for this program"
-    if any(len(part.encode("utf-8", "surrogateescape")) > 255 for part in parts) or len(name) > 1024:
+    if "/".join(parts).casefold() == MISSING or any(
+        p.startswith(".") and p.endswith(PART_SUFFIX) for p in parts
+    ):
+        return f"{MISSING} and hidden names that end with {PART_SUFFIX} are kept for this program"
+    if any(len(part.encode("utf-8", "surrogatepass")) > 255 for part in parts) or len(name) > 1024:
         return "it is longer than a file system takes"
     return ""
+
+
+def _is_utf8(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +63,16 @@ class SourceFile:
 
     def __post_init__(self) -> None:
         checks: list[tuple[object, str]] = [
+            (_is_utf8(self.path), f"path {self.path!r} is not UTF-8"),
             (not name_fault(self.path), f"path {self.path!r}: {name_fault(self.path)}"),
             (
                 self.unpack in ("", ".") or not name_fault(self.unpack),
                 f"unpack {self.unpack!r} is not a folder",
             ),
-            (self.bytes is None or self.bytes >= 0, f"{self.path}: bytes must not be negative"),
+            (
+                self.bytes is None or (type(self.bytes) is int and 0 <= self.bytes <= MOST_BYTES),
+                f"{self.path}: bytes must be from 0 to {MOST_BYTES:,}",
+            ),
             (
                 not self.unpack or self.path.endswith((".zip", ".tar", ".tgz", ".tar.gz")),
                 f"{self.path}: only .zip, .tar, .tar.gz and .tgz can be unpacked",
@@ -67,9 +82,8 @@ class SourceFile:
             hexadecimal = re.fullmatch(rf"([0-9a-f]{{{digits}}})?", getattr(self, kind))
             checks.append((hexadecimal, f"{self.path}: {kind} must be {digits} hexadecimal digits"))
         for url in self.urls:
-            checks.append(
-                (ADDRESS.fullmatch(url), f"{self.path}: {url!r} must start with http://, https:// or hf://")
-            )
+            fault = address_fault(url)
+            checks.append((not fault, f"{self.path}: {public(url)!r} {fault}"))
         for good, fault in checks:
             if not good:
                 raise ValueError(fault)
@@ -100,7 +114,14 @@ class Source:
     about_bytes: int = 0  # of all whose size nobody published exactly: an estimate, for people
     next: str = ""  # the command that follows, with {out} for the folder
     exclude: tuple[str, ...] = ()  # names nobody may download any more: people asked to be removed
+    exclude_date: str = ""  # the day, as 2026-11-27, up to which `exclude` is complete as far as we know
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.exclude and not self.exclude_date:
+            raise ValueError("exclude needs exclude_date, the day of the list, such as 2026-11-27")
+        if self.exclude_date:
+            date.fromisoformat(self.exclude_date)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,11 +146,19 @@ def load_source(name_or_file: str) -> Source:
         raise UserError(f"{path} lists no files: give [[file]] tables with path and urls.")
     if not isinstance(groups, dict):
         raise UserError(f"{path}: groups must be a table of lists of globs.")
-    files = tuple(build(SourceFile, item, f"{path}, file {number}") for number, item in enumerate(lists, 1))
-    if len({one.path for one in files}) < len(files):
+    files = tuple(_file(item, f"{path}, file {number}") for number, item in enumerate(lists, 1))
+    if len({PurePosixPath(one.path) for one in files}) < len(files):
         raise UserError(f"{path} lists one path twice: every [[file]] needs a path of its own.")
     checked = {
         key: build(_Group, {"globs": globs}, f"{path}: group {key}").globs for key, globs in groups.items()
     }
     source = build(Source, {"name": path.stem, "title": path.stem, "files": (), **table}, str(path))
     return replace(source, files=files, groups=checked)
+
+
+def _file(table: Mapping[str, object], where: str) -> SourceFile:
+    """A file of a manifest; the sentence on what is wrong with it shows no password."""
+    try:
+        return build(SourceFile, table, where)
+    except UserError as error:
+        raise UserError(public(str(error))) from None

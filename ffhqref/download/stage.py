@@ -7,6 +7,7 @@ that had begun goes on where it stopped, and nothing stands under its final name
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,16 +16,15 @@ from pathlib import Path
 
 from ffhqref.core.store import UserError, below, digest, lock, need_space, read_text, write_text
 from ffhqref.core.terminal import Bar, progress_bar
-from ffhqref.download.archives import BadArchive
+from ffhqref.download.archives import BadArchive, read_index
 from ffhqref.download.ledger import Ledger, known_right, read_entry, verified
 from ffhqref.download.network import Manners, Network, Refused, Stopped, Trouble
 from ffhqref.download.parts import Mirror, Part, sweep_orphans
-from ffhqref.download.selection import Selection, Task
-from ffhqref.download.sources import OWN_NAME, Source, SourceFile
-from ffhqref.download.transfer import Transfer
+from ffhqref.download.selection import Selection, Task, listed_names, names_of
+from ffhqref.download.sources import MISSING, OWN_NAME, Source, SourceFile
+from ffhqref.download.transfer import Transfer, full_disk
 from ffhqref.download.unpack import Unpacker
 
-MISSING = "missing.csv"
 TERMS = f"{OWN_NAME}/terms"
 
 
@@ -73,6 +73,7 @@ def download(sources: Sequence[Source], out: Path, options: DownloadOptions) -> 
             run.plan(_selected(sources, options, run.listed))
             run.work()
             run.write_missing()
+            run.note_exclusions(sources)
             return run.outcome
         finally:
             ledger.close()
@@ -179,35 +180,57 @@ class _Run:
                 keep=fetch,
                 total=source.listed_files,
             )
-        else:
-            self.outcome.notes.append(
-                f"{source.name}: {source.listed_files:,} files of {source.about_bytes / 1e9:.1f} GB are "
-                f"listed in {file.path}, which is not there yet"
-            )
-            if not fetch:
-                self.outcome.bytes_wanted += source.about_bytes
-                self.outcome.wanted += source.listed_files
+        elif not fetch:
+            self._expect(source)
+
+    def _expect(self, source: Source) -> None:
+        """Count what is wanted of a listing that is not there yet."""
+        from ffhqref.download import metadata
+
+        selection = Selection.make(self.options.only, source, self.options.excluded_names())
+        names = metadata.usual_names(source.listing, source.listed_files)
+        count = sum(selection.wants(name) and not selection.excludes(name) for name in names)
+        size = round(source.about_bytes * count / max(1, source.listed_files))
+        self.outcome.notes.append(
+            f"{source.name}: {source.files[0].path}, which lists the files, is not there yet; about "
+            f"{count:,} files of {size / 1e9:.1f} GB in all are selected"
+        )
+        self.outcome.wanted += count
+        self.outcome.bytes_wanted += size
 
     def plan(self, selected: Iterator[Task | str], check_space: bool = True) -> None:
         """Leave out what is there and right by its stat; UserError where the disk is too small."""
-        needed = 0
+        needed, paths = 0, set()
         for task in selected:
             if isinstance(task, str):
                 self.outcome.excluded_on_disk += below(self.out, task).is_file()
                 continue
             self.outcome.wanted += 1
-            size = task.file.bytes
+            paths.add(task.file.path)
             if not self.options.verify and self._done(task):
                 self.outcome.there += 1
-                self.outcome.bytes_there += size or 0
+                self.outcome.bytes_there += task.file.bytes or 0
                 continue
             self.tasks.append(task)
+            size = self._to_fetch(task)
             self.outcome.unknown_sizes += size is None
             self.outcome.bytes_wanted += size or 0
             if not below(self.out, task.file.path).exists():
                 needed += max(0, (size or 0) - Part(self.out, task.file.path).size())
+        self.unpacker.others = frozenset(paths)
         if check_space and needed:
             need_space(self.out, needed, f"Downloading {len(self.tasks):,} files")
+
+    def _to_fetch(self, task: Task) -> int | None:
+        """How many bytes the task fetches; None where that shows on the way."""
+        if not task.file.unpack or not self.unpacker.by_ranges(task):
+            return task.file.bytes
+        if task.file.bytes:
+            self.outcome.notes.append(
+                f"{task.file.path}: what is selected is read out of its {task.file.bytes / 1e6:,.1f} MB, "
+                "if the server sends parts of files"
+            )
+        return None
 
     def _right(self, file: SourceFile) -> bool:
         entry = self.ledger.get(file.path)
@@ -252,15 +275,20 @@ class _Run:
             except (Refused, Trouble, BadArchive) as error:
                 self._miss(task.file.path, str(error))
             except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):  # the other tasks would fare the same
+                    return self._end(full_disk(self.out))
                 self._miss(task.file.path, f"{error.filename or 'the disk'}: {error.strerror or error}")
             except BaseException as error:
-                self._fatal.append(error)
-                self.network.stop.set()
-                return
+                return self._end(error)
+
+    def _end(self, error: BaseException) -> None:
+        self._fatal.append(error)
+        self.network.stop.set()
 
     def _miss(self, path: str, reason: str) -> None:
+        written = reason.encode("utf-8", "backslashreplace").decode()  # it may hold a file's name
         with self._lock:
-            self.outcome.missing.append((path, reason))
+            self.outcome.missing.append((path, written))
             if self._bar is not None:
                 self._bar.set_postfix_str(f"{len(self.outcome.missing)} missing", refresh=False)
 
@@ -271,6 +299,8 @@ class _Run:
             self._bar.update(count)
 
     def _do(self, task: Task) -> None:
+        if below(self.out, task.file.path).is_dir():
+            raise Refused(f"{below(self.out, task.file.path)} is a folder: move it away")
         there = not task.file.unpack and self._on_disk(task.file)
         if task.file.unpack:
             self.unpacker.do(task)
@@ -301,6 +331,24 @@ class _Run:
             return False
         self.ledger.add(entry)
         return True
+
+    def note_exclusions(self, sources: Sequence[Source]) -> None:
+        """Note what a source's own list leaves out, and the names of `--exclude` that fit nothing."""
+        fitting: set[str] = set()
+        for source in sources:
+            if source.exclude:
+                self.outcome.notes.append(
+                    f"{source.name}: {len(source.exclude):,} images are left out because people asked for it "
+                    f"(as of {source.exclude_date})"
+                )
+            for file in [*source.files, *self.listed.get(source.name, ())]:
+                fitting.update(names_of(file.path))
+                members = read_index(self.out, file) or () if file.unpack else ()
+                fitting.update(name for member in members for name in names_of(member.path))
+        left = sorted(listed_names(self.options.excluded_names()) - fitting)
+        if left:
+            shown = ", ".join(left[:5]) + (", ..." if len(left) > 5 else "")
+            self.outcome.notes.append(f"{len(left):,} names of {self.options.exclude} fit no file: {shown}")
 
     def write_missing(self) -> None:
         """Leave the list of what is missing and why, or none where nothing is."""

@@ -13,13 +13,14 @@ from dataclasses import replace
 from io import FileIO
 from itertools import chain
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import IO
 
 import requests
 
 from ffhqref.core.store import UserError, below
+from ffhqref.download.addresses import host, public
 from ffhqref.download.ledger import BLOCK, Beside, Digests, Entry, Ledger, verified
-from ffhqref.download.network import Network, Refused, Trouble, confirmation, troubles
+from ffhqref.download.network import Network, Refused, Trouble, Wrong, confirmation, troubles
 from ffhqref.download.pages import MAX_PAGE, page_text
 from ffhqref.download.parts import Mirror, Origin, Part, Reported, Tell
 from ffhqref.download.sources import SourceFile
@@ -29,7 +30,6 @@ SPARE = 64 << 20  # bytes of disk that are never filled
 MAX_CONFIRMATIONS = 3
 CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)")
 LARGE = 16 << 20  # bytes from which on a thread of its own is worth it for the digest
-WRONG = 3  # what wrong content costs of the attempts: with six, a file is fetched twice at most
 
 
 class Transfer:
@@ -61,7 +61,9 @@ class Transfer:
         """Yield the entry of the finished file from the first place that gives it."""
         for mirror in self.mirrors:
             if mirror.exhausted:
-                reasons.append(f"{mirror.base} lacked {mirror.misses} files in a row and was asked no more")
+                reasons.append(
+                    f"{public(mirror.base)} lacked {mirror.misses} files in a row and was asked no more"
+                )
                 continue
             for name in mirror.names(file.path):
                 try:
@@ -118,7 +120,7 @@ class Transfer:
                 spent = 0 if size >= best + step and trouble.cost == 1 else spent + trouble.cost
                 best = max(best, size)
                 if spent >= manners.retries:
-                    self.network.count(url, str(trouble) if trouble.cost == 1 else "")
+                    self.network.count(url, "" if isinstance(trouble, Wrong) else str(trouble))
                     raise Refused(f"{trouble} ({manners.retries} attempts)") from None
                 if trouble.wait:
                     self.network.pause(url, trouble.wait)
@@ -127,23 +129,24 @@ class Transfer:
 
     def _attempt(self, file: SourceFile, part: Part, url: str, told: Reported) -> Entry:
         """One request, from where the part file stops, to the end of the file or of the connection."""
-        have, origin = part.usable(file, url)
+        place = public(url)
+        have, origin = part.usable(file, place)
         if origin and have and have == (origin.length or file.bytes):  # killed after the last byte
             digests = Digests(file)
             digests.read(part.path)
             return self._finish(file, part, digests, origin.url)
         headers = {"Range": f"bytes={have}-"} if have else {}
-        if have and origin and origin.validator and origin.url == url:
+        if have and origin and origin.validator and origin.url == place:
             headers["If-Range"] = origin.validator
         response, pieces = self._open(file, url, headers)
         try:
             if response.status_code == 416:
                 part.drop()
-                raise Trouble(f"{_host(url)} has a shorter file than before")
-            digests = self._receive(file, part, url, response, pieces, told)
+                raise Trouble(f"{host(url)} has a shorter file than before")
+            digests = self._receive(file, part, place, response, pieces, told)
         finally:
             response.close()
-        return self._finish(file, part, digests, url)
+        return self._finish(file, part, digests, place)
 
     def _open(
         self, file: SourceFile, url: str, headers: dict[str, str]
@@ -166,7 +169,7 @@ class Transfer:
             page = page_text(head, response.headers.get("Content-Encoding", ""))
             response.close()
             address = confirmation(page, response.url)
-        raise Refused(f"{_host(url)} asks again and again to confirm")
+        raise Refused(f"{host(url)} asks again and again to confirm")
 
     def _receive(
         self,
@@ -179,7 +182,7 @@ class Transfer:
     ) -> Digests:
         """Write the body to the part file, from 0 or, where the server agrees, from where it stops."""
         digests = Digests(file)
-        start, origin = _agreed(response, part, url)
+        start, origin = _agreed(response, part, file, url)
         if start:
             digests.read(part.path)
         else:
@@ -199,7 +202,7 @@ class Transfer:
                 self._write(sink, piece, update, told)
         if size > limit:
             part.drop()
-            raise Trouble(f"{_host(url)} sends more than the {limit:,} bytes it should", cost=WRONG)
+            raise Wrong(f"{host(url)} sends more than the {limit:,} bytes it should")
         self._check_end(file, part, url, response, origin, size)
         return digests
 
@@ -211,27 +214,18 @@ class Transfer:
         exact = file.bytes if not (origin.encoding or file.pixel_md5) else None
         whole = origin.length if origin.length is not None else exact
         if whole is not None and size < whole:
-            raise Trouble(f"{_host(url)} broke off after {size:,} of {whole:,} bytes")
+            raise Trouble(f"{host(url)} broke off after {size:,} of {whole:,} bytes")
         chunked = response.headers.get("Transfer-Encoding", "").lower() == "chunked"
         if origin.length is None and not chunked and file.bytes is None and not file.digest:
             part.drop()
-            raise Refused(f"{_host(url)} does not say how long the file is: give its bytes or sha256")
+            raise Refused(f"{host(url)} does not say how long the file is: give its bytes or sha256")
 
     def _write(self, sink: FileIO, piece: bytes, update: Callable[[bytes], None], told: Reported) -> None:
-        try:
-            view = memoryview(piece)
-            while view:
-                view = view[sink.write(view) :]
-            if self._filled(told.size, told.size + len(piece)):
-                if shutil.disk_usage(self.out).free < SPARE:
-                    raise OSError(errno.ENOSPC, "no space left")
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise UserError(
-                f"The disk of {self.out} is full: free some space and run the same command again; "
-                "what is there is kept."
-            ) from None
+        view = memoryview(piece)
+        while view:
+            view = view[sink.write(view) :]
+        if self._filled(told.size, told.size + len(piece)) and shutil.disk_usage(self.out).free < SPARE:
+            raise OSError(errno.ENOSPC, "no space left")
         update(piece)
         told.set(told.size + len(piece))
         self.network.took(len(piece))
@@ -250,7 +244,7 @@ class Transfer:
             entry, reason = self._decoded(file, part, url, pin)
         if reason:
             part.drop()
-            raise Trouble(f"{_host(url)} sent another file: {reason}", cost=WRONG)
+            raise Wrong(f"{host(url)} sent another file: {reason}")
         final = below(self.out, file.path)
         part.name(final)
         return replace(entry, mtime_ns=final.stat().st_mtime_ns)
@@ -259,25 +253,41 @@ class Transfer:
         """Undo the gzip a server put around a file, never beyond the size the file may have."""
         limit = file.bytes if file.bytes is not None else 100 * part.size() + BLOCK
         digests, plain = Digests(file), part.path.with_suffix(".plain")
-        machine, size = zlib.decompressobj(47), 0
         try:
             with part.path.open("rb") as source, plain.open("wb") as sink:
-                while (data := machine.unconsumed_tail or source.read(CHUNK)) and not machine.eof:
-                    piece = machine.decompress(data, BLOCK)
-                    size += len(piece)
-                    if size > limit:
-                        raise zlib.error("it unpacks to more than the file's size")
+                for piece in _gunzipped(source, limit):
                     sink.write(piece)
                     digests.update(piece)
             os.replace(plain, part.path)
-        except zlib.error as error:
+        except (zlib.error, OSError) as error:
             plain.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise
             return digests.entry(file, part.path, url), f"its gzip cannot be undone ({error})"
         return verified(file, part.path, digests.entry(file, part.path, url), pin)
 
 
-def _host(url: str) -> str:
-    return urlsplit(url).netloc or url
+def full_disk(out: Path) -> UserError:
+    """What is raised where the disk is full, so that the run ends and keeps what is there."""
+    return UserError(
+        f"The disk of {out} is full: free some space and run the same command again; what is there is kept."
+    )
+
+
+def _gunzipped(source: IO[bytes], limit: int) -> Iterator[bytes]:
+    """What gzip's members (or zlib's stream) hold, one after another; zlib.error where one is cut short."""
+    machine, size, data = zlib.decompressobj(47), 0, source.read(CHUNK)
+    while data:
+        if machine.eof:  # another member follows
+            machine = zlib.decompressobj(31)
+        piece = machine.decompress(data, BLOCK)
+        size += len(piece)
+        if size > limit:
+            raise zlib.error("it unpacks to more than the file's size")
+        yield piece
+        data = machine.unconsumed_tail or machine.unused_data or source.read(CHUNK)
+    if not machine.eof:
+        raise zlib.error("it is cut short")
 
 
 def _known(file: SourceFile, pin: Entry | None) -> bool:
@@ -295,7 +305,7 @@ def _pieces(response: requests.Response) -> Iterator[bytes]:
         yield piece
 
 
-def _agreed(response: requests.Response, part: Part, url: str) -> tuple[int, Origin]:
+def _agreed(response: requests.Response, part: Part, file: SourceFile, url: str) -> tuple[int, Origin]:
     """From which byte the server sends, and of what; Trouble where that does not fit the part file."""
     headers = response.headers
     length = headers.get("Content-Length", "")
@@ -313,13 +323,29 @@ def _agreed(response: requests.Response, part: Part, url: str) -> tuple[int, Ori
     before = part.origin()
     if not found or before is None or int(found.group(1)) != part.size():
         part.drop()
-        raise Trouble(f"{_host(url)} sent another range than it was asked for", cost=WRONG)
+        raise Wrong(f"{host(url)} sent another range than it was asked for")
     total = None if found.group(2) == "*" else int(found.group(2))
-    other = url == before.url and origin.etag and before.etag and origin.etag != before.etag
-    if other or (before.length or total) != total or before.encoding != origin.encoding:
+    whole = (before.length or total) == total and before.encoding == origin.encoding
+    if not whole or (url == before.url and _changed(before, origin, told=not file.digest)):
         part.drop()
-        raise Trouble(f"the file at {_host(url)} changed")
+        raise Trouble(f"the file at {host(url)} changed")
+    if total is None and not file.digest:
+        part.drop()
+        raise Trouble(f"{host(url)} does not say of how long a file it sends a part")
     return part.size(), replace(origin, length=total)
+
+
+def _changed(before: Origin, now: Origin, *, told: bool) -> bool:
+    """Whether an answer is of another version of a file than its beginning was.
+
+    With `told` the server must say that it is not, for want of a digest that would show it: with the ETag
+    that it gave first, which an answer to If-Range always repeats, or else with the date.
+    """
+    if told and (before.etag or before.modified):
+        if before.etag != now.etag or (not before.etag and before.modified != now.modified):
+            return True
+    pairs = [(before.etag, now.etag), (before.modified, now.modified)]
+    return any(one and other and one != other for one, other in pairs)
 
 
 def _check_length(file: SourceFile, origin: Origin) -> None:
@@ -327,9 +353,8 @@ def _check_length(file: SourceFile, origin: Origin) -> None:
     if file.bytes is None or origin.length is None or origin.encoding or file.pixel_md5:
         return
     if origin.length != file.bytes:
-        raise Trouble(
-            f"{_host(origin.url)} has a file of {origin.length:,} bytes and it should have {file.bytes:,}",
-            cost=WRONG,
+        raise Wrong(
+            f"{host(origin.url)} has a file of {origin.length:,} bytes and it should have {file.bytes:,}"
         )
 
 

@@ -38,6 +38,7 @@ class Unpacker:
         self._verify = verify
         self._on_disk = on_disk
         self._tell = tell
+        self.others: frozenset[str] = frozenset()  # paths of the run's files, which no archive may replace
 
     def done(self, task: Task) -> bool:
         """Whether every wanted member is there, by its stat."""
@@ -51,10 +52,10 @@ class Unpacker:
         if known is not None and not self._bad(_chosen(task, known), self._verify):
             if not (self._verify and path.exists()) or self._on_disk(task.file):
                 return
-        part_only = known is not None or not task.selection.wants(task.file.path)
-        if part_only and not path.exists() and self._by_ranges(task):
+        if self.by_ranges(task) and self._by_ranges(task):
             return
         if not self._on_disk(task.file):
+            need_space(self._out, task.file.bytes or 0, task.file.path)
             self._transfer.fetch(task.file, self._tell)
         try:
             self._from_disk(task, path)
@@ -64,15 +65,32 @@ class Unpacker:
                 self._ledger.forget(task.file.path)
             raise BadArchive(f"the archive is not opened: {error}") from None
 
+    def by_ranges(self, task: Task) -> bool:
+        """Whether members are wanted out of a zip that is not here: then the server is asked for parts."""
+        if not task.file.path.endswith(".zip") or below(self._out, task.file.path).exists():
+            return False
+        return not task.selection.wants(task.file.path) or read_index(self._out, task.file) is not None
+
     def _from_disk(self, task: Task, path: Path) -> None:
         size = path.stat().st_size
         with path.open("rb") as archive:
-            members = list_members(archive, size, task.file)
+            members = self._listed(archive, size, task)
             wanted = self._bad(_chosen(task, members), self._verify)
             need_space(self._out, sum(member.bytes for member in wanted), f"Unpacking {task.file.path}")
             write_index(self._out, task.file, members)
             archive.seek(0)
             extract(archive, task.file, wanted, self._out, self._ledger, pinned=False, tell=self._unpacked)
+
+    def _listed(self, archive: IO[bytes], size: int, task: Task) -> list[Member]:
+        """What the archive would unpack to; BadArchive or Refused where something else stands there."""
+        members = list_members(archive, size, task.file)
+        for member in members:
+            if member.path in self.others:
+                raise BadArchive(f"its member {member.name[:80]!r} is another file of the download")
+        for member in _chosen(task, members):
+            if below(self._out, member.path).is_dir():
+                raise Refused(f"{below(self._out, member.path)} is a folder: move it away")
+        return members
 
     def _unpacked(self, count: int) -> None:
         self._transfer.network.took(0)  # ends here where the run is stopping
@@ -92,8 +110,6 @@ class Unpacker:
 
     def _by_ranges(self, task: Task) -> bool:
         """Fetch the wanted members out of a remote zip; False where the whole archive is the better way."""
-        if not task.file.path.endswith(".zip"):
-            return False
         mirrors = [one for one in self._transfer.mirrors if one.folder is None]
         places = [one.url(name) for one in mirrors for name in one.names(task.file.path)]
         for url in [*places, *task.file.urls]:
@@ -106,7 +122,7 @@ class Unpacker:
         return False
 
     def _from_remote(self, task: Task, archive: IO[bytes], size: int) -> bool:
-        members = list_members(archive, size, task.file)
+        members = self._listed(archive, size, task)
         wanted = self._bad(_chosen(task, members), self._verify)
         if 2 * sum(member.packed for member in wanted) > size:
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,7 @@ import onnxruntime
 
 from ffhqref.core.arrays import Float32
 from ffhqref.core.images import Rgb, resize
-from ffhqref.core.store import UserError, digest_file
+from ffhqref.core.store import UserError, digest_file, need_memory
 from ffhqref.faces.geometry import ALIGNED_SIDE
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -61,6 +62,7 @@ def _session(path: Path, provider: str) -> onnxruntime.InferenceSession:
     options.log_severity_level = 4
     if not path.is_file():
         raise UserError(f"There is no network file {path}: give the path of an ONNX file.")
+    _check_network(path)
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
     except Exception as error:  # ONNX Runtime's own exceptions have no common base
@@ -69,6 +71,25 @@ def _session(path: Path, provider: str) -> onnxruntime.InferenceSession:
     if session.get_providers()[0] != provider:  # it falls back to the CPU with no more than a log line
         raise UserError(f"{path}: {provider} did not start; see `ffhqref doctor`, or give --device cpu.")
     return session
+
+
+EXTERNAL = b"\n\x08location\x12"  # the key of a tensor's external data, as protobuf writes it
+ROOM = 600 << 20  # bytes of address space that ONNX Runtime takes beside the network; with less it aborts
+
+
+def _check_network(path: Path) -> None:
+    """UserError where a network's weights lie in a second file, or where memory is limited too closely.
+
+    A network is known by the digest of its one file: what lies in another could change unseen.
+    """
+    if path.stat().st_size == 0:
+        return  # nothing to map; ONNX Runtime says that it is no network
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data.find(EXTERNAL) >= 0:
+            raise UserError(
+                f"{path} keeps weights in another file: save it as one (onnx.save without external data)."
+            )
+        need_memory(3 * len(data) + ROOM, f"Loading {path}")
 
 
 def _first_line(error: Exception) -> str:

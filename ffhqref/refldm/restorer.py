@@ -7,22 +7,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ffhqref.core.images import Rgb
 from ffhqref.core.store import UserError
 from ffhqref.refldm.model import schedule
 from ffhqref.refldm.model.checkpoint import Networks, keep_memory, text_line
 from ffhqref.refldm.model.unet import ReferenceCache, UNet
 
-Rgb = npt.NDArray[np.uint8]
 Encoding = Literal["wide", "separate"]
-Watch = Callable[[Tensor, Tensor], None]
+Watch = Callable[[Tensor, Tensor], object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +55,7 @@ class Prepared:
     """The denoiser on its device, and what follows from its weights alone."""
 
     unet: UNet
-    denoise: Callable[..., Any]  # `unet`, compiled where that was asked for
+    denoise: Callable[..., Tensor]  # `unet`, compiled where that was asked for
     own: list[int]  # tokens of each attention layer
 
 
@@ -119,7 +118,7 @@ class Restorer:
         return torch.randn((1, *self.latent), generator=torch.Generator().manual_seed(seed))
 
     @torch.no_grad()
-    def encode(self, pictures: npt.NDArray[np.uint8]) -> Tensor:
+    def encode(self, pictures: Rgb) -> Tensor:
         """[B, H, W, 3] uint8 -> latents [B, 8, H / 8, W / 8] float32."""
         values = torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2)
         return self.autoencoder.encode(values.float() / 127.5 - 1)
@@ -142,11 +141,9 @@ class Restorer:
     def cache_references(self, pictures: Sequence[Rgb], encoding: Encoding = "wide") -> ReferenceCache:
         """The cache of references; of none, an empty one. It serves for all pictures of the person."""
         with explained():
-            return (
-                self.cache_latents(self.encode_references(pictures, encoding))
-                if pictures
-                else ReferenceCache()
-            )
+            if not pictures:
+                return ReferenceCache()
+            return self.cache_latents(self.encode_references(pictures, encoding))
 
     def denoiser(
         self, lq: Tensor, references: Sequence[ReferenceCache], options: SamplingOptions
@@ -169,7 +166,7 @@ class Restorer:
 
         def denoise(x: Tensor, t: int) -> Tensor:
             times = torch.full((len(rows),), t, device=self.device)
-            eps: Tensor = prepared.denoise(x[rows], times, both, cache).float()
+            eps = prepared.denoise(x[rows], times, both, cache).float()
             null, eps = eps[: len(guided)], eps[len(guided) :]
             eps[guided] = null + options.guidance * (eps[guided] - null)
             return eps
@@ -190,17 +187,17 @@ class Restorer:
         """Latents [B, 8, h, w] from x_T, low-quality latents and each row's references."""
         chosen = schedule.timesteps(options.schedule, options.steps)
         denoise = self.denoiser(lq, references, options)
-        return schedule.sample(denoise, x.to(self.device), chosen, self.alpha_bar, eta, noise, watch)
+        return schedule.ddim(denoise, x.to(self.device), chosen, self.alpha_bar, eta, noise, watch)
 
     def _null_like(self, cached: ReferenceCache) -> ReferenceCache:
-        """The null condition with as many references as `seen` has."""
+        """The null condition with as many references as `cached` has."""
         count = round(cached.layers[0][0].shape[2] / self.prepared.own[0])
         return ReferenceCache(layers=self.null().layers, copies=count)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Rgb]:
         """Latents -> pictures; one at a time, which bounds the memory. Values are cut off, not rounded."""
-        return [_to_picture(self.autoencoder.decode(latent[None])[0]) for latent in latents]
+        return [as_picture(self.autoencoder.decode(latent[None])[0]) for latent in latents]
 
     def restore(
         self,
@@ -250,7 +247,7 @@ def _sentence(error: RuntimeError | MemoryError) -> str | None:
 
 
 def _any_count(cache: Sequence[ReferenceCache]) -> None:
-    """Have the compiler keep the number of tokens seen open: one program for any number of references."""
+    """Have the compiler keep the number of tokens open: one program for any number of references."""
     for cached in cache:
         marked = [(bias, 3) for bias in cached.bias] + [(kv, 2) for layer in cached.layers for kv in layer]
         for tensor, tokens in marked:
@@ -258,7 +255,7 @@ def _any_count(cache: Sequence[ReferenceCache]) -> None:
 
 
 def _groups(cached: Sequence[ReferenceCache]) -> list[ReferenceCache]:
-    """Successive rows that see the same are one group."""
+    """Successive rows with the same references are one group."""
     groups = []
     for _, same in groupby(cached, key=lambda one: (id(one.layers) if one.layers else 0, one.copies)):
         rows = list(same)
@@ -266,13 +263,13 @@ def _groups(cached: Sequence[ReferenceCache]) -> list[ReferenceCache]:
     return groups
 
 
-def _to_picture(values: Tensor) -> Rgb:
-    """[3, H, W] in about [-1, 1] -> uint8, cut off as published."""
+def as_picture(values: Tensor) -> Rgb:
+    """[3, H, W] in about [-1, 1] -> uint8 [H, W, 3], cut off as published."""
     levels = ((values.float() + 1) / 2).clamp(0, 1) * 255
     return levels.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
 
 
-def fit(picture: Rgb, height: int, width: int) -> Rgb:
+def resize_bicubic(picture: Rgb, height: int, width: int) -> Rgb:
     """The picture at the network's size, resized as published: Pillow's bicubic filter."""
     if picture.shape[:2] == (height, width):
         return picture

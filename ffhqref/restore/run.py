@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ffhqref.core import images
 from ffhqref.core.images import BadImage, Rgb
@@ -23,14 +23,13 @@ if TYPE_CHECKING:
 
     from ffhqref.refldm.model.checkpoint import Architecture
     from ffhqref.refldm.model.schedule import Schedule
+    from ffhqref.refldm.model.unet import ReferenceCache
     from ffhqref.refldm.restorer import Encoding, Restorer, SamplingOptions
-    from ffhqref.restore.align import FaceAligner
+    from ffhqref.restore.align import FaceAligner, Paste
 
 SHEETS = "sheets"
 TRIAL_AFTER = 10  # s: only a longer run is told what another precision would bring
-TILE = 256  # px of a picture in a sheet
-
-Paste = Callable[[Rgb], Rgb]
+PANEL_SIDE = 256  # px of a picture in a sheet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,11 +139,11 @@ def restore_jobs(jobs: Jobs, checkpoint: Path, out: Path, options: RestoreOption
 
     sampling = options.sampling()
     check_options(sampling, options.device)
-    chosen = precision.choose(options.precision, options.device)
+    chosen = precision.resolve(options.precision, options.device)
     mine = shard(jobs.jobs, options.shard)
     spare_inputs(jobs.jobs, out)
     with writer(out, options.shard):
-        networks = checkpoints.load(checkpoint, options.autoencoder, options.architecture)
+        networks = checkpoints.load_networks(checkpoint, options.autoencoder, options.architecture)
         aligner = _aligner(options.detector)
         settings = ResultSettings(
             checkpoint=digest_file(checkpoint),
@@ -192,7 +191,7 @@ class Runner:
         self.restorer, self.record, self.outcome = restorer, record, outcome
         self.options, self.aligner, self.advance = options, aligner, advance
         self.settings = record.settings
-        self._last_cached: tuple[tuple[Path, ...], Any, list[Rgb]] | None = None
+        self._last_cached: tuple[tuple[Path, ...], ReferenceCache, list[Rgb]] | None = None
 
     def run(self, jobs: Sequence[Job], versions: Mapping[str, str]) -> None:
         """People one after another, so that their references are encoded once."""
@@ -208,37 +207,29 @@ class Runner:
                 try:
                     cached, shown = self._cached(references)
                     ready.append((job, cached, shown, *self._fitted(job.lq, True)))
-                except BadImage as error:
-                    self._fail(job, str(error))
-                except _BadReference as error:
+                except (BadImage, _BadReference) as error:
                     self._fail(job, str(error))
         if not ready:
             return
-        noises = [self._noise(job) for job, *_ in ready]
         restored = self.restorer.restore(
-            [one[3] for one in ready],
-            [one[1] for one in ready],
-            noises,
-            self.settings.options,
-            watch=self._watch,
-        )
+            [lq for *_, lq, _ in ready], [cached for _, cached, *_ in ready],
+            [self._noise(job) for job, *_ in ready], self.settings.options,
+            watch=lambda x, _: self.advance(len(x)),
+        )  # fmt: skip
         for (job, _, shown, lq, back), picture in zip(ready, restored, strict=True):
             self._write(job, shown, lq, back, picture)
-
-    def _watch(self, x: Tensor, x0: Tensor) -> None:
-        self.advance(len(x))
 
     def _fail(self, job: Job, reason: str) -> None:
         self.outcome.failed[job.name] = reason
         self.advance(0)
 
-    def _noise(self, job: Job) -> Any:
+    def _noise(self, job: Job) -> Tensor:
         seed = self.settings.seed
         if self.settings.noise == "per-image":
             seed = seed_for(seed, job.name, "x_T") >> 1  # torch's generator takes 63 bits
         return self.restorer.noise(seed)
 
-    def _cached(self, paths: tuple[Path, ...]) -> tuple[Any, list[Rgb]]:
+    def _cached(self, paths: tuple[Path, ...]) -> tuple[ReferenceCache, list[Rgb]]:
         """The cache of these references, kept until others come."""
         if self._last_cached is None or self._last_cached[0] != paths:
             pictures = []
@@ -251,9 +242,9 @@ class Runner:
             self._last_cached = (paths, cached, pictures)
         return self._last_cached[1], self._last_cached[2]
 
-    def _fitted(self, path: Path, note: bool) -> tuple[Rgb, Any]:
+    def _fitted(self, path: Path, note: bool) -> tuple[Rgb, Paste | None]:
         """The picture at the network's size, and what pastes a result back (None where not aligned)."""
-        from ffhqref.refldm.restorer import fit
+        from ffhqref.refldm.restorer import resize_bicubic
 
         picture = images.read(path)
         if self.aligner is not None:
@@ -261,9 +252,9 @@ class Runner:
         height, width = self.restorer.size
         if note and picture.shape[0] * width != picture.shape[1] * height:
             self.outcome.odd.append(str(path))
-        return fit(picture, height, width), None
+        return resize_bicubic(picture, height, width), None
 
-    def _write(self, job: Job, shown: list[Rgb], lq: Rgb, back: Any, picture: Rgb) -> None:
+    def _write(self, job: Job, shown: list[Rgb], lq: Rgb, back: Paste | None, picture: Rgb) -> None:
         result = back(picture) if back is not None and self.settings.paste_back else picture
         images.write(self.record.out / job.name, result)
         if self.options.sheets:
@@ -271,7 +262,9 @@ class Runner:
             references = {f"reference {i}": one for i, one in enumerate(shown, 1)}
             columns = {"low quality": lq, **references, "restored": picture, **truth}
             row = [Panel(one) for one in columns.values()]
-            images.write(self.record.out / SHEETS / job.name, compose([row], list(columns), side=TILE, gap=8))
+            images.write(
+                self.record.out / SHEETS / job.name, compose([row], list(columns), side=PANEL_SIDE, gap=8)
+            )
         self.record.mine[job.name] = self.record.key(job)
         self.outcome.restored.append(job.name)
 

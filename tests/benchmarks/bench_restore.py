@@ -88,7 +88,7 @@ def _plain(way: str, weights: Path, drawn: list[Any], steps: int, batch: int) ->
     from ffhqref.refldm.model.unet import UNet
 
     unet, stage = UNet(), Autoencoder()
-    tensors, _ = checkpoint.read(weights)
+    tensors, _ = checkpoint.read_tensors(weights)
     unet.load_state_dict(checkpoint.unet_state(tensors, unet, "ema")[0])
     stage.load_state_dict(checkpoint.first_stage_state(tensors))
     del tensors
@@ -113,7 +113,7 @@ def _sample(guided: Any, x: Any, bar: Any, steps: int, seconds: Any, schedule: A
     def denoise(x: Any, t: int) -> Any:
         return _timed(lambda: guided(x, t), seconds, f"step {next(count)}")
 
-    latent = schedule.sample(denoise, x, chosen, bar)
+    latent = schedule.ddim(denoise, x, chosen, bar)
     _timed(lambda: decode(latent), seconds, "decode")
     return seconds, latent
 
@@ -125,7 +125,7 @@ def _ours(way: str, weights: Path, drawn: list[Any], steps: int, batch: int) -> 
     from ffhqref.refldm.restorer import Restorer, SamplingOptions
 
     dtype = torch.bfloat16 if way == "bf16" else torch.float32
-    restorer = Restorer(checkpoint.load(weights), dtype=dtype)
+    restorer = Restorer(checkpoint.load_networks(weights), dtype=dtype)
     seconds: dict[str, float] = {}
     lq = _timed(lambda: torch.cat([restorer.encode(one[None]) for one in drawn[:batch]]), seconds, "encode")
     wide = _timed(lambda: restorer.encode_references(drawn[batch:]), seconds, "references")

@@ -22,10 +22,10 @@ ROOM = Path(ffhqref.cli.__file__).parent
 OPTIONS = {  # names that scripts of users rely on
     "": "debug install-completion show-completion version",
     "build-refs": """align balance batch-size dedupe det-size detector device distance dry-run embedder
-        exclude faces fps-start grouping identities images labels landmarks limit max-references min-distance
+        exclude exclude-unmatched faces fps-start grouping identities images labels landmarks limit max-references min-distance
         min-face min-score order out recipe seed splits targets test test-identities test-references val
         val-identities workers""",
-    "embed": """align batch-size det-size detector device embedder exclude faces images landmarks limit
+    "embed": """align batch-size det-size detector device embedder exclude exclude-unmatched faces images landmarks limit
         min-face min-score recipe workers""",
     "cluster": "distance grouping identities min-distance recipe",
     "split": """balance dedupe labels recipe seed splits targets test test-identities test-references val
@@ -35,7 +35,7 @@ OPTIONS = {  # names that scripts of users rely on
     "calibrate": "false-match-rate labels",
     "sheet": "count images out split",
     "demo": "accept-terms checkpoint out people real seed workers",
-    "download": """accept-terms dry-run exclude jobs mirror only out rate retries timeout verify""",
+    "download": "accept-terms dry-run exclude jobs mirror only out rate retries timeout least-speed verify",
     "doctor": "verify",
     "degrade": """copies filter format from-table images level list out replay-published seed sheet size split
         workers""",
@@ -71,6 +71,7 @@ VALUES: dict[str, tuple[str, object]] = {  # field -> what is typed, and what th
     "order": ("nearest", "nearest"),
     "fps_start": ("farthest", "farthest"),
     "balance": ("age,gender", ("age", "gender")),
+    "exclude_unmatched": ("ignore", "ignore"),
     "seed": ("9", 9),
 }
 FILES = ("detector", "embedder", "landmarks", "identities", "splits", "targets", "exclude", "labels")

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from ffhqref.core import images
+from ffhqref.core import images, store
 from ffhqref.core.images import BadImage, decode, scan
 from ffhqref.core.store import UserError
 
@@ -93,7 +93,8 @@ def test_flipped_bits_give_a_picture_or_a_bad_image_and_nothing_else(kind: str) 
             assert found.dtype == np.uint8 and found.ndim == 3 and found.shape[2] == 3
         except BadImage:
             refused += 1
-    assert refused > 50 if kind == "png" else refused >= 0, "PNG has checksums: a flip is seen"
+    if kind == "png":
+        assert refused > 50, "PNG has checksums: a flip is seen"
 
 
 @pytest.mark.parametrize(
@@ -210,7 +211,7 @@ BOMBS = {
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from ffhqref.core import images
+from ffhqref.core import images, store
 from ffhqref.core.images import BadImage
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -250,11 +251,25 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
+def test_bounds_are_what_is_still_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert decode(KINDS["png"], max_pixels=160 * 120).shape == (120, 160, 3)
+    with pytest.raises(BadImage) as caught:
+        decode(KINDS["png"], max_pixels=160 * 120 - 1)
+    assert caught.value.status == "too_large"
+    (tmp_path / "a.png").write_bytes(KINDS["png"])
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", len(KINDS["png"]))
+    assert images.read(tmp_path / "a.png").shape == (120, 160, 3)
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", len(KINDS["png"]) - 1)
+    with pytest.raises(BadImage) as caught:
+        images.read(tmp_path / "a.png")
+    assert caught.value.status == "too_large"
+
+
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.png", tmp_path):
         with pytest.raises(BadImage) as caught:
             images.read(path)
-        assert caught.value.status == "unreadable"
+        assert caught.value.status == "not_read"
 
 
 def test_headers_read_in_threads_leave_the_warning_filters_alone() -> None:
@@ -339,18 +354,35 @@ def test_names_that_are_not_utf8_or_hold_a_backslash_are_bad_and_can_be_written(
 
 
 @pytest.mark.parametrize(
-    "names",
+    ("stays", "meets"),
     [
-        ("a.png", "A.png"), ("a.jpg", "a.png"), ("x/a.png", "X/a.webp"), ("é.png", "e\u0301.png"),
-        ("straße.png", "strasse.png"), ("00000/00001.png", "00001.png"),
+        ("A.png", "a.png"), ("a.png", "a.jpg"), ("x/a.png", "X/a.webp"), ("e\u0301.png", "é.png"),
+        ("strasse.png", "straße.png"), ("00001.png", "00000/00001.png"), ("a.jpeg", "a.jpg"),
     ],
 )  # fmt: skip
-def test_two_names_that_would_be_one_file_are_both_bad(tmp_path: Path, names: tuple[str, str]) -> None:
-    put(tmp_path, *names, "b.png")
+def test_of_two_names_that_would_be_one_file_one_is_refused(tmp_path: Path, stays: str, meets: str) -> None:
+    """A PNG before others, then the first in order; and whichever was there before, if it is said."""
+    put(tmp_path, stays, meets, "b.png")
     marked = found(tmp_path)
     assert len(marked) == 3
-    assert marked.pop("b.png") == ""
-    assert all("meets" in bad for bad in marked.values())
+    assert marked.pop("b.png") == "" == marked.pop(stays)
+    assert f"meets that of {stays}" in marked[meets]
+    if meets != "00000/00001.png":  # both are 00001.png
+        known = {photo.name: photo.bad for photo in images.scan(tmp_path, kept={meets})}
+        assert known[meets] == "" and f"meets that of {meets}" in known[stays]
+
+
+def test_folders_that_ffhqref_wrote_are_passed_over(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", "mine/images/b.png", "restored/c.png", "receipts/d.png", "other/receipts/e.png")
+    wanted = store.Receipt(stage="embed", revision=1, parameters={}, inputs={})
+    store.write_receipt(tmp_path / "mine", wanted, [], {})
+    (tmp_path / "restored" / "run.json").write_text('{"command": "restore"}')
+    (tmp_path / "other" / "receipts" / "x.json").write_text("[" * 100_000)
+    passed_over: list[Path] = []
+    names = [photo.name for photo in images.scan(tmp_path, passed_over=passed_over)]
+    assert names == ["a.png", "other/receipts/e.png", "receipts/d.png"]
+    assert passed_over == [tmp_path / "mine", tmp_path / "restored"]
+    assert [photo.name for photo in images.scan(tmp_path / "mine")] == ["images/b.png"], "asked for itself"
 
 
 def test_hidden_files_folders_and_other_files_are_passed_over(tmp_path: Path) -> None:

@@ -75,6 +75,29 @@ def test_every_mistake_is_named_with_its_file(tmp_path: Path, text: str, words: 
     assert words in str(caught.value) and "own.toml" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("distance = 2.0", "distance", 2.0),
+        ("distance = 0.1000001\nmin_distance = 0.1", "distance", 0.1000001),
+        ("distance = 1e-9\nmin_distance = 0.0", "min_distance", 0.0),
+        ("val = 0.5\ntest = 0.5", "test", 0.5),
+        ("val = 0.0\ntest = 1.0", "test", 1.0),
+        ("test_references = [1, 1]", "test_references", (1, 1)),
+        ("test_references = [1, 0]", "test_references", (1, 0)),
+        ("val_identities = 0", "val_identities", 0),
+        ("limit = 1\nmax_references = 1", "limit", 1),
+        ("min_score = 1", "min_score", 1.0),
+        ("det_size = 32", "det_size", 32),
+        ("det_size = 4096", "det_size", 4096),
+    ],
+)
+def test_what_stands_at_the_end_of_a_range_is_allowed(
+    tmp_path: Path, text: str, key: str, value: object
+) -> None:
+    assert getattr(load_recipe(toml(tmp_path, text)), key) == value
+
+
 def test_no_such_recipe(tmp_path: Path) -> None:
     for name in ("nosuch", str(tmp_path / "nosuch.toml")):
         with pytest.raises(UserError, match=r"nosuch.*there are .*ffhq-ref.*photos"):
@@ -87,7 +110,8 @@ def test_no_such_recipe(tmp_path: Path) -> None:
 FULL = Recipe(
     name='ünï "quoted" \\ back\nline\x7f', align="landmarks", faces="largest", min_face=3, min_score=0.25,
     det_size=640, detector="/a/d.onnx", embedder="/a/e f'\".onnx", landmarks="/l.json", identities="/i.csv",
-    splits="/s", targets="/t.txt", exclude="/x.txt", labels="/l.csv", limit=7, distance=1e-5 + 0.3,
+    splits="/s", targets="/t.txt", exclude="/x.txt", exclude_unmatched="ignore", labels="/l.csv", limit=7,
+    distance=1e-5 + 0.3,
     min_distance=1e-7, grouping="average", dedupe="near", val_identities=3, test_identities=None, val=None,
     test=1 / 3, test_references=(3, 0), max_references=5, order="nearest", fps_start="farthest",
     balance=("race", 'a"b'), seed=2**40,

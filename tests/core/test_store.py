@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -80,6 +81,30 @@ def test_atomic_makes_folders_and_takes_the_longest_name(tmp_path: Path) -> None
     assert os.listdir(target.parent) == [target.name]
 
 
+def test_a_file_is_flushed_before_its_rename_and_its_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a power cut: a name must never stand for bytes that are not on disk yet."""
+    done: list[tuple[str, object]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def flushed(handle: int) -> None:
+        about = os.fstat(handle)
+        is_folder = os.path.samestat(about, os.stat(tmp_path))
+        done.append(("folder" if is_folder else "file", None if is_folder else about.st_size))
+        fsync(handle)
+
+    def renamed(source: Path, target: Path) -> None:
+        assert Path(source).parent == Path(target).parent, "a rename between folders may be a copy"
+        done.append(("rename", Path(target).name))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", renamed)
+    store.write_bytes(tmp_path / "table", b"x" * 70_000)
+    assert done == [("file", 70_000), ("rename", "table"), ("folder", None)]
+
+
 def test_an_error_names_the_file_and_not_its_part(tmp_path: Path) -> None:
     folder = tmp_path / "taken"
     folder.mkdir()
@@ -137,6 +162,28 @@ def test_a_thread_takes_its_lock_again_and_another_is_refused(tmp_path: Path) ->
         pass
 
 
+def test_a_lock_that_was_given_back_is_asked_for_again(tmp_path: Path) -> None:
+    with store.lock(tmp_path, "embed"):
+        pass
+    other = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout and other.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match="being written"), store.lock(tmp_path, "embed"):
+            pass
+    finally:
+        other.kill()
+        other.wait()
+        if other.stdout:
+            other.stdout.close()
+
+
+def test_the_lock_names_its_holder_alone(tmp_path: Path) -> None:
+    (tmp_path / store.LOCK_NAME).write_text("`ffhqref a-command-of-a-longer-name` (process 123456789)\n")
+    with store.lock(tmp_path, "embed"):
+        told = (tmp_path / store.LOCK_NAME).read_text()
+    assert told == f"`ffhqref embed` (process {os.getpid()})\n"
+
+
 def test_without_file_locks_the_first_lock_names_the_platforms(tmp_path: Path) -> None:
     """As on Windows: everything can be imported, and nothing is written."""
     program = (
@@ -174,6 +221,13 @@ def test_need_space(tmp_path: Path) -> None:
     store.need_space(tmp_path / "not" / "yet", 1000, "A test")
     with pytest.raises(UserError, match="A test needs .* GB free"):
         store.need_space(tmp_path / "not" / "yet", 1 << 60, "A test")
+
+
+def test_space_that_just_suffices_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    store.need_space(tmp_path, 1000, "A test")
+    with pytest.raises(UserError, match="A test needs"):
+        store.need_space(tmp_path, 1001, "A test")
 
 
 def receipt(**changes: object) -> Receipt:

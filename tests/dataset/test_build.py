@@ -26,9 +26,13 @@ from typer.testing import CliRunner, Result
 from ffhqref import build_refs, find_identities, load_recipe
 from ffhqref.cli import app
 from ffhqref.core import images, tables
-from ffhqref.core.store import digest_file
+from ffhqref.core.store import UserError, digest_file, receipt_path
+from ffhqref.dataset import build
+from ffhqref.dataset.verify import Report
 from ffhqref.identities.grouping import Agreement, agreement
 from tests.core.test_store import HOLD, parts
+from tests.dataset.test_verify import CHOSEN
+from tests.dataset.test_verify import built as sound
 from tests.faces.stand_in import write_embedder
 from tests.photographs import Known
 from tests.synthetic import statuses
@@ -249,6 +253,22 @@ def test_a_changed_option_redoes_only_what_depends_on_it(
     first = (out / "reference_mapping" / "train_references.csv").read_text().splitlines()[1]
     references = ast.literal_eval(first.partition(",")[2].strip('"'))
     assert references == sorted(references)
+
+
+def test_a_dataset_that_is_not_sound_is_refused_and_has_no_receipt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = sound(tmp_path / "out")
+    whole = build._verified(out, CHOSEN)
+    assert whole.notes["counts"]["photos"] == 38
+    receipt_path(out, "verify").unlink()
+    for count, last in ((20, "  fault 19"), (23, "  and 3 more")):
+        report = Report(violations=[f"fault {number}" for number in range(count)])
+        monkeypatch.setattr(build, "verify_dataset", lambda *asked, report=report: report)
+        with pytest.raises(UserError, match=f"is not sound, {count} violations") as caught:
+            build._verified(out, CHOSEN)
+        assert str(caught.value).splitlines()[-1] == last
+        assert not receipt_path(out, "verify").exists()
 
 
 def test_a_dry_run_writes_nothing(small: Path, sixty: Path, networks: list[str], tmp_path: Path) -> None:
@@ -515,7 +535,7 @@ def test_no_permission_is_one_sentence(
     photos.chmod(0o755)
     (photos / "0.png").chmod(0o600)  # one bad photo is recorded, and the run goes on
     code, stdout, stderr = nobody(*common, "--out", mine)
-    assert code == 0 and "2 ok, 1 unreadable" in stdout, stderr
+    assert code == 0 and "1 not read, 2 ok" in stdout, stderr
     shutil.chown(mine / "tables", 0)
     (mine / "tables").chmod(0o555)
     assert str(mine / "tables") in refused(mine, "--distance", 0.2)

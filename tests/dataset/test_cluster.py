@@ -114,7 +114,7 @@ def test_known_people_must_fit(tmp_path: Path) -> None:
 
 
 def test_copies(tmp_path: Path) -> None:
-    """a = a copy of b by pixels; c near b; d another photo; e near a of another person's identity."""
+    """b = a copy of a by pixels; c near a; d another photo."""
     base = unit(np.eye(16)[:1])[0]
     vectors = at_distances(base, 0.0, 0.05, 0.3)
     names = ["a.png", "b.png", "c.png", "d.png"]
@@ -217,3 +217,92 @@ def test_of_two_close_identities_the_nearest_pair_is_named(tmp_path: Path) -> No
     (close,) = frame[frame.kind == "close_identities"].itertuples()
     assert (close.left, close.right) == ("00001.png", "00003.png")
     assert close.distance == pytest.approx(0.25, abs=1e-6) and close.members == 4
+
+
+HALF = np.array([[1, 0, 0, 0], [0.5, 0.5, 0.5, 0.5]], np.float32)  # at distance 0.5, to the last bit
+
+
+@pytest.mark.parametrize("grouping", ["components", "average"])
+def test_a_pair_at_the_distance_itself_is_none(tmp_path: Path, grouping: str) -> None:
+    write_embedded(tmp_path / "out", names_of(2), HALF)
+    for distance, pairs in ((0.5, 0), (0.501, 1)):
+        receipt = cluster.find_identities(tmp_path / "out", recipe(grouping=grouping, distance=distance))
+        assert receipt.notes["pairs"] == pairs
+        assert len(pd.read_parquet(tmp_path / "out/tables/pairs.parquet")) == pairs
+    frame = pd.read_parquet(tmp_path / "out/tables/identities.parquet")
+    assert frame.component.nunique() == 1
+
+
+def test_a_pair_at_the_smallest_distance_is_no_near_copy(tmp_path: Path) -> None:
+    write_embedded(tmp_path / "out", names_of(2), HALF)
+    for least, copies in ((0.5, 0), (0.501, 1)):
+        cluster.find_identities(tmp_path / "out", recipe(distance=0.6, min_distance=least))
+        assert len(pd.read_parquet(tmp_path / "out/tables/duplicates.parquet")) == copies
+
+
+def test_a_link_at_nine_tenths_of_the_distance_is_weak(tmp_path: Path) -> None:
+    distance = 0.5 / 0.9
+    assert 0.9 * distance == 0.5
+    write_embedded(tmp_path / "out", names_of(2), HALF)
+    cluster.find_identities(tmp_path / "out", recipe(grouping="components", distance=distance))
+    frame = pd.read_parquet(tmp_path / "out/tables/suspects.parquet")
+    assert list(frame.kind) == ["weak_link"] and list(frame.distance) == [0.5]
+
+
+def test_an_identity_whose_mean_distance_is_the_distance_is_loose(tmp_path: Path) -> None:
+    write_embedded(tmp_path / "out", names_of(2), HALF)
+    (tmp_path / "people.csv").write_text("image,identity\n00000.png,anna\n00001.png,anna\n")
+    known = recipe(identities=str(tmp_path / "people.csv"), distance=0.5)
+    cluster.find_identities(tmp_path / "out", known)
+    frame = pd.read_parquet(tmp_path / "out/tables/suspects.parquet")
+    assert list(frame.kind) == ["loose_identity", "weak_link"]
+    assert list(frame.cohesion) == [0.5, 0.5]
+
+
+def test_photos_of_two_people_are_no_near_copies_of_each_other() -> None:
+    vectors = gram([[1, 0.96, 0.96], [0.96, 1, 0.96], [0.96, 0.96, 1]])
+    near = np.array([[0, 1], [0, 2], [1, 2]], np.int32)
+    rows = cluster.find_duplicates(embeddings(vectors, area=[900, 100, 200]), near, np.array([0, 1, 1]))
+    assert [row[:3] for row in rows] == [("00001.png", "00002.png", "near")]
+
+
+def test_suspects_come_with_the_most_doubtful_first(tmp_path: Path) -> None:
+    """Three people of two photos: a and b are loosely held together, both lie near c, b nearer."""
+    similarity = np.full((6, 6), 0.3)
+    pairs = {(0, 1): 0.62, (2, 3): 0.61, (4, 5): 0.9, (0, 4): 0.65, (2, 4): 0.7, (0, 5): 0.6, (2, 5): 0.62,
+             (1, 4): 0.45, (1, 5): 0.45, (3, 4): 0.45, (3, 5): 0.45}  # fmt: skip
+    for (left, right), value in pairs.items():
+        similarity[left, right] = similarity[right, left] = value
+    np.fill_diagonal(similarity, 1)
+    write_embedded(tmp_path / "out", names_of(6), gram(similarity.tolist()))
+    rows = [f"{name},{person}\n" for name, person in zip(names_of(6), "aabbcc", strict=True)]
+    (tmp_path / "people.csv").write_text("image,identity\n" + "".join(rows))
+    cluster.find_identities(tmp_path / "out", recipe(identities=str(tmp_path / "people.csv")))
+    frame = pd.read_parquet(tmp_path / "out/tables/suspects.parquet")
+    found = list(zip(frame.kind, frame.identity, frame.other, frame.distance.round(4), strict=True))
+    assert found == [
+        ("close_identities", "b", "c", 0.3), ("close_identities", "a", "c", 0.35),
+        ("weak_link", "b", "", 0.39), ("weak_link", "a", "", 0.38),
+    ]  # fmt: skip
+
+
+def test_an_unlisted_photo_is_nobody_of_the_list_even_where_a_person_has_its_name(tmp_path: Path) -> None:
+    write_embedded(tmp_path / "out", ["a.png", "b.png", "c.png"], np.eye(3, 8, dtype=np.float32))
+    (tmp_path / "people.csv").write_text("image,identity\na.png,c.png\n")
+    cluster.find_identities(tmp_path / "out", recipe(identities=str(tmp_path / "people.csv")))
+    frame = pd.read_parquet(tmp_path / "out/tables/identities.parquet").set_index("image")
+    assert frame.identity["a.png"] == "c.png"
+    assert frame.identity["b.png"] == "b.png"
+    assert frame.identity["c.png"] not in ("c.png", "b.png") and frame.identity.nunique() == 3
+
+
+@pytest.mark.parametrize(("across", "people"), [(0.43, 2), (0.47, 1)])
+def test_average_linkage_is_given_the_pairs_that_lie_past_the_distance(
+    tmp_path: Path, across: float, people: int
+) -> None:
+    """No pair across lies below 0.4, but 0.47 is more than half-way above the strangers' baseline."""
+    vectors = gram([[1, 0.9, across, across], [0.9, 1, across, across], [across, across, 1, 0.9],
+                    [across, across, 0.9, 1]])  # fmt: skip
+    write_embedded(tmp_path / "out", names_of(4), vectors)
+    receipt = cluster.find_identities(tmp_path / "out", recipe(grouping="average"))
+    assert receipt.notes["identities"] == people and receipt.notes["pairs"] == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import time
@@ -19,6 +20,7 @@ import pytest
 from ffhqref.core import images, store, tables
 from ffhqref.core.recipe import Recipe, load_recipe
 from ffhqref.core.store import UserError
+from ffhqref.core.tables import EmbeddingRow
 from ffhqref.dataset import embed, shards
 from ffhqref.dataset.embed import embed_photos, estimate
 from ffhqref.faces.geometry import align
@@ -118,6 +120,42 @@ def _header_of_20000() -> bytes:
     from tests.core.test_images import png_claiming
 
     return png_claiming(20_000, 20_000)
+
+
+def test_the_digest_of_pixels_tells_shapes_apart() -> None:
+    rows = [EmbeddingRow("a.png"), EmbeddingRow("b.png")]
+    for row, shape in zip(rows, ((20, 30, 3), (30, 20, 3)), strict=True):
+        embed._note_picture(row, np.zeros(shape, np.uint8))
+    assert rows[0].pixels == hashlib.sha256(b"30x20:" + bytes(1800)).hexdigest()
+    assert (rows[0].width, rows[0].height) == (30, 20)
+    assert rows[1].pixels == hashlib.sha256(b"20x30:" + bytes(1800)).hexdigest()
+
+
+def test_a_side_of_sixteen_pixels_is_enough(recipe: Recipe, tmp_path: Path) -> None:
+    for width, height in ((16, 16), (16, 40), (15, 40), (40, 15)):
+        images.write(tmp_path / "photos" / f"{width}x{height}.png", np.zeros((height, width, 3), np.uint8))
+    run(tmp_path / "photos", tmp_path / "out", replace(recipe, align="crop", detector=None))
+    found = {name: status for name, (status, _) in statuses(tmp_path / "out").items()}
+    assert found == {"16x16.png": "ok", "16x40.png": "ok", "15x40.png": "too_small", "40x15.png": "too_small"}
+
+
+def test_a_changed_exclude_list_and_a_photo_of_equal_size_are_noticed(
+    photos: Path, recipe: Recipe, tmp_path: Path, asked: list[str]
+) -> None:
+    out, listed = tmp_path / "out", tmp_path / "x.txt"
+    names = sorted(path.name for path in photos.iterdir())
+    chosen = replace(recipe, exclude=str(listed))
+    listed.write_text(names[0] + "\n")
+    run(photos, out, chosen)
+    asked.clear()
+    listed.write_text(names[1] + "\n")  # the same option, another content
+    assert run(photos, out, chosen) == {"excluded": 1, "ok": 11}
+    assert asked == [names[0]] and statuses(out)[names[1]][0] == "excluded"
+    asked.clear()
+    old = (photos / names[2]).stat()
+    os.utime(photos / names[2], ns=(old.st_atime_ns, old.st_mtime_ns + 1))
+    run(photos, out, chosen)
+    assert asked == [names[2]], "its size is what it was, its time is not"
 
 
 @pytest.mark.parametrize(("workers", "batch"), [(1, 1), (4, 7), (2, 64)])

@@ -11,8 +11,10 @@ import pytest
 
 from ffhqref.core import tables
 from ffhqref.dataset.cluster import find_identities
-from ffhqref.dataset.references import csv_path, farthest_points, write_references
+from ffhqref.dataset.neighbours import Neighbours
+from ffhqref.dataset.references import csv_path, farthest_points, rows_of, write_references
 from ffhqref.dataset.split import split_identities
+from ffhqref.dataset.verify import verify_dataset
 from tests.synthetic import at_distances, people, recipe, unit, write_embedded
 
 
@@ -72,15 +74,18 @@ def test_the_window_is_for_test_only(tmp_path: Path) -> None:
     out = built(tmp_path / "b", vectors, names, test_identities=1)
     assert rows(out, "test")["x.png"] == ["r1.png", "r2.png"]
     assert rows(out, "train") == {} == rows(out, "val")
+    out = built(tmp_path / "c", vectors, names, val_identities=1)
+    assert set(rows(out, "val")["x.png"]) == {"near.png", "r1.png", "r2.png"}
 
 
-def test_exact_copies_are_neither_target_nor_reference(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dedupe", ["exact", "near"])
+def test_exact_copies_are_neither_target_nor_reference(tmp_path: Path, dedupe: str) -> None:
     base = unit([[1.0] + [0.0] * 31])[0]
     vectors = at_distances(base, 0.0, 0.2)
     out = tmp_path / "out"
     write_embedded(out, ["a.png", "b.png", "c.png"], vectors, pixels=["p", "p", "q"])
     for stage in (find_identities, split_identities, write_references):
-        stage(out, recipe(dedupe="exact", grouping="components"))
+        stage(out, recipe(dedupe=dedupe, grouping="components"))
     assert rows(out, "train") == {"a.png": ["c.png"], "c.png": ["a.png"]}
 
 
@@ -100,6 +105,132 @@ def test_order_and_greatest_number(tmp_path: Path, order: str) -> None:
     out = built(tmp_path, vectors, ["x.png", "a.png", "b.png", "c.png"], order=order, max_references=2)
     wanted = {"fps": ["c.png", "a.png"], "nearest": ["c.png", "b.png"], "name": ["a.png", "b.png"]}
     assert rows(out, "train")["x.png"] == wanted[order]
+
+
+def test_references_by_name_come_from_both_sides_of_the_target(tmp_path: Path) -> None:
+    vectors = at_distances(unit([[1.0] + [0.0] * 31])[0], 0.2, 0.2, 0.2)
+    out = built(tmp_path, vectors, ["m.png", "z.png", "a.png", "n.png"], order="name")
+    assert rows(out, "train")["m.png"] == ["a.png", "n.png", "z.png"]
+
+
+def test_of_equally_near_references_the_first_by_name_comes_first(tmp_path: Path) -> None:
+    vectors = at_distances(unit([[1.0] + [0.0] * 31])[0], 0.2, 0.3)[[0, 2, 1, 1, 2]]
+    names = ["x.png", "a.png", "b.png", "c.png", "d.png"]
+    out = built(tmp_path, vectors, names, order="nearest")
+    assert rows(out, "train")["x.png"] == ["b.png", "c.png", "a.png", "d.png"]
+    assert farthest_points(vectors[1:], np.array([0.3, 0.2, 0.2, 0.3])).tolist()[0] == 1
+    assert farthest_points(vectors[1:], np.array([0.3, 0.2, 0.2, 0.3]), "farthest").tolist()[0] == 0
+
+
+def test_a_reference_at_the_smallest_distance_itself_is_valid(tmp_path: Path) -> None:
+    """The window is [least, distance): 0.5 to the last bit lies in [0.5, 0.6), and in no [0.4, 0.5)."""
+    vectors = np.array([[1, 0, 0, 0], [0.5, 0.5, 0.5, 0.5]], np.float32)
+    chosen = {"distance": 0.6, "min_distance": 0.5, "test_references": (1, 9), "test_identities": 1}
+    for dedupe in ("off", "near"):
+        out = built(tmp_path / dedupe, vectors, ["a.png", "b.png"], dedupe=dedupe, **chosen)
+        assert rows(out, "test") == {"a.png": ["b.png"], "b.png": ["a.png"]}
+        made = recipe(grouping="components", dedupe=dedupe, **chosen)
+        assert verify_dataset(out, made).violations == []
+        tighter = recipe(**{**chosen, "distance": 0.5, "min_distance": 0.4})
+        assert len(verify_dataset(out, tighter).violations) == 2
+
+
+@pytest.mark.parametrize(("high", "targets"), [(3, 4), (2, 0)])
+def test_test_targets_have_no_more_references_than_allowed(high: int, targets: int) -> None:
+    """Four photos with three references each; replayed lists may ask for more than a draw would."""
+    edges = np.array([(a, b) for a in range(4) for b in range(4) if a != b], np.int64)
+    names = [f"{n}.png" for n in range(4)]
+    graph = Neighbours(
+        names,
+        names[:1] * 4,
+        names[:1] * 4,
+        edges[:, 0],
+        edges[:, 1],
+        np.full(12, 0.2),
+        np.ones(4, bool),
+        False,
+    )
+    vectors, splits = people([4])[0], ["test"] * 4
+    for low in (1, 2):
+        found = rows_of(graph, vectors, splits, "test", recipe(test_references=(low, high)))
+        assert len(found) == targets
+    found = rows_of(graph, vectors, ["test", "test", "test", "val"], "test", recipe(test_references=(2, 9)))
+    assert [(target, sorted(refs)) for target, refs in found] == [
+        ("0.png", ["1.png", "2.png"]), ("1.png", ["0.png", "2.png"]), ("2.png", ["0.png", "1.png"])
+    ]  # fmt: skip
+
+
+def known_people(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "people.csv"
+    path.write_text("image,identity\n" + text)
+    return str(path)
+
+
+def test_a_photo_of_somebody_else_is_no_reference_however_near(tmp_path: Path) -> None:
+    vectors = at_distances(unit([[1.0] + [0.0] * 31])[0], 0.2, 0.3)
+    given = known_people(tmp_path, "a.png,anna\nb.png,bert\nc.png,anna\n")
+    out = built(tmp_path, vectors, ["a.png", "b.png", "c.png"], identities=given)
+    assert rows(out, "train") == {"a.png": ["c.png"], "c.png": ["a.png"]}
+
+
+PEOPLE = "image,identity\n" + "".join(f"{n:02d}.png,p{n // 4}\n" for n in range(28))
+LABELS = "image,race\n" + "".join(f"{n:02d}.png,{'AB'[n // 20]}\n" for n in range(40))
+CHANGES: dict[str, tuple[dict[str, object], dict[str, object]]] = {
+    "grouping": ({"distance": 0.85, "test_identities": 0, "val_identities": 0}, {"grouping": "average"}),
+    "smallest distance": ({"dedupe": "near"}, {"min_distance": 0.15}),
+    "known people": ({"identities": PEOPLE}, {"identities": PEOPLE.replace("00.png,p0", "00.png,p1")}),
+    "seed": ({}, {"seed": 3}),
+    "quota of test": ({}, {"test_identities": 2}),
+    "quota of val": ({}, {"val_identities": 2}),
+    "references of test": ({}, {"test_references": (2, 2)}),
+    "targets": ({"targets": "01.png\n20.png\n30.png\n"}, {"targets": "02.png\n20.png\n30.png\n"}),
+    "copies": ({"min_distance": 0.15}, {"dedupe": "near"}),
+    "start": ({}, {"fps_start": "farthest"}),
+    "order": ({}, {"order": "nearest"}),
+    "greatest number": ({}, {"max_references": 1}),
+    "labels": (
+        {"labels": LABELS, "balance": ("race",)},
+        {"labels": LABELS.replace("A", "C").replace("B", "A").replace("C", "B")},
+    ),
+    "lists": ({"splits": {"train": [0], "val": [4], "test": [8]}},
+              {"splits": {"train": [4], "val": [0], "test": [8]}}),
+}  # fmt: skip
+
+
+def _write_given(path: Path, content: object, names: list[str]) -> None:
+    """A text file, or a folder of lists of the photos with these numbers."""
+    if isinstance(content, str):
+        path.write_text(content)
+        return
+    assert isinstance(content, dict)
+    path.mkdir(exist_ok=True)
+    for split, numbers in content.items():
+        (path / f"{split}_image.txt").write_text("".join(f"{names[number]}\n" for number in numbers))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_setting_or_file_gives_what_a_new_folder_would_get(tmp_path: Path, change: str) -> None:
+    """No stage takes for done what another setting, or another content of a given file, has made."""
+    vectors, _ = people([4] * 7 + [3] * 4, 5, spread=0.42, dimension=64)
+    names = [f"{n:02d}.png" for n in range(len(vectors))]
+    before, after = CHANGES[change]
+    base = {"grouping": "components", "test_identities": 1, "val_identities": 1}
+
+    def made(folder: str, settings: dict[str, object]) -> dict[str, bytes]:
+        given = {}
+        for key in settings.keys() & {"identities", "targets", "labels", "splits"}:
+            path = tmp_path / key  # the same path for other content
+            _write_given(path, settings[key], names)
+            given[key] = str(path)
+        out = built(tmp_path / folder, vectors, names, **{**base, **settings, **given})
+        return {
+            path.name: path.read_bytes() for path in out.rglob("*") if path.suffix in (".csv", ".parquet")
+        }
+
+    old = made("changed", before)
+    new = made("changed", {**before, **after})
+    assert new == made("new", {**before, **after})
+    assert new != old, "the change must be one that shows"
 
 
 def test_the_published_dialect(tmp_path: Path) -> None:

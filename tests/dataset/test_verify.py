@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,7 @@ from ffhqref.cli import app
 from ffhqref.core import tables
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import UserError, receipt_path
+from ffhqref.dataset import verify
 from ffhqref.dataset.build import write_recipe
 from ffhqref.dataset.cluster import find_identities
 from ffhqref.dataset.references import csv_path, write_references
@@ -175,6 +177,62 @@ def test_a_planted_violation_is_found(out: Path, kind: str) -> None:
     result = CliRunner().invoke(app, ["verify", str(out)])
     assert result.exit_code == 1
     assert "is not sound" in result.output and "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(("stage", "earlier"), [(s, e) for s in verify.FOLLOWS for e in verify.FOLLOWS[s]])
+def test_each_stage_is_held_to_what_it_was_made_from(out: Path, stage: str, earlier: str) -> None:
+    receipt = json.loads(receipt_path(out, stage).read_text())
+    assert receipt["inputs"].keys() - {"identities", "splits", "targets", "labels"} == set(
+        verify.FOLLOWS[stage]
+    )
+    receipt["inputs"][earlier] = "0" * 64
+    receipt_path(out, stage).write_text(json.dumps(receipt))
+    said = f"`{stage}` was made from another `{earlier}` than the one that is there"
+    assert verify_dataset(out, CHOSEN).violations == [said]
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"test_references": (2, 3)}, None),
+        ({"test_references": (2, 0)}, None),
+        ({"test_references": (3, 9)}, "references, not 3 to 9"),
+        ({"test_references": (1, 1)}, "references, not 1 to 1"),
+        ({"test_references": (3, 9), "max_references": 2}, None),
+        ({"test_references": (1, 0), "max_references": 1}, None),
+    ],
+)
+def test_the_number_of_references_is_that_of_the_recipe(
+    tmp_path: Path, settings: dict[str, object], fault: str | None
+) -> None:
+    """Targets of test have two or three; who keeps the best few only has no more than those."""
+    most = settings.get("max_references")
+    out = built(tmp_path / "out", replace(CHOSEN, max_references=most, test_references=(2, 3)))
+    asked = replace(CHOSEN, **settings)
+    found = verify_dataset(out, asked).violations
+    assert (found == []) if fault is None else (found and all(fault in one for one in found))
+
+
+def test_a_target_without_its_picture_is_found_though_nobody_refers_to_it(tmp_path: Path) -> None:
+    chosen = replace(CHOSEN, max_references=1)
+    out = built(tmp_path / "out", chosen)
+    mapping = tables.read_references(csv_path(out, "train"))
+    alone = min(set(mapping) - {name for names in mapping.values() for name in names})
+    (tmp_path / "photos" / alone).unlink()
+    found = verify_dataset(out, chosen).violations
+    assert found == [f"{alone} is no file below {tmp_path / 'photos'}"]
+
+
+def test_known_people_who_cross_splits_only_warn(tmp_path: Path) -> None:
+    """People who were given may lie nearer to each other than the distance, or be split by given lists."""
+    given = tmp_path / "people.csv"
+    given.write_text("image,identity\n" + "".join(f"{n:05d}.png,p{n}\n" for n in range(38)))
+    chosen = recipe(identities=str(given))
+    out = built(tmp_path / "out", chosen)
+    edit_table("splits", tables.SPLIT_TABLE, lambda frame: frame.loc.__setitem__((37, "split"), "val"))(out)
+    report = verify_dataset(out, chosen)
+    assert len(report.warnings) == 3 and all("crosses splits" in warning for warning in report.warnings)
+    assert not any("crosses splits" in violation for violation in report.violations)
 
 
 def test_nothing_is_run_from_a_hostile_csv(out: Path) -> None:

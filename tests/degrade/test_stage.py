@@ -193,7 +193,6 @@ def test_the_sampler_is_for_worker_processes() -> None:
     np.testing.assert_array_equal(low, published(image, drawn))  # as whole pictures, in float64
     assert low.dtype == np.uint8 and low.shape == image.shape
     assert (low != sampler(image, "a.png", 5)).any() and (low != sampler(image, "b.png", 4)).any()
-    assert (low != sampler(image, "a.png", 5)).any()
 
 
 def test_a_picture_of_another_kind_is_refused() -> None:
@@ -373,6 +372,16 @@ def test_runs_of_lists_add_up_and_a_new_level_replaces(photos: Path, tmp_path: P
     assert [row["level"] for row in rows(out)] == ["moderate", "moderate", "severe"]
 
 
+def test_a_run_of_another_list_does_not_forget_the_first(photos: Path, tmp_path: Path) -> None:
+    out, level, options = tmp_path / "lq", load_level("train"), draws.DegradeOptions(size=32)
+    first, second = [f"some/{n}.png" for n in range(3)], [f"some/{n}.png" for n in range(3, 6)]
+    stage.degrade_folder(level, photos, out, names=first, options=options)
+    times = {name: (out / name).stat().st_mtime_ns for name in first}
+    stage.degrade_folder(level, photos, out, names=second, options=options)
+    stage.degrade_folder(level, photos, out, names=first, options=options)
+    assert {name: (out / name).stat().st_mtime_ns for name in first} == times
+
+
 def test_lists(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("some/1.png\n\nsome/0.png\nsome/1.png\n")
     (tmp_path / "b.csv").write_text("gt_image,ref_image\nsome/5.png,[]\n")
@@ -400,6 +409,11 @@ def test_copies_webp_and_filters(photos: Path, tmp_path: Path) -> None:
         made[name] = (tmp_path / name / "some/0.png").read_bytes()
     assert len(set(made.values())) == 4
     assert (images.read(tmp_path / "bicubic/some/0.png") == first).all()  # copy 0 is the only one
+    for options, wanted in ((["--filter", "area"], "area"), ([], "bicubic")):
+        cli(*common, "--out", tmp_path / "lanczos", *options)
+        assert (tmp_path / "lanczos/some/0.png").read_bytes() == made[wanted], (
+            "another filter is another file"
+        )
 
 
 @pytest.mark.parametrize("copies", [1, 3])
@@ -696,25 +710,41 @@ def test_857_images_at_two_levels_killed_at_any_moment(tmp_path: Path) -> None:
     assert len(contents(tmp_path / "killed")) == 2 * 857 + 1
 
 
+DYING = """
+import os, sys
+from ffhqref.degrade import stage
+left, write = [int(sys.argv[1])], stage.write_bytes
+def dying(path, data):
+    if left[0] == 0:
+        os.kill(os.getpid(), 9)
+    left[0] -= 1
+    write(path, data)
+stage.write_bytes = dying
+from ffhqref.cli import main
+sys.argv[1:] = sys.argv[2:]
+main()
+"""
+
+
 def test_killed_twice_and_run_again(photos: Path, tmp_path: Path) -> None:
+    """kill -9 from within as the 11th picture is to be written, and at the 21st of the rest."""
     for number in range(8, 60):
-        images.write(photos / "more" / f"{number}.png", picture(number, 256, 256))
-    out = tmp_path / "lq"
-    command = [sys.executable, "-m", "ffhqref", "degrade", "--level", "train", "--images", str(photos)]
-    process = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while len(list(out.rglob("*.png"))) < 10 and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.01)
-    assert process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    early = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
-    assert 10 <= len(early) < 60
-    subprocess.run([*command, "--out", str(out)], check=True, capture_output=True)
-    subprocess.run([*command, "--out", str(tmp_path / "straight")], check=True, capture_output=True)
-    assert contents(out) == contents(tmp_path / "straight")
-    kept = sum(path.stat().st_mtime_ns == when for path, when in early.items())
-    assert kept >= len(early) - 3  # those not yet noted: one a thread, and one
+        images.write(photos / "more" / f"{number}.png", picture(number, 64, 64))
+    out, kept = tmp_path / "lq", {}
+    command = ["degrade", "--level", "train", "--images", str(photos), "--size", "64", "--workers", "1"]
+    for after, there in ((10, 10), (20, 30)):
+        dying = [sys.executable, "-c", DYING, str(after), *command, "--out", str(out)]
+        assert subprocess.run(dying, capture_output=True).returncode == -signal.SIGKILL
+        assert len(list(out.rglob("*.png"))) == there
+        noted = journal.read(out / "receipts" / "degrade.jsonl")
+        assert there - 4 <= len(noted) <= there, "at most those in flight are not noted yet"
+        kept |= {file: (out / file).stat().st_mtime_ns for file in noted if file not in kept}
+    done = CliRunner().invoke(app, [*command, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert {file: (out / file).stat().st_mtime_ns for file in kept} == kept, "what was noted is not redone"
+    done = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "straight")])
+    assert done.exit_code == 0 and contents(out) == contents(tmp_path / "straight")
+    assert len(contents(out)) == 60 + 1
 
 
 # ---- what others degrade with --------------------------------------------------------------------

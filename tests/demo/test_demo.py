@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ from ffhqref.faces.networks import Embedder
 from ffhqref.identities.calibrate import match_rates
 from ffhqref.refldm.model.checkpoint import load
 from ffhqref.refldm.model.unet import ReferenceCache
-from ffhqref.refldm.restorer import Restorer, fit
+from ffhqref.refldm.restorer import Restorer, resize_bicubic
 from tests.photographs import PEOPLE, SEED, Known
 
 SIMILARITY = "similarity [mean, 95 % interval over people]"  # key of the reports
@@ -181,8 +182,7 @@ def test_the_shipped_first_stage_keeps_people_whom_it_never_saw(
 
     from ffhqref.demo.making.judge_restorer import normalised, to_targets
     from ffhqref.demo.making.train_restorer import config_of
-    from ffhqref.refldm.restorer import fit
-    from ffhqref.refldm.training.data import as_picture
+    from ffhqref.refldm.restorer import as_picture, resize_bicubic
     from ffhqref.refldm.training.stages import first_stage
 
     told = json.loads(FIRST_STAGE_FILE.with_suffix(".json").read_text())
@@ -192,7 +192,7 @@ def test_the_shipped_first_stage_keeps_people_whom_it_never_saw(
     )
     autoencoder = first_stage(config_of("ldm"), FIRST_STAGE_FILE, {})
     chosen = [photos[0] for photos in portraits.values()][:6]
-    x = torch.cat([normalised(fit(portrait.image, 64, 64)) for portrait in chosen])
+    x = torch.cat([normalised(resize_bicubic(portrait.image, 64, 64)) for portrait in chosen])
     with torch.no_grad():
         back = autoencoder.decode(autoencoder.encode(x))
     assert float((back - x).abs().mean()) < 0.08
@@ -229,7 +229,7 @@ def test_the_person_in_the_references_comes_back(portraits: dict[int, list[Portr
     for number in sorted(portraits, key=lambda number: -len(portraits[number]))[:4]:
         photos = portraits[number]
         lq = [degrade(photo.image, f"{number}, {i}") for i, photo in enumerate(photos[:2])]
-        references = [fit(photo.image, *restorer.size) for photo in photos[2:7]]
+        references = [resize_bicubic(photo.image, *restorer.size) for photo in photos[2:7]]
         judged.append(Case(str(number), photos[:2], lq, references))
     own = [restorer.cache_references(case.references) for case in judged]
     made = {"none": [ReferenceCache()] * 4, "own": own, "others": [*own[1:], own[0]]}
@@ -297,18 +297,28 @@ def test_a_folder_in_use_or_a_file_is_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_demo_killed_at_any_moment_ends_the_same(tmp_path: Path, demo: tuple[Path, str]) -> None:
-    """Killed (SIGKILL, workers too) after 2, 5, 9 and 14 seconds, then run to its end."""
+    """Killed (SIGKILL, workers too) as soon as each of these stands, then run to its end."""
     out = tmp_path / "out"
     command = [sys.executable, "-m", "ffhqref", "demo", "--out", str(out), "--people", str(PEOPLE)]
     command += ["--seed", str(SEED)]
-    for seconds in (2, 5, 9, 14):
+    for pattern, count in (
+        ("photos/*.png", 20),
+        ("dataset/tables/pairs.parquet", 1),
+        ("dataset/receipts/split.json", 1),
+        ("dataset/test_images/*/*.png", 1),
+    ):
         run = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        time.sleep(seconds)
-        os.killpg(run.pid, signal.SIGKILL)
-        run.wait()
+        try:
+            while len(list(out.glob(pattern))) < count and run.poll() is None:
+                time.sleep(0.002)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(run.pid, signal.SIGKILL)
+        assert run.wait() == -signal.SIGKILL, f"the demo was finished before {count} of {pattern} stood"
     done = CliRunner().invoke(app, [*command[3:], "--workers", "1"])
     assert done.exit_code == 0, done.output
     assert contents(out) == contents(demo[0])

@@ -77,6 +77,7 @@ class Doc:
     change_to: bytes | None = None  # after the first attempt
     gone_after: int | None = None  # attempts, then 404
     confirm: str = ""  # page sent until the query holds confirm
+    then: Doc | None = None  # how it is served after the first attempt
 
 
 class Server:
@@ -88,6 +89,7 @@ class Server:
         self.asked: list[tuple[str, str]] = []  # path, Range header
         self.sent: dict[str, int] = {}  # bytes of body by path
         self.times: list[float] = []
+        self.authorizations: set[str] = set()
         self.open = 0
         self.most_open = 0
         self._attempts: dict[str, int] = {}
@@ -151,9 +153,11 @@ class Server:
             self._attempts[path] = attempt + 1
             self.asked.append((path, wanted))
             self.times.append(time.monotonic())
+            self.authorizations.add(handler.headers.get("Authorization", ""))
         doc = self.docs.get(path) or (self.make(path) if self.make else None)
         if doc is None or (doc.gone_after is not None and attempt >= doc.gone_after):
             return _plain(handler, 404, b"no such file")
+        doc = doc.then if doc.then and attempt else doc
         if doc.redirect:
             return _plain(handler, 302, b"", {"Location": doc.redirect})
         if doc.fail_status and attempt < doc.fails:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import random
 import stat
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from ffhqref.core.store import UserError
 from ffhqref.download import archives
 from ffhqref.download.network import Manners
 from ffhqref.download.sources import Source, SourceFile, load_source
@@ -255,6 +257,10 @@ HOSTILE = {
     "absolute": ("a.zip", lambda: make_zip({"/tmp/evil": b"x"}), "unsafe name"),
     "drive": ("a.zip", lambda: make_zip({"C:/evil": b"x"}), "unsafe name"),
     "our own folder": ("a.zip", lambda: make_zip({".ffhqref/downloads.jsonl": b"x"}), "unsafe name"),
+    "the list of what is missing": ("a.zip", lambda: make_zip({"FFHQ-Ref/missing.csv": b"x"}), "unsafe name"),
+    "a part file's name": ("a.zip", lambda: make_zip({"x/.0123456789abcdef.part": b"x"}), "unsafe name"),
+    "its archive": ("a.zip", lambda: make_zip({"FFHQ-Ref/A.zip": b"x"}), "replace the archive itself"),
+    "its archive, in a tar": ("a.tgz", lambda: make_tar({"a.tgz": b"x"}), "replace the archive itself"),
     "link": ("a.zip", _link, "a link or a device"),
     "one file twice": ("a.zip", lambda: make_zip({"a.txt": b"x", "A.TXT": b"y"}), "would be one file"),
     "bomb": ("a.zip", lambda: make_zip({"x": bytes(90_000_000)}), "it is a bomb"),
@@ -293,3 +299,67 @@ def test_a_changed_bit_inside_is_found(server: Server, tmp_path: Path) -> None:
     outcome = get(tmp_path, archive_file(server, bytes(data)))
     assert "damaged" in outcome.missing[0][1]
     assert "test_images/severe_degrad/00007.png" not in unpacked(tmp_path)
+
+
+def test_what_is_known_of_an_archive_is_not_believed_blindly(server: Server, tmp_path: Path) -> None:
+    file = archive_file(server, make_zip(RELEASE))
+    assert get(tmp_path, file).missing == []
+    (index,) = (tmp_path / ".ffhqref/members").iterdir()
+    right = index.read_text()
+    assert archives.read_index(tmp_path, file) is not None
+    leaves = right.replace('"path": "', '"path": "../../')
+    for text in (
+        "[" * 100_000,
+        right.replace('"bytes": 36', '"bytes": "36"'),
+        leaves,
+        "null",
+        '{"archive": 1}',
+    ):
+        index.write_text(text)
+        assert archives.read_index(tmp_path, file) is None
+    assert get(tmp_path, file).missing == []
+
+
+def test_an_archive_does_not_replace_another_file(server: Server, tmp_path: Path) -> None:
+    server.docs["/lists.txt"] = Doc(b"the list")
+    zipped = archive_file(server, make_zip({"lists.txt": b"another"}))
+    listed = SourceFile(path="lists.txt", urls=(f"{server.url}/lists.txt",))
+    source = Source(name="mine", title="mine", files=(listed, zipped))
+    ((path, reason),) = download([source], tmp_path, DownloadOptions(manners=QUICK)).missing
+    assert path == "a.zip" and "another file of the download" in reason
+    assert (tmp_path / "lists.txt").read_bytes() == b"the list"
+
+
+def test_a_folder_in_the_place_of_a_member_is_named(server: Server, tmp_path: Path) -> None:
+    file = archive_file(server, make_zip(RELEASE))
+    assert get(tmp_path, file).missing == []
+    place = tmp_path / "id_based_ffhq_split/val_image.txt"
+    place.unlink()
+    place.mkdir()
+    ((_, reason),) = get(tmp_path, file).missing
+    assert f"{place} is a folder" in reason
+    assert (tmp_path / "a.zip").is_file()
+    place.rmdir()
+    assert get(tmp_path, file).missing == []
+
+
+def test_a_disk_that_fills_while_it_unpacks(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = archive_file(server, make_zip(RELEASE))
+    plain, left = archives._write_member, [20]
+
+    def filling(*given: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return plain(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archives, "_write_member", filling)
+        with pytest.raises(UserError, match="is full"):
+            get(tmp_path, file)
+    assert len(unpacked(tmp_path)) == 20  # what came before has its name
+    server.asked.clear()
+    assert get(tmp_path, file).missing == []
+    assert server.asked == [] and len(unpacked(tmp_path)) == 46

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,47 @@ def test_excluded_images_are_neither_fetched_nor_credited(server: Server, tmp_pa
     assert {Path(name).stem for name in named} == there
     gone.write_text("00000\n00002\n00005")
     assert ffhq(server, 8, out, exclude=gone).excluded_on_disk == 1
+
+
+def test_names_that_exclude_nobody_are_said(server: Server, tmp_path: Path) -> None:
+    gone = tmp_path / "gone.txt"
+    gone.write_text("00002.jpg\n./00003\n00001\n# a remark\n")
+    outcome = ffhq(server, 5, tmp_path / "out", exclude=gone, only=("0-1",))
+    (note,) = outcome.notes
+    assert "2 names of" in note and note.endswith("fit no file: ./00003, 00002.jpg")
+
+
+def test_the_sources_own_list_of_removed_images_holds(server: Server, tmp_path: Path) -> None:
+    removed = replace(source(server, 5), exclude=("00002", "00004"), exclude_date="2026-11-27")
+    outcome = download([removed], tmp_path, DownloadOptions(manners=QUICK))
+    assert {path.stem for path in tmp_path.glob("images1024x1024/*/*.png")} == {"00000", "00001", "00003"}
+    assert tables.read(tmp_path / "attribution.parquet", tables.ATTRIBUTION).num_rows == 3
+    assert outcome.notes == ["ffhq: 2 images are left out because people asked for it (as of 2026-11-27)"]
+
+
+@pytest.mark.parametrize(
+    "spoil", ["brackets", "digits", "surrogate", "huge", "fraction", "attribution", "no path"]
+)
+def test_metadata_of_another_hand_is_one_sentence(spoil: str, server: Server, tmp_path: Path) -> None:
+    bad = entry(0, b"x", "", "http://127.0.0.1:1")
+    match spoil:
+        case "surrogate":
+            bad["metadata"]["author"] = "\ud800"
+        case "huge":
+            bad["image"]["file_size"] = 10**30
+        case "fraction":
+            bad["image"]["file_size"] = 1.5
+        case "attribution":
+            bad["image"]["file_path"] = "attribution.parquet"
+        case "no path":
+            bad["image"]["file_path"] = ["x"]
+    text = json.dumps({"0": bad})
+    if spoil in ("brackets", "digits"):
+        text = text.replace('"author 0"', "[" * 100_000 if spoil == "brackets" else "9" * 5000)
+    path = tmp_path / "ffhq-dataset-v2.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match="is not FFHQ's metadata"):
+        metadata.list_files(tmp_path, path, "0" * 64, "image", lambda name: False)
 
 
 def test_quota_pages_among_the_images(server: Server, tmp_path: Path) -> None:

@@ -28,8 +28,7 @@ from ffhqref.core import images
 from ffhqref.core.store import UserError
 from ffhqref.download import network
 from ffhqref.download.ledger import Ledger
-from ffhqref.download.network import Manners, Network, Refused, direct, retry_after
-from ffhqref.download.pages import drive_refusal
+from ffhqref.download.network import Manners, Network, Refused, retry_after
 from ffhqref.download.sources import Source, SourceFile, load_source, sources
 from ffhqref.download.stage import DownloadOptions, DownloadOutcome, download
 from tests.download.servers import (
@@ -286,9 +285,6 @@ def test_a_hugging_face_repository_and_its_token(
     server.docs["/datasets/me/ffhq/resolve/main/00001.png"] = Doc(b"pixels")
     file = SourceFile(path="images1024x1024/00000/00001.png", bytes=6, md5=md5(b"pixels"))
     assert get(tmp_path, file, mirrors=("hf://datasets/me/ffhq",)).missing == []
-    monkeypatch.setenv("HF_TOKEN", "secret")
-    assert network._token("https://huggingface.co/x") == {"Authorization": "Bearer secret"}
-    assert network._token("http://huggingface.co/x") == network._token("https://evil.example/x") == {}
 
 
 def test_one_failure_does_not_stop_the_rest(server: Server, tmp_path: Path) -> None:
@@ -420,7 +416,7 @@ def test_mirrors_nested_and_flat(server: Server, tmp_path: Path) -> None:
     assert outcome.missing == []
     assert [(out / file.path).read_bytes() for file in files] == contents
     assert server.asked_for("/o/1") == server.asked_for("/o/4") == 0
-    with pytest.raises(UserError, match="neither a folder nor an address"):
+    with pytest.raises(UserError, match="give a folder that exists"):
         get(out, *files, mirrors=(str(tmp_path / "nowhere"),))
 
 
@@ -522,23 +518,6 @@ def test_shipped_sources_load_and_know_their_terms() -> None:
         assert source.licence and source.citation and source.files
         if "non-commercial" in source.licence:
             assert source.terms
-
-
-def test_addresses() -> None:
-    drive = "https://drive.google.com/uc?id=16N0&export=download"
-    for url in (
-        "https://drive.google.com/uc?id=16N0",
-        "https://drive.google.com/file/d/16N0/view?usp=sharing",
-    ):
-        assert direct(url) == drive
-    assert direct("hf://datasets/me/faces/a b/0.png") == (
-        "https://huggingface.co/datasets/me/faces/resolve/main/a%20b/0.png"
-    )
-    assert direct("hf://me/net@v1/w.onnx") == "https://huggingface.co/me/net/resolve/v1/w.onnx"
-    with pytest.raises(Refused):
-        direct("hf://me/net")
-    assert drive_refusal("<html><title>Google Drive - Access denied</title>") != ""
-    assert drive_refusal("<html><title>About drives</title>") == ""
 
 
 def test_torn_ledger_line_costs_one_file(tmp_path: Path, server: Server) -> None:

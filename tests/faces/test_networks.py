@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +200,33 @@ def test_what_is_no_network_is_refused(make: Any, tmp_path: Path, embedder: Path
         assert "not a network that ONNX Runtime can load" in refused(make, tmp_path / f"{name}.onnx")
     for name in ("folder", "missing"):
         assert "no network file" in refused(make, tmp_path / f"{name}.onnx")
+
+
+def test_weights_in_another_file_are_refused(tmp_path: Path, embedder: Path) -> None:
+    """The digest of the network's one file must tell what it computes."""
+    path = tmp_path / "net.onnx"
+    onnx.save(onnx.load(str(embedder)), str(path), save_as_external_data=True, location="w.data")
+    for make in (Embedder, Detector):
+        with pytest.raises(UserError, match="keeps weights in another file"):
+            make(path, "cpu")
+
+
+def test_a_limit_on_memory_is_said_before_the_network_is_loaded(embedder: Path) -> None:
+    """ONNX Runtime aborts the process where it cannot have what it asks for."""
+    code = (
+        "import resource, sys\nfrom pathlib import Path\nfrom ffhqref.faces.networks import Embedder\n"
+        "taken = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (taken + int(sys.argv[2]), resource.RLIM_INFINITY))\n"
+        "Embedder(Path(sys.argv[1]), 'cpu')"
+    )
+
+    def run(room: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, str(embedder), str(room)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    short = run(400 << 20)
+    assert short.returncode == 1 and "ulimit -v unlimited" in short.stderr
+    assert run(900 << 20).returncode == 0
 
 
 def test_a_detector_is_no_embedder_and_the_other_way_round(detector: Path, embedder: Path) -> None:

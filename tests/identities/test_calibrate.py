@@ -29,6 +29,18 @@ def test_rates_are_the_brute_force_ones() -> None:
     assert (rates.same, rates.different) == (same.sum(), (~same).sum())
 
 
+def test_a_pair_counts_strictly_above_its_distance() -> None:
+    """One person's pair lies at 0.5 to the last bit, strangers at 1: the grid's steps are 0.001."""
+    vectors = np.array([[1, 0, 0, 0], [0.5, 0.5, 0.5, 0.5], [0, 0.5, -0.5, 0]], np.float32)
+    vectors[2] /= np.linalg.norm(vectors[2])
+    rates = match_rates(vectors, ["a", "a", "b"])
+    assert [rates.at(distance)[0] for distance in (0.499, 0.5, 0.501)] == [0, 0, 1]
+    assert [rates.at(distance)[1] for distance in (0.999, 1.0, 1.001)] == [0, 0, 1]
+    # every pair is found at 0.501: a greater distance would let in nobody else
+    assert rates.suggested(0.0) == pytest.approx(0.501)
+    assert rates.suggested(1.0) == pytest.approx(0.501)
+
+
 def test_rates_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, person = people([3] * 40, 0, spread=0.9)
     whole = match_rates(vectors, list(map(str, person)))

@@ -45,6 +45,13 @@ def test_average_linkage_needs_only_the_edges_that_pass_the_cut() -> None:
     assert same_partition(whole, grouping.average_linkage(vectors, levels, 0.3, passing))
 
 
+def test_a_mean_at_the_cut_itself_joins_nothing() -> None:
+    """As everywhere: strictly. The similarity of these rows is 0.5 to the last bit."""
+    vectors = np.array([[1, 0, 0, 0], [0.5, 0.5, 0.5, 0.5]], np.float32)
+    for cut, found in ((0.5, [0, 1]), (0.499, [0, 0])):
+        assert grouping.average_linkage(vectors, np.zeros(2), cut, all_edges(2)).tolist() == found
+
+
 def test_average_linkage_does_not_chain_where_components_do() -> None:
     """Two people joined by one unlucky photo between them."""
     rng = np.random.default_rng(0)
@@ -77,6 +84,16 @@ def test_a_person_of_many_photos_is_not_parted_by_their_own_baseline() -> None:
 def test_baselines_have_a_floor_where_there_are_few_people() -> None:
     vectors, person = people([4, 4, 4], 2)
     assert (stranger_baselines(vectors, person, 0.6) == grouping.lowest_baseline(0.6)).all()
+
+
+@pytest.mark.parametrize("others", [9, 10, 11])
+def test_baselines_need_more_people_than_are_left_out(others: int) -> None:
+    """The ten nearest others may be the same person; only from the eleventh on are they strangers."""
+    vectors = np.asarray(np.full((others + 1, others + 1), 0.5) + 0.5 * np.eye(others + 1))
+    vectors = np.asarray(np.linalg.cholesky(vectors), np.float32)  # each at similarity 0.5 to each
+    wanted = 0.5 if others == 11 else grouping.lowest_baseline(0.6)
+    found = stranger_baselines(vectors, np.arange(others + 1), 0.6)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("sizes", [[2] * 40, [1] * 200, [300] + [2] * 90, [1] * 14])

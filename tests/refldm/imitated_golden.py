@@ -221,8 +221,8 @@ def _with_references(oracle: Oracle, count: int) -> Arrays:
     arrays["eps_refs_ignored"] = plain.eps(unet, x, t, lq, references[:, :, :, :0], plain.State())
     first = [value[:1].repeat_interleave(2, 0) for value in (x, t, lq, references)]
     first[3] = first[3] * torch.tensor([0.0, 1.0])[:, None, None, None]
-    halves = plain.eps(unet, *first, plain.State())
-    arrays |= {"eps_cfg_uncond": halves[:1], "eps_cfg_cond": halves[1:]}
+    both = plain.eps(unet, *first, plain.State())
+    arrays |= {"eps_cfg_uncond": both[:1], "eps_cfg_cond": both[1:]}
     layers = [name.removesuffix(".qkv.weight") for name in oracle.shapes if name.endswith("qkv.weight")]
     for place, i in (("first", 0), ("last", -1)):
         arrays[f"{place}_attention"] = RAW + layers[i]

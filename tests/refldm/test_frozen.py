@@ -87,7 +87,7 @@ def test_only_inputs_are_kept() -> None:
         part.requires_grad_(False)
     up = layers.Upsample(32).requires_grad_(False)
     moments = 2 * 8 * 32  # bytes
-    assert kept(lambda: frozen.norm_act_conv(x, norm, conv)) == 4 * x.numel() + moments
+    assert kept(lambda: frozen.recomputing_norm_act_conv(x, norm, conv)) == 4 * x.numel() + moments
     assert kept(lambda: frozen.upsample(x, up)) == 0
     assert kept(lambda: layers.norm_act_conv(x, norm, conv)) > 8 * x.numel()
 
@@ -100,5 +100,5 @@ def test_what_it_is_added_onto_stays_as_it_was() -> None:
         for part in (norm, conv):
             part.requires_grad_(trained)
         assert frozen.wanted(x, norm, conv) is not trained
-        frozen.norm_act_conv(x, norm, conv, onto=x)
+        frozen.recomputing_norm_act_conv(x, norm, conv, onto=x)
         assert torch.equal(x, before)

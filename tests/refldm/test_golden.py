@@ -98,11 +98,11 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def raw(request: pytest.FixtureRequest, checkpoints: Path, architecture: Any) -> tuple[UNet, Autoencoder]:
     """The raw networks, as training uses them and as inference does."""
     if request.param == "folded":
-        networks = checkpoint.load(
+        networks = checkpoint.load_networks(
             checkpoints / "refldm.ckpt", architecture=architecture, weights="raw"
         )  # has a first stage of its own
         return networks.unet, networks.autoencoder
-    tensors, _ = checkpoint.read(checkpoints / "refldm.ckpt")
+    tensors, _ = checkpoint.read_tensors(checkpoints / "refldm.ckpt")
     unet, stage = UNet(architecture.unet), Autoencoder(architecture.autoencoder)
     unet.load_state_dict(checkpoint.unet_state(tensors, unet, "raw")[0])
     stage.load_state_dict(
@@ -113,7 +113,7 @@ def raw(request: pytest.FixtureRequest, checkpoints: Path, architecture: Any) ->
 
 @pytest.fixture(scope="module")
 def ema(checkpoints: Path, architecture: Any) -> Restorer:
-    networks = checkpoint.load(
+    networks = checkpoint.load_networks(
         checkpoints / "refldm.ckpt", checkpoints / "vqgan.ckpt", architecture=architecture
     )
     return Restorer(networks)
@@ -197,7 +197,7 @@ def test_denoiser_sees_references(raw: tuple[UNet, Autoencoder], count: int, wit
 
 
 @pytest.mark.parametrize("count", REFERENCE_COUNTS)
-def test_guidance_halves_in_one_batch_with_the_null_reference_kept_once(
+def test_both_sides_of_guidance_in_one_batch_with_the_null_reference_kept_once(
     raw: tuple[UNet, Autoencoder], count: int
 ) -> None:
     case, unet = load(f"unet_ref{count}"), raw[0]
@@ -323,7 +323,7 @@ def _second_scale_first_steps(case: Arrays) -> SamplingOptions:
 def test_ddim_with_raw_weights(checkpoints: Path, architecture: Any) -> None:
     case = load("ddim")
     restorer = Restorer(
-        checkpoint.load(checkpoints / "refldm.ckpt", architecture=architecture, weights="raw")
+        checkpoint.load_networks(checkpoints / "refldm.ckpt", architecture=architecture, weights="raw")
     )
     references = [restorer.cache_latents(latent[None]) for latent in case["ref_latent"]]
     latent = restorer.sample(case["x_T"], case["lq_latent"], references, _second_scale_first_steps(case))
@@ -333,7 +333,7 @@ def test_ddim_with_raw_weights(checkpoints: Path, architecture: Any) -> None:
 @pytest.mark.parametrize(("kind", "steps", "scale"), DDIM_RUNS)
 def test_bfloat16_stays_near(checkpoints: Path, architecture: Any, kind: Any, steps: str, scale: str) -> None:
     case = load("ddim")
-    networks = checkpoint.load(checkpoints / "refldm.ckpt", architecture=architecture)
+    networks = checkpoint.load_networks(checkpoints / "refldm.ckpt", architecture=architecture)
     narrow = Restorer(networks, dtype=torch.bfloat16)
     references = [narrow.cache_latents(latent[None]) for latent in case["ref_latent"]]
     options = SamplingOptions(steps=int(steps), schedule=kind, guidance=float(scale))
@@ -430,15 +430,15 @@ def test_full_size_keys_and_shapes_are_the_published_ones() -> None:
 def test_both_layouts_and_safetensors_hold_the_same_networks(
     checkpoints: Path, architecture: Any, tmp_path: Path
 ) -> None:
-    whole = checkpoint.load(checkpoints / "refldm.ckpt", architecture=architecture)
+    whole = checkpoint.load_networks(checkpoints / "refldm.ckpt", architecture=architecture)
     assert whole.weights == "ema"
-    tensors, _ = checkpoint.read(checkpoints / "refldm.ckpt")
+    tensors, _ = checkpoint.read_tensors(checkpoints / "refldm.ckpt")
     bare = tmp_path / "bare.ckpt"  # without a first stage: that of the other file is taken
     torch.save({k: v for k, v in tensors.items() if "stage" not in k}, bare)
-    joined = checkpoint.load(bare, checkpoints / "vqgan.ckpt", architecture=architecture)
+    joined = checkpoint.load_networks(bare, checkpoints / "vqgan.ckpt", architecture=architecture)
     out = tmp_path / "tiny.safetensors"
     checkpoint.convert(bare, out, checkpoints / "vqgan.ckpt", architecture=architecture)
-    converted = checkpoint.load(out)  # it knows its own architecture
+    converted = checkpoint.load_networks(out)  # it knows its own architecture
     assert converted.architecture == architecture
     for other in (joined, converted):
         for ours, theirs in ((whole.unet, other.unet), (whole.autoencoder, other.autoencoder)):

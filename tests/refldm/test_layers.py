@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from ffhqref.core.store import UserError
 from ffhqref.refldm.model.autoencoder import Autoencoder, AutoencoderSize
-from ffhqref.refldm.model.checkpoint import FIRST_STAGE, RAW, Architecture, convert, load
+from ffhqref.refldm.model.checkpoint import FIRST_STAGE, RAW, Architecture, convert, load_networks
 from ffhqref.refldm.model.layers import MOMENTS_BYTES, affine, moments, normalise
 from ffhqref.refldm.model.publish import publish
 from ffhqref.refldm.model.unet import UNet, UNetSize
@@ -48,7 +48,7 @@ def test_groups_stand_in_the_header_and_only_32_are_published(tmp_path: Path) ->
     tensors |= {FIRST_STAGE + k: v for k, v in Autoencoder(stage).state_dict().items()}
     save_file(tensors, tmp_path / "raw.safetensors")
     convert(tmp_path / "raw.safetensors", tmp_path / "own.safetensors", None, architecture)
-    assert load(tmp_path / "own.safetensors").architecture == architecture
+    assert load_networks(tmp_path / "own.safetensors").architecture == architecture
     with pytest.raises(UserError, match="normalises in 8 groups"):
         publish(tmp_path / "own.safetensors", tmp_path / "out.ckpt")
     assert not (tmp_path / "out.ckpt").exists()

@@ -35,7 +35,7 @@ def other_embedder(faces_folder: Path) -> Path:
 @pytest.mark.parametrize("which", ["embedder", "real_embedder", "other_embedder"])
 def test_whole_networks(which: str, request: pytest.FixtureRequest) -> None:
     path: Path = request.getfixturevalue(which)
-    module = onnx_torch.load(path)
+    module = onnx_torch.load_recogniser(path)
     faces = np.random.default_rng(0).uniform(-1, 1, (2, 3, 112, 112)).astype(np.float32)
     given = torch.from_numpy(faces).requires_grad_()
     ours = module(given)
@@ -51,7 +51,7 @@ def test_the_demonstration_network() -> None:
     """Its weights are kept as float16."""
     from ffhqref.demo.run import EMBEDDER
 
-    module = onnx_torch.load(EMBEDDER)
+    module = onnx_torch.load_recogniser(EMBEDDER)
     faces = np.random.default_rng(0).uniform(-1, 1, (2, 3, 112, 112)).astype(np.float32)
     assert module.side == 112
     assert np.abs(module(torch.from_numpy(faces)).numpy() - runtime(EMBEDDER, faces)).max() <= TOLERANCE
@@ -110,7 +110,7 @@ def test_every_operator(tmp_path: Path) -> None:
     used = {node[0] for node in nodes} | {"MatMul", "Cast"}  # which the tests above have
     assert used - {"Constant"} == set(onnx_torch.OPERATORS)
     faces = np.random.default_rng(1).uniform(-1, 1, (2, 3, 16, 16)).astype(np.float32)
-    ours = onnx_torch.load(path)(torch.from_numpy(faces)).detach().numpy()
+    ours = onnx_torch.load_recogniser(path)(torch.from_numpy(faces)).detach().numpy()
     assert ours.shape == (2, 7) and ours.any()
     assert np.abs(ours - runtime(path, faces)).max() <= TOLERANCE
 
@@ -118,7 +118,7 @@ def test_every_operator(tmp_path: Path) -> None:
 def test_an_unknown_operator_is_named(tmp_path: Path) -> None:
     path = network(tmp_path / "odd.onnx", [("Erf", ["x"], "y", {})], np.random.default_rng(0))
     with pytest.raises(UserError, match=r"odd.onnx uses Erf"):
-        onnx_torch.load(path)
+        onnx_torch.load_recogniser(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\x01garbage", b"PK\x03\x04" * 9])
@@ -126,19 +126,19 @@ def test_damaged_files_are_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "bad.onnx"
     path.write_bytes(content)
     with pytest.raises(UserError, match="bad.onnx"):
-        onnx_torch.load(path)
+        onnx_torch.load_recogniser(path)
 
 
 def test_what_cannot_be_run_is_named(tmp_path: Path) -> None:
     path = network(tmp_path / "misfit.onnx", [("Add", ["x", "w"], "y", {})], np.random.default_rng(0))
     with pytest.raises(UserError, match="misfit.onnx: Add y cannot be run"):
-        onnx_torch.load(path)(torch.zeros(1, 3, 16, 16))
+        onnx_torch.load_recogniser(path)(torch.zeros(1, 3, 16, 16))
     with pytest.raises(UserError, match="There is no network"):
-        onnx_torch.load(tmp_path / "none.onnx")
+        onnx_torch.load_recogniser(tmp_path / "none.onnx")
 
 
 def test_weights_in_another_file_are_refused(tmp_path: Path) -> None:
     path = network(tmp_path / "apart.onnx", [("Relu", ["x"], "y", {})], np.random.default_rng(0))
     onnx.save(onnx.load(str(path)), str(path), save_as_external_data=True, location="w.bin", size_threshold=0)
     with pytest.raises(UserError, match="keeps its weights in another file"):
-        onnx_torch.load(path)
+        onnx_torch.load_recogniser(path)

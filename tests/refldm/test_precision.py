@@ -30,29 +30,29 @@ def test_auto_takes_bf16_on_a_processor_where_the_trial_says_so(
     monkeypatch: pytest.MonkeyPatch, seconds: tuple[float, float], chosen: str
 ) -> None:
     trials = processor(monkeypatch, bf16=True, seconds=seconds)
-    assert precision.choose("auto", "cpu") == chosen
+    assert precision.resolve("auto", "cpu") == chosen
     assert sorted(trials) == ["torch.bfloat16", "torch.float32"]
     assert ("would take bf16" in precision.gain("cpu")) == (chosen == "bf16")
 
 
 def test_without_bf16_in_the_processor_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     trials = processor(monkeypatch, bf16=False, seconds=(2.0, 1.0))
-    assert precision.choose("auto", "cpu") == "fp32" and precision.gain("cpu") == ""
-    assert precision.choose("bf16", "cpu") == "bf16", "what is asked for by name is taken"
+    assert precision.resolve("auto", "cpu") == "fp32" and precision.gain("cpu") == ""
+    assert precision.resolve("bf16", "cpu") == "bf16", "what is asked for by name is taken"
     assert trials == []
 
 
 @pytest.mark.parametrize(("bf16", "chosen"), [(True, "bf16"), (False, "fp16")])
 def test_auto_on_a_gpu(monkeypatch: pytest.MonkeyPatch, bf16: bool, chosen: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
-    assert precision.choose("auto", "cuda:1") == chosen
+    assert precision.resolve("auto", "cuda:1") == chosen
     assert "bf16" in precision.gain("cuda:1")
 
 
 def test_fp16_is_refused_on_a_cpu() -> None:
-    assert precision.choose("fp16", "cuda") == "fp16"
+    assert precision.resolve("fp16", "cuda") == "fp16"
     with pytest.raises(UserError, match="fp16 is for GPUs"):
-        precision.choose("fp16", "cpu")
+        precision.resolve("fp16", "cpu")
 
 
 def test_a_trial_is_timed_in_the_precision_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,17 +25,20 @@ from typer.testing import CliRunner
 from ffhqref.cli import app
 from ffhqref.core.store import UserError
 from ffhqref.refldm.model import checkpoint
-from ffhqref.refldm.model.autoencoder import Autoencoder
+from ffhqref.refldm.model.autoencoder import Autoencoder, AutoencoderSize
+from ffhqref.refldm.model.checkpoint import Architecture
+from ffhqref.refldm.model.unet import UNetSize
 from ffhqref.refldm.restorer import Restorer
 from ffhqref.refldm.training import augment, data, losses, runs, stages
 from ffhqref.refldm.training import config as settings
 from ffhqref.refldm.training import train as training
-from ffhqref.refldm.training.data import ReferenceRow, Samples
+from ffhqref.refldm.training.data import ReferenceRow, Sample, Samples
+from ffhqref.refldm.training.runs import RunFolder
 from tests.refldm import tiny_train as tiny
 
 ROOT = Path(__file__).parent.parent.parent
 LATENT = (4, 16, 16)
-STILL: dict[str, Any] = dict(
+STATIC: dict[str, Any] = dict(
     jitter=(0.0, 0.0, 0.0, 0.0), rotate=0.0, shift=0.0, zoom=(1.0, 1.0), perspective=0.0, reference_flip=0.0
 )  # references as they are
 ROUNDING = 1e-3  # relative, of gradients: sums of the same samples in another order
@@ -169,11 +172,11 @@ def ends(out: Path, name: str) -> tuple[float, float]:
 def test_a_checkpoint_restores_as_it_is(straight: Path) -> None:
     """The published names, the averaged weights, and the sizes in the header."""
     path = runs.RunFolder(straight).of(40) / runs.MODEL
-    networks = checkpoint.load(path)
+    networks = checkpoint.load_networks(path)
     assert networks.weights == "ema" and networks.architecture == tiny.ARCHITECTURE
     picture = np.full((32, 32, 3), 90, np.uint8)
     assert Restorer(networks).encode(picture[None]).shape == (1, *LATENT)
-    tensors, _ = checkpoint.read(path)
+    tensors, _ = checkpoint.read_tensors(path)
     assert int(tensors["model_ema.num_updates"]) == 40
     assert {"betas", "posterior_mean_coef2", "first_stage_model.quantize.embedding.weight"} <= set(tensors)
 
@@ -197,7 +200,7 @@ PLAIN = dict(
 )  # fmt: skip
 
 
-def sample(work: Path, number: int, **changes: Any) -> dict[str, Any]:
+def sample(work: Path, number: int, **changes: Any) -> Sample:
     chosen = tiny.config(**{**PLAIN, **changes})
     return Samples(tiny.source(work / "photos"), chosen, LATENT).sample(
         ReferenceRow(tiny.NAMES[0], tuple(tiny.NAMES[1:3])), number
@@ -210,16 +213,18 @@ def photo(work: Path, name: str) -> Any:
 
 def test_a_sample_is_what_the_csv_says(work: Path) -> None:
     made = sample(work, 5)
-    assert np.array_equal(made["target"].numpy(), photo(work, tiny.NAMES[0]))  # RGB
-    assert np.array_equal(made["lq"].numpy(), tiny.coarse(photo(work, tiny.NAMES[0]), "", 5))
+    assert np.array_equal(made.tensors["target"].numpy(), photo(work, tiny.NAMES[0]))  # RGB
+    assert np.array_equal(made.tensors["lq"].numpy(), tiny.coarse(photo(work, tiny.NAMES[0]), "", 5))
     wide = [photo(work, tiny.NAMES[i]) for i in (1, 2, 1, 2)]  # repeated from the start, left to right
     for number in range(5):
-        assert np.array_equal(sample(work, number)["references"].numpy(), np.concatenate(wide, 1))
+        assert np.array_equal(sample(work, number).tensors["references"].numpy(), np.concatenate(wide, 1))
     mirrored = sample(work, 5, flip=1.0)
     for key in ("target", "lq", "references"):
-        assert np.array_equal(mirrored[key].numpy(), made[key].numpy()[:, ::-1])
-    assert mirrored["key"] == (tiny.NAMES[0], True)
-    orders = {sample(work, number, shuffle=True)["references"].numpy().tobytes() for number in range(20)}
+        assert np.array_equal(mirrored.tensors[key].numpy(), made.tensors[key].numpy()[:, ::-1])
+    assert mirrored.key == (tiny.NAMES[0], True)
+    orders = {
+        sample(work, number, shuffle=True).tensors["references"].numpy().tobytes() for number in range(20)
+    }
     assert len(orders) == 2
 
 
@@ -227,11 +232,11 @@ def test_validation_is_as_the_csv_says(work: Path) -> None:
     source = tiny.source(work / "photos")
     (item,) = data.validation_samples(source, tiny.config(references=3), LATENT)
     (row,) = source.validation
-    assert np.array_equal(item["target"].numpy(), photo(work, row.target))
+    assert np.array_equal(item.tensors["target"].numpy(), photo(work, row.target))
     wide = [photo(work, row.references[i]) for i in (0, 1, 0)]
-    assert np.array_equal(item["references"].numpy(), np.concatenate(wide, 1))
+    assert np.array_equal(item.tensors["references"].numpy(), np.concatenate(wide, 1))
     (two,) = data.validation_samples(source, tiny.config(references=2), LATENT)
-    assert np.array_equal(two["references"].numpy(), np.concatenate(wide[:2], 1))
+    assert np.array_equal(two.tensors["references"].numpy(), np.concatenate(wide[:2], 1))
 
 
 def test_networks_see_red_green_blue() -> None:
@@ -270,12 +275,14 @@ def test_more_low_quality_pictures_are_dropped_and_nothing_else_changes() -> Non
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_a_target_can_be_among_its_references(work: Path, share: float) -> None:
-    chosen = tiny.config(own=share, flip=0.5, **STILL)
+    chosen = tiny.config(own=share, flip=0.5, **STATIC)
     samples = Samples(tiny.source(work / "photos"), chosen, LATENT)
     found = []
     for number in range(80):
         one = samples[number]
-        found.append(any(torch.equal(one["target"], piece) for piece in one["references"].split(32, 1)))
+        found.append(
+            any(torch.equal(one.tensors["target"], piece) for piece in one.tensors["references"].split(32, 1))
+        )
     near = 4 * (share * (1 - share) / 80) ** 0.5
     assert float(np.mean(found)) == pytest.approx(share, abs=near + 1e-9)
 
@@ -285,9 +292,9 @@ def test_a_sample_depends_on_its_number_alone(work: Path) -> None:
     first = {number: samples[number] for number in (17, 3, 40)}
     for number in (3, 40, 17):
         again = samples[number]
-        assert all(torch.equal(again[k], v) for k, v in first[number].items() if torch.is_tensor(v))
-    assert not torch.equal(samples[3]["noise"], samples[11]["noise"])
-    targets = [samples[number]["key"][0] for number in range(16)]
+        assert all(torch.equal(again.tensors[k], v) for k, v in first[number].tensors.items())
+    assert not torch.equal(samples[3].tensors["noise"], samples[11].tensors["noise"])
+    targets = [samples[number].key[0] for number in range(16)]
     assert len(set(targets[:8])) == len(set(targets[8:])) == 8 and targets[:8] != targets[8:]
 
 
@@ -301,7 +308,7 @@ def test_processes_and_parts_share_a_step() -> None:
 def trainee(work: Path) -> stages.DiffusionTrainee:
     from accelerate import Accelerator
 
-    tensors, _ = checkpoint.read(work / "ldm.safetensors")
+    tensors, _ = checkpoint.read_tensors(work / "ldm.safetensors")
     chosen = tiny.config(**PLAIN)
     frozen = stages.first_stage(chosen, None, tensors)
     return stages.DiffusionTrainee(chosen, Accelerator(cpu=True), frozen, tensors, tiny.Faces())
@@ -346,21 +353,23 @@ def test_references_that_do_not_move_are_encoded_once(
     work: Path, trainee: stages.DiffusionTrainee, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the same latents as those that are encoded anew, mirrored ones on their own."""
-    still = tiny.config(reference_encoding="separate", **STILL)
-    samples = Samples(tiny.source(work / "photos"), still, LATENT)
+    static = tiny.config(reference_encoding="separate", **STATIC)
+    samples = Samples(tiny.source(work / "photos"), static, LATENT)
     given = data.collate([samples[number] for number in (1, 2, 3)])
     given.tensors["keep"][:] = 1.0  # type: ignore[index]
     found = {}
-    for name, changes in {"moved": {"rotate": 1.0}, "still": {}}.items():
-        monkeypatch.setattr(trainee, "config", replace(still, **changes))
+    for name, changes in {"moved": {"rotate": 1.0}, "static": {}}.items():
+        monkeypatch.setattr(trainee, "config", replace(static, **changes))
         forget(trainee)
         found[name] = trainee.encode(given)[2]
-        assert (len(trainee.latents) > 3) is (name == "still")
-    close_arrays(found["still"], found["moved"])
+        assert (len(trainee.latents) > 3) is (name == "static")
+    close_arrays(found["static"], found["moved"])
     seen: list[int] = []
     encode = trainee.autoencoder.encode
     monkeypatch.setattr(trainee.autoencoder, "encode", lambda x: (seen.append(len(x)), encode(x))[1])
-    assert torch.equal(trainee.encode(given)[2], found["still"]) and seen == [3], "the low-quality ones alone"
+    assert torch.equal(trainee.encode(given)[2], found["static"]) and seen == [3], (
+        "the low-quality ones alone"
+    )
 
 
 def test_dropped_low_quality_pictures_are_not_encoded(work: Path, trainee: stages.DiffusionTrainee) -> None:
@@ -453,7 +462,7 @@ def test_the_target_of_the_identity_loss_is_decoded_once(work: Path, trainee: An
 def test_recomputing_the_decoder_changes_no_gradient(work: Path, trainee: stages.DiffusionTrainee) -> None:
     from accelerate import Accelerator
 
-    tensors, _ = checkpoint.read(work / "ldm.safetensors")
+    tensors, _ = checkpoint.read_tensors(work / "ldm.safetensors")
     chosen = tiny.config(**PLAIN, recompute=True)
     frozen = stages.first_stage(chosen, None, tensors)
     other = stages.DiffusionTrainee(chosen, Accelerator(cpu=True), frozen, tensors, tiny.Faces())
@@ -476,9 +485,9 @@ def test_bf16_trains_and_validates(work: Path, tmp_path: Path) -> None:
 def test_augmented_references_stay_where_they_are_meant_to() -> None:
     rng = np.random.default_rng(0)
     picture = cv2.resize(rng.integers(60, 200, (8, 8, 3), np.uint8), (64, 64), interpolation=cv2.INTER_CUBIC)
-    still = tiny.config(**PLAIN)
-    assert np.array_equal(augment.reference(picture, still, rng), picture)
-    mirrored = augment.reference(picture, replace(still, reference_flip=1.0), rng)
+    static = tiny.config(**PLAIN)
+    assert np.array_equal(augment.reference(picture, static, rng), picture)
+    mirrored = augment.reference(picture, replace(static, reference_flip=1.0), rng)
     assert np.array_equal(mirrored, picture[:, ::-1])
     for seed in range(20):
         matrix = augment.placement(64, 64, tiny.config(), np.random.default_rng(seed))
@@ -599,7 +608,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(work: Path, tmp_path: Path) -> Non
 def test_too_little_space_is_seen_before_anything_is_written(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "MARGIN", 1 << 62)
+    monkeypatch.setattr(runs, "SPARE_BYTES", 1 << 62)
     with pytest.raises(UserError, match="it needs .* GB and .* GB are free"):
         tiny.run(work, tmp_path, tiny.config(steps=1))
 
@@ -609,8 +618,8 @@ def test_a_picture_that_cannot_be_read_is_left_out(work: Path, tmp_path: Path) -
     (photos / tiny.NAMES[4]).write_bytes(b"no picture")
     samples = Samples(tiny.source(photos), tiny.config("ldm"), LATENT)
     made = [samples[number] for number in range(8)]
-    assert [line for one in made for line in one["skipped"] if tiny.NAMES[4] in line]
-    assert tiny.NAMES[4] not in {one["key"][0] for one in made}
+    assert [line for one in made for line in one.skipped if tiny.NAMES[4] in line]
+    assert tiny.NAMES[4] not in {one.key[0] for one in made}
     run = tiny.config("ldm", steps=2, batch_size=8, identity_weight=0.0)
     (tmp_path / "ldm.safetensors").symlink_to(work / "ldm.safetensors")
     result = tiny.run(tmp_path, tmp_path / "run", run)
@@ -643,6 +652,7 @@ def test_missing_pictures_are_named(work: Path, tmp_path: Path) -> None:
         ({"lr": float("nan")}, "lr must be above 0."),
         ({"batch_size": 3, "accumulate": 2}, "a multiple of accumulate."),
         ({"architecture": {"unet": {"width": 3}}}, "unknown key 'width'"),
+        ({"architecture": "demo.toml"}, "architecture must be a table."),
     ],
 )
 def test_configurations_are_checked(table: dict[str, Any], sentence: str) -> None:
@@ -651,6 +661,57 @@ def test_configurations_are_checked(table: dict[str, Any], sentence: str) -> Non
         settings.parse({**base, **table}, "my.toml")
     assert sentence in str(caught.value) and "my.toml" in str(caught.value)
     assert settings.parse(json.loads(json.dumps(tiny.config().table())), "it") == tiny.config()
+
+
+def test_a_configuration_names_the_file_of_its_architecture(tmp_path: Path) -> None:
+    from ffhqref.cli.train import configure
+
+    (tmp_path / "sizes").mkdir()
+    (tmp_path / "sizes/small.toml").write_text("height = 64\nwidth = 64\n[unet]\nchannels = 32\n")
+    runs_of = {stage: tmp_path / f"{stage}.toml" for stage in ("autoencoder", "ldm")}
+    for stage, path in runs_of.items():
+        keys = f'stage = "{stage}"\nsteps = 1\nbatch_size = 1\n'
+        path.write_text(f'{keys}architecture = "sizes/small.toml"\n')
+    ldm = configure("ldm", str(runs_of["ldm"]), {}, False)
+    assert (ldm.architecture.height, ldm.architecture.unet.channels) == (64, 32)
+    larger = configure("ldm", str(runs_of["ldm"]), {"architecture": {"height": 128}}, False)
+    assert (larger.architecture.height, larger.architecture.unet.channels) == (128, 32)
+    first = configure("autoencoder", str(runs_of["autoencoder"]), {}, False)
+    assert first.architecture == Architecture(height=64, width=64), "it has no denoiser"
+    RunFolder(tmp_path / "run").write_config({"config": ldm.table()})
+    (tmp_path / "sizes/small.toml").unlink()
+    assert configure("ldm", None, {}, tmp_path / "run") == ldm, "a run keeps its sizes"
+    with pytest.raises(UserError, match="Cannot read .*small.toml"):
+        configure("ldm", str(runs_of["ldm"]), {}, False)
+    for outside in ("../sizes.toml", "/etc/passwd"):
+        runs_of["ldm"].write_text(f'{keys}architecture = "{outside}"\n')
+        with pytest.raises(UserError, match=f"ldm.toml: architecture '{outside}' must be a file below"):
+            configure("ldm", str(runs_of["ldm"]), {}, False)
+
+
+def test_settings_are_given_one_by_one() -> None:
+    from ffhqref.cli.train import parse_settings
+
+    given = ["architecture.unet.blocks=2", "architecture.height=64", "loss=l1", "zoom=[1.0, 1.1]"]
+    sizes = {"unet": {"blocks": 2}, "height": 64}
+    assert parse_settings(given) == {"architecture": sizes, "loss": "l1", "zoom": [1.0, 1.1]}
+    assert parse_settings(["lr=1", "lr.x=2"]) == {"lr": {"x": 2}}, "for `parse` to refuse"
+    with pytest.raises(UserError, match="give key=value"):
+        parse_settings(["lr"])
+
+
+def test_the_demos_stages_share_their_networks() -> None:
+    from ffhqref.cli.train import configure
+
+    names = {"copy": "refldm", "ldm": "ldm", "refldm": "refldm", "autoencoder": "autoencoder"}
+    found = {name: configure(stage, f"demo-{name}", {}, False) for name, stage in names.items()}
+    size = AutoencoderSize(channels=32, multipliers=(1, 1, 2), blocks=1, latent=4, codes=4096, groups=8)
+    unet = UNetSize(
+        in_channels=8, out_channels=4, channels=32, multipliers=(1, 2), blocks=1, attention=(2,), groups=8
+    )
+    first = Architecture(height=64, width=64, autoencoder=size)
+    whole = replace(first, unet=unet)
+    assert [found[name].architecture for name in names] == [whole, whole, whole, first]
 
 
 def test_shipped_configurations_are_the_papers() -> None:
@@ -778,14 +839,14 @@ def test_the_three_stages_one_after_another(work: Path, dataset: Path, tmp_path:
     last = tmp_path / "refldm/checkpoints/step-00000004/model.safetensors"
     fifth = CliRunner().invoke(app, ["convert", "--checkpoint", str(last), "--out", str(published)])
     assert fifth.exit_code == 0 and "laid out as the published refldm.ckpt" in fifth.output, fifth.output
-    found = checkpoint.load(published, architecture=tiny.ARCHITECTURE)
-    ours = checkpoint.load(last)
+    found = checkpoint.load_networks(published, architecture=tiny.ARCHITECTURE)
+    ours = checkpoint.load_networks(last)
     assert all(torch.equal(a, b) for a, b in zip(*(n.unet.state_dict().values() for n in (found, ours)),
                                                  strict=True))  # fmt: skip
     stage = tmp_path / "ae/checkpoints/step-00000002/model.safetensors"
     alone = CliRunner().invoke(app, ["convert", "--checkpoint", str(stage), "--out", str(published)])
     assert alone.exit_code == 0 and "published vqgan.ckpt" in alone.output, alone.output
-    assert checkpoint.first_stage_state(checkpoint.read(published)[0])
+    assert checkpoint.first_stage_state(checkpoint.read_tensors(published)[0])
 
 
 @pytest.mark.parametrize(

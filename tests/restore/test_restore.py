@@ -27,7 +27,7 @@ from ffhqref.core.store import UserError
 from ffhqref.refldm.model import checkpoint
 from ffhqref.refldm.model.autoencoder import Autoencoder
 from ffhqref.refldm.model.unet import ReferenceCache, UNet
-from ffhqref.refldm.restorer import Restorer, SamplingOptions, explained, fit
+from ffhqref.refldm.restorer import Restorer, SamplingOptions, explained, resize_bicubic
 from ffhqref.restore.align import paste
 from tests.golden_cases import CASES, config, write_checkpoints
 from tests.photographs import Known
@@ -87,7 +87,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def restorer(tiny: Path) -> Restorer:
-    return Restorer(checkpoint.load(tiny / "tiny.safetensors"))
+    return Restorer(checkpoint.load_networks(tiny / "tiny.safetensors"))
 
 
 def same(a: Path, b: Path) -> bool:
@@ -302,7 +302,7 @@ def test_pictures_are_resized_as_published() -> None:
     with np.load(CASES / "image_io.npz") as case:
         width, height = case["size_wh"]
         for kind in ("small", "big"):
-            ours = fit(case[f"{kind}_u8"], int(height), int(width))
+            ours = resize_bicubic(case[f"{kind}_u8"], int(height), int(width))
             np.testing.assert_array_equal(ours, case[f"{kind}_resized_u8"])
 
 
@@ -318,7 +318,8 @@ def test_one_program_serves_any_number_of_references(tiny: Path, monkeypatch: py
     backend = functools.partial(torch.compile, backend=counter, fullgraph=True)
     monkeypatch.setattr(torch, "compile", backend)
     plain, compiled = (
-        Restorer(checkpoint.load(tiny / "tiny.safetensors"), compiled=compiled) for compiled in (False, True)
+        Restorer(checkpoint.load_networks(tiny / "tiny.safetensors"), compiled=compiled)
+        for compiled in (False, True)
     )
     generator, options, programs = np.random.default_rng(8), SamplingOptions(steps=2), []
     for count in (3, 2, 5, 1):
@@ -393,7 +394,7 @@ class Evaluated(Hostile):
 @pytest.mark.parametrize("kind", [Hostile, Evaluated])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_pickle_with_code_runs_nothing(tiny: Path, tmp_path: Path, kind: Any, zipped: bool) -> None:
-    tensors, _ = checkpoint.read(tiny / "refldm.ckpt")
+    tensors, _ = checkpoint.read_tensors(tiny / "refldm.ckpt")
     file, mark = tmp_path / "evil.ckpt", tmp_path / "it-ran"
     content = {**tensors, "callbacks": kind(mark)}
     torch.save(content, file, _use_new_zipfile_serialization=zipped)
@@ -441,7 +442,7 @@ def test_classes_of_lightning_are_skipped(tiny: Path, tmp_path: Path) -> None:
     finally:
         for name in names:
             del sys.modules[name]
-    read, _ = checkpoint.read(tmp_path / "vqgan.ckpt")
+    read, _ = checkpoint.read_tensors(tmp_path / "vqgan.ckpt")
     assert set(read) == set(tensors) and all(torch.equal(read[k], tensors[k]) for k in tensors)
     assert not ran
 
@@ -477,7 +478,7 @@ def test_broken_checkpoints_each_have_their_sentence(tiny: Path, tmp_path: Path)
             said = fails(tiny, cut, lq)
             assert "make it again" in said if name.endswith("safetensors") else "get it again" in said
     only_unet = tmp_path / "unet.ckpt"
-    tensors, _ = checkpoint.read(tiny / "refldm.ckpt")
+    tensors, _ = checkpoint.read_tensors(tiny / "refldm.ckpt")
     torch.save({k: v for k, v in tensors.items() if "stage" not in k}, only_unet)
     assert "add --autoencoder" in fails(tiny, only_unet, lq)
     assert "no denoiser" in fails(tiny, tiny / "vqgan.ckpt", lq)
@@ -610,7 +611,7 @@ def test_convert_writes_the_same_bytes_each_time(tiny: Path, tmp_path: Path) -> 
 
 
 def test_convert_writes_what_inference_needs_and_no_more(tiny: Path, tmp_path: Path) -> None:
-    whole, ours = checkpoint.read(tiny / "refldm.ckpt")[0], load_file(tiny / "tiny.safetensors")
+    whole, ours = checkpoint.read_tensors(tiny / "refldm.ckpt")[0], load_file(tiny / "tiny.safetensors")
     assert set(ours) < set(whole) and all(torch.equal(ours[key], whole[key]) for key in ours)
     assert {key.split(".")[0] for key in ours} == {"model_ema", "first_stage_model"}
     said = run("convert", "--checkpoint", tiny / "vqgan.ckpt", "--out", tmp_path / "x.safetensors", code=1)

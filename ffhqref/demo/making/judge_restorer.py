@@ -22,7 +22,7 @@ from ffhqref.faces.networks import Embedder
 from ffhqref.refldm.model import checkpoint
 from ffhqref.refldm.model.autoencoder import Autoencoder
 from ffhqref.refldm.model.unet import ReferenceCache
-from ffhqref.refldm.restorer import Restorer, SamplingOptions, fit
+from ffhqref.refldm.restorer import Restorer, SamplingOptions, as_picture, resize_bicubic
 from ffhqref.refldm.training import data
 
 JUDGING_POPULATION = 77004  # seed; neither the training population nor the demo's own default
@@ -48,12 +48,12 @@ def judge_first_stage(
     made: dict[str, list[Rgb]] = {"at 64 px": [], "through the first stage": []}
     distances = []
     for portrait in portraits:
-        small = fit(portrait.image, *size)
+        small = resize_bicubic(portrait.image, *size)
         x = normalised(small)
         back = autoencoder.decode(autoencoder.encode(x))
         distances.append(float((back - x).abs().mean()))
         made["at 64 px"].append(small)
-        made["through the first stage"].append(data.as_picture(back[0]))
+        made["through the first stage"].append(as_picture(back[0]))
     found = to_targets(portraits, made)
     return {"people": people, "pictures": len(portraits), "population": JUDGING_POPULATION,
             "mean distance, of [-1, 1]": round(float(np.mean(distances)), 4),
@@ -92,7 +92,7 @@ def cases(people: int, size: tuple[int, int], workers: int) -> list[Case]:
     for first in range(0, len(wanted), each):
         targets = portraits[first : first + TARGETS]
         lq = [degrade(p.image, w.name) for p, w in zip(targets, wanted[first:], strict=False)]
-        references = [fit(p.image, *size) for p in portraits[first + TARGETS : first + each]]
+        references = [resize_bicubic(p.image, *size) for p in portraits[first + TARGETS : first + each]]
         found.append(Case(wanted[first].identity, targets, lq, references))
     return found
 
@@ -102,7 +102,9 @@ def restored(
 ) -> list[Rgb]:
     """Every target of every case, restored with the references that are `cached` for the case."""
     jobs = [
-        (fit(lq, *restorer.size), one) for case, one in zip(judged, cached, strict=True) for lq in case.lq
+        (resize_bicubic(lq, *restorer.size), one)
+        for case, one in zip(judged, cached, strict=True)
+        for lq in case.lq
     ]
     pictures: list[Rgb] = []
     noise = restorer.noise(2024)
@@ -134,15 +136,16 @@ def judge(path: Path, ldm: Path, people: int, workers: int, sheet: Path) -> dict
     Without references two others stand beside: the LDM that `path` was trained from, and the null condition,
     which is what training shows in place of references. The first people are shown on `sheet`.
     """
-    restorer, plain = Restorer(checkpoint.load(path)), Restorer(checkpoint.load(ldm))
+    restorer, plain = Restorer(checkpoint.load_networks(path)), Restorer(checkpoint.load_networks(ldm))
     judged = cases(people, restorer.size, workers)
     targets = [portrait for case in judged for portrait in case.targets]
     who = [case.person for case in judged for _ in case.targets]
     made: dict[str, list[Rgb]] = {
         "low quality": [lq for case in judged for lq in case.lq],
-        "target at the restorer's size": [fit(p.image, *restorer.size) for p in targets],
+        "target at the restorer's size": [resize_bicubic(p.image, *restorer.size) for p in targets],
         "target through the autoencoder": [
-            restorer.decode(restorer.encode(fit(p.image, *restorer.size)[None]))[0] for p in targets
+            restorer.decode(restorer.encode(resize_bicubic(p.image, *restorer.size)[None]))[0]
+            for p in targets
         ],
     }
     made["LDM"] = restored(plain, judged, [ReferenceCache()] * len(judged), "LDM")
@@ -162,8 +165,8 @@ def show(judged: Sequence[Case], made: Mapping[str, Sequence[Rgb]], size: tuple[
     rows = []
     for at, case in enumerate(judged[:SHOWN_PEOPLE]):
         first = at * TARGETS  # the case's pictures follow each other
-        shown = [fit(case.lq[0], *size), made["0 references"][first], made[most][first],
-                 fit(case.targets[0].image, *size), *case.references[:3]]  # fmt: skip
+        shown = [resize_bicubic(case.lq[0], *size), made["0 references"][first], made[most][first],
+                 resize_bicubic(case.targets[0].image, *size), *case.references[:3]]  # fmt: skip
         rows.append([sheets.Panel(picture) for picture in shown])
     titles = ["low quality", "alone", most, "target", "references"]
     return sheets.compose(rows, titles, side=SIDE)

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 
 from ffhqref.core import images
-from ffhqref.core.recipe import load_toml, locate, override
+from ffhqref.core.recipe import locate, override
 from ffhqref.core.store import atomic
 from ffhqref.core.terminal import progress
 from ffhqref.dataset.build import build_refs
@@ -30,8 +30,8 @@ from ffhqref.demo.making.judge_restorer import judge, judge_first_stage, normali
 from ffhqref.demo.making.train_embedder import write_report
 from ffhqref.demo.run import demo_recipe, render_photos
 from ffhqref.refldm.model import checkpoint
-from ffhqref.refldm.restorer import fit
-from ffhqref.refldm.training.config import Config, parse
+from ffhqref.refldm.restorer import resize_bicubic
+from ffhqref.refldm.training.config import Config, parse, read_config
 from ffhqref.refldm.training.runs import MODEL, RunFolder
 from ffhqref.refldm.training.stages import first_stage
 
@@ -52,14 +52,15 @@ def dataset(work: Path, people: int, workers: int) -> tuple[Path, Path]:
     small = work / "small"
     for photo in progress(sorted(photos.iterdir()), "shrink", "photo"):
         if not (small / photo.name).is_file():
-            images.write(small / photo.name, fit(images.read(photo), size.height, size.width))
+            small_picture = resize_bicubic(images.read(photo), size.height, size.width)
+            images.write(small / photo.name, small_picture)
     return built, small
 
 
 def config_of(name: str) -> Config:
     """manifests/train/demo-NAME.toml."""
     path = locate(f"demo-{name}", "train")
-    return parse(load_toml(path), str(path))
+    return parse(read_config(path), str(path))
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def shipped(model: Path, out: Path) -> None:
     with atomic(out) as part:
         whole = part.with_suffix(".safetensors")
         checkpoint.convert(model, whole)
-        tensors, architecture = checkpoint.read(whole)
+        tensors, architecture = checkpoint.read_tensors(whole)
         whole.unlink()
         assert architecture is not None
         header = json.dumps({"architecture": asdict(architecture)}, sort_keys=True)
@@ -144,7 +145,7 @@ def first_stage_file(shop: Workshop, afresh: bool) -> Path:
         return FIRST_STAGE_FILE
     model = shop.trained("autoencoder")
     with atomic(FIRST_STAGE_FILE) as part:
-        save_file(narrow(checkpoint.first_stage_state(checkpoint.read(model)[0])), part)
+        save_file(narrow(checkpoint.first_stage_state(checkpoint.read_tensors(model)[0])), part)
     config = config_of("autoencoder")
     size = (config.architecture.height, config.architecture.width)
     judged = judge_first_stage(first_stage(config, FIRST_STAGE_FILE, {}), size, shop.workers)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ffhqref.refldm.model import frozen
-from ffhqref.refldm.model.frozen import norm_act_conv
+from ffhqref.refldm.model.frozen import recomputing_norm_act_conv
 from ffhqref.refldm.model.layers import Upsample, halve, normalise, picture, tokens
 
 DISTANCE_BYTES = 64 << 20  # of one block of distances between latents and codes
@@ -47,10 +47,10 @@ class ResnetBlock(nn.Module):
             self.nin_shortcut = nn.Conv2d(channels, out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = norm_act_conv(x, self.norm1, self.conv1)
+        h = recomputing_norm_act_conv(x, self.norm1, self.conv1)
         if hasattr(self, "nin_shortcut"):
             x = self.nin_shortcut(x)
-        return norm_act_conv(h, self.norm2, self.conv2, onto=x)
+        return recomputing_norm_act_conv(h, self.norm2, self.conv2, onto=x)
 
 
 class AttnBlock(nn.Module):
@@ -72,7 +72,7 @@ class AttnBlock(nn.Module):
         return out
 
 
-class Downsample(nn.Module):
+class AsymmetricDownsample(nn.Module):
     """Halves height and width; zeros are added right and below only, as the weights were trained."""
 
     def __init__(self, channels: int) -> None:
@@ -86,7 +86,7 @@ class Downsample(nn.Module):
         return halve(x, self.conv)
 
 
-class Level(nn.Module):
+class ResolutionBlocks(nn.Module):
     """The residual blocks of one resolution (`block`), then its resampling where there is one."""
 
     def __init__(self, channels: int, out: int, blocks: int, groups: int, **resample: nn.Module) -> None:
@@ -130,8 +130,8 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList()
         for i, width in enumerate(widths):
             before = widths[i - 1] if i else size.channels
-            resample = {"downsample": Downsample(width)} if i < len(widths) - 1 else {}
-            self.down.append(Level(before, width, size.blocks, size.groups, **resample))
+            resample = {"downsample": AsymmetricDownsample(width)} if i < len(widths) - 1 else {}
+            self.down.append(ResolutionBlocks(before, width, size.blocks, size.groups, **resample))
         self.mid = Middle(widths[-1], size.groups)
         self.norm_out = _norm(size.groups, widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], size.latent, 3, padding=1)
@@ -140,7 +140,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
-        return norm_act_conv(self.mid(x), self.norm_out, self.conv_out)
+        return recomputing_norm_act_conv(self.mid(x), self.norm_out, self.conv_out)
 
 
 class Decoder(nn.Module):
@@ -155,7 +155,7 @@ class Decoder(nn.Module):
         for i, width in enumerate(widths):
             before = widths[min(i + 1, len(widths) - 1)]
             resample = {"upsample": Upsample(width)} if i > 0 else {}
-            self.up.append(Level(before, width, size.blocks + 1, size.groups, **resample))
+            self.up.append(ResolutionBlocks(before, width, size.blocks + 1, size.groups, **resample))
         self.norm_out = _norm(size.groups, widths[0])
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
@@ -163,7 +163,7 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(x))
         for level in reversed(self.up):
             x = level(x)
-        return norm_act_conv(x, self.norm_out, self.conv_out)
+        return recomputing_norm_act_conv(x, self.norm_out, self.conv_out)
 
 
 class Quantizer(nn.Module):

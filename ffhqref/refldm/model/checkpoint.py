@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -37,7 +37,7 @@ HARMLESS_BUILTINS = {"dict", "list", "tuple", "frozenset", "int", "float", "str"
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
-Weights = Literal["ema", "raw"]
+WeightKind = Literal["ema", "raw"]
 _loading = threading.Lock()  # torch keeps the names that may stand in a file for the whole process
 
 
@@ -84,7 +84,7 @@ class Networks:
         unet: UNet | Callable[[], UNet],
         autoencoder: Autoencoder,
         architecture: Architecture,
-        weights: Weights,  # which of the checkpoint's two UNets this is
+        weights: WeightKind,  # which of the checkpoint's two UNets this is
     ) -> None:
         self.autoencoder, self.architecture, self.weights = autoencoder, architecture, weights
         self._unet, self._reading = unet, threading.Lock()
@@ -98,18 +98,18 @@ class Networks:
             return self._unet
 
 
-def load(
+def load_networks(
     checkpoint: Path,
     autoencoder: Path | None = None,
     architecture: Architecture | None = None,
-    weights: Weights = "ema",
+    weights: WeightKind = "ema",
 ) -> Networks:
     """Read both networks, in float32. A first stage in `checkpoint` goes before that of `autoencoder`.
 
     A checkpoint without EMA weights gives its raw ones. UserError where a file is no checkpoint, or
-    holds missing, misshapen or not finite tensors (the denoiser's values are looked at when it is read).
+    holds missing, misshapen or not finite tensors (the denoiser's values are checked when it is read).
     """
-    tensors, found = read(checkpoint)
+    tensors, found = read_tensors(checkpoint)
     architecture = architecture or found or Architecture()
     unet, first_stage = _empty_networks(architecture, checkpoint)
     unet_tensors, used = unet_state(tensors, unet, weights)
@@ -118,8 +118,7 @@ def load(
             f"{checkpoint} holds no denoiser (no key {RAW}... or {EMA}...): give a ReF-LDM checkpoint, "
             "and the first stage as --autoencoder."
         )
-    stage_tensors = first_stage_state(read(autoencoder)[0]) if autoencoder else {}
-    stage_tensors |= {k[len(FIRST_STAGE) :]: v for k, v in tensors.items() if k.startswith(FIRST_STAGE)}
+    stage_tensors = join_first_stage(tensors, autoencoder)
     if not stage_tensors:
         raise UserError(f"{checkpoint} holds no first stage ({FIRST_STAGE}...): add --autoencoder FILE.")
     prefix = f"{EMA}diffusion_model" if used == "ema" else RAW
@@ -136,7 +135,7 @@ def load(
     return Networks(read_unet, first_stage, architecture, used)
 
 
-def _trim() -> None:
+def _release_memory() -> None:
     """Give the memory that loading freed back to the system (glibc only): small pieces would keep it."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
@@ -169,8 +168,8 @@ def ema_key(name: str) -> str:
 
 
 def unet_state(
-    tensors: Mapping[str, Tensor], unet: UNet, weights: Weights
-) -> tuple[dict[str, Tensor], Weights]:
+    tensors: Mapping[str, Tensor], unet: UNet, weights: WeightKind
+) -> tuple[dict[str, Tensor], WeightKind]:
     """The UNet's tensors by its own names, and which weights they are.
 
     An EMA name is the parameter's inside the published wrapper without its dots, which cannot be read
@@ -186,6 +185,12 @@ def first_stage_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The first stage's tensors, of a file of its own or of a whole checkpoint; `loss.*` left out."""
     inside = {k.removeprefix(FIRST_STAGE): v for k, v in tensors.items()}
     return {name: tensor for name, tensor in inside.items() if name.startswith(FIRST_STAGE_GROUPS)}
+
+
+def join_first_stage(tensors: Mapping[str, Tensor], autoencoder: Path | None) -> dict[str, Tensor]:
+    """The first stage of a checkpoint's tensors; what they lack of it is that of the file `autoencoder`."""
+    own = first_stage_state({k: v for k, v in tensors.items() if k.startswith(FIRST_STAGE)})
+    return (first_stage_state(read_tensors(autoencoder)[0]) if autoencoder else {}) | own
 
 
 def check_shapes(network: nn.Module, tensors: Mapping[str, Tensor], where: Path, prefix: str = "") -> None:
@@ -226,10 +231,10 @@ def _fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, prefix:
         state[name] = torch.empty_like(wanted, device="cpu", memory_format=layout).copy_(tensor)
     network.load_state_dict(state, assign=True)
     fold(network)
-    _trim()
+    _release_memory()
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], Architecture | None]:
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], Architecture | None]:
     """Every tensor of a file by its name, mapped from the disk, and the architecture where it says one."""
     if not path.is_file():
         raise UserError(f"There is no checkpoint {path}: give the path of refldm.ckpt or a .safetensors.")
@@ -280,7 +285,8 @@ _TENSORS = (Tensor, nn.Parameter)
 
 def text_line(error: BaseException) -> str:
     """What an error says, as far as it fits into a sentence."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    text = error.strerror if isinstance(error, OSError) else None
+    return ((text or str(error)).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 class _Skipped:
@@ -296,11 +302,11 @@ class _Skipped:
 class _SkippedDict:
     """The same for classes that are filled like dicts, which the reader allows of few types only."""
 
-    def __new__(cls, *args: object) -> Any:
+    def __new__(cls, *args: object) -> OrderedDict[str, object]:  # type: ignore[misc]
         return OrderedDict()
 
 
-def _stand_ins(path: Path) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+def _stand_ins(path: Path) -> list[Callable[..., object] | tuple[Callable[..., object], str]]:
     """For each foreign class that the pickle names, a stand-in that does nothing.
 
     What could run code (functions of the standard library but for a few harmless ones) refuses the file:
@@ -324,28 +330,35 @@ def _stand_ins(path: Path) -> list[Callable[..., Any] | tuple[Callable[..., Any]
     return [(_SkippedDict if "dict" in name.lower() else _Skipped, name) for name in foreign]
 
 
+@dataclass(frozen=True)
+class Converted:
+    """What was written: how many tensors, of how many bytes, and which of the two UNets."""
+
+    tensors: int
+    bytes: int
+    weights: WeightKind
+
+
 def convert(
     checkpoint: Path,
     out: Path,
     autoencoder: Path | None = None,
     architecture: Architecture | None = None,
     notes: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+) -> Converted:
     """Write what inference needs, EMA weights and first stage, under the published names to `out`.
 
-    The safetensors header keeps the architecture and `notes`. Returns what was written: tensors, bytes,
-    weights. UserError as `load`.
+    The safetensors header keeps the architecture and `notes`. UserError as `load_networks`.
     """
-    tensors, found = read(checkpoint)
-    networks = load(checkpoint, autoencoder, architecture)
+    tensors, found = read_tensors(checkpoint)
+    networks = load_networks(checkpoint, autoencoder, architecture)
     named, weights = unet_state(tensors, networks.unet, "ema")  # whole and finite, or an error
     key = ema_key if weights == "ema" else RAW.__add__
     kept = {key(name): tensor.contiguous() for name, tensor in named.items()}
-    stage = first_stage_state(read(autoencoder)[0]) if autoencoder else {}
-    stage |= first_stage_state({k: v for k, v in tensors.items() if k.startswith(FIRST_STAGE)})
+    stage = join_first_stage(tensors, autoencoder)
     kept |= {FIRST_STAGE + name: tensor.contiguous() for name, tensor in stage.items()}
     header = {"architecture": asdict(networks.architecture), **(notes or {})}
     # one key: the order of several would be chance, and so the file's bytes
     save_file(kept, out, {METADATA: json.dumps(header, sort_keys=True)})
     size = sum(tensor.numel() * tensor.element_size() for tensor in kept.values())
-    return {"tensors": len(kept), "bytes": size, "weights": weights}
+    return Converted(len(kept), size, weights)

@@ -6,7 +6,8 @@ activation give, each as large as the input; here both are found again from the 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,9 @@ def wanted(x: Tensor, *parts: nn.Module) -> bool:
     )
 
 
-def norm_act_conv(x: Tensor, norm: nn.GroupNorm, conv: nn.Conv2d, onto: Tensor | None = None) -> Tensor:
+def recomputing_norm_act_conv(
+    x: Tensor, norm: nn.GroupNorm, conv: nn.Conv2d, onto: Tensor | None = None
+) -> Tensor:
     """`layers.norm_act_conv`, which see; `onto` is overwritten only where no gradient is asked for."""
     if not wanted(x, norm, conv):
         return layers.norm_act_conv(x, norm, conv, onto)
@@ -42,14 +45,24 @@ def upsample(x: Tensor, layer: layers.Upsample) -> Tensor:
     return out
 
 
-def _backward(gradient: Tensor, conv: nn.Conv2d) -> Any:
+class Context(Protocol):
+    """What a forward pass leaves to its backward pass."""
+
+    saved_tensors: tuple[Tensor, ...]
+    norm: nn.GroupNorm
+    conv: nn.Conv2d
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+
+def _backward(gradient: Tensor, conv: nn.Conv2d) -> Callable[[Tensor, bool, bool], Tensor]:
     """The convolution that takes the gradient of a 3x3 convolution's result to that of its input."""
     return layers.convolution(gradient, conv.weight.flip((2, 3)).transpose(0, 1), None)
 
 
 class _NormActConv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, norm: nn.GroupNorm, conv: nn.Conv2d) -> Tensor:
+    def forward(ctx: Context, x: Tensor, norm: nn.GroupNorm, conv: nn.Conv2d) -> Tensor:
         mean, rstd = layers.moments(x, norm)
         ctx.save_for_backward(x, mean, rstd)
         ctx.norm, ctx.conv = norm, conv
@@ -57,7 +70,7 @@ class _NormActConv(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Context, gradient: Tensor) -> tuple[Tensor, None, None]:
         """With n = scale x + shift and g the gradient at n, that at x is scale (g - mean(g) - ...).
 
         The two means over a group that normalisation asks for are linear in the channels' sums of g and
@@ -102,7 +115,7 @@ def _of_the_means(
 
 class _Upsample(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, conv: nn.Conv2d) -> Tensor:
+    def forward(ctx: Context, x: Tensor, conv: nn.Conv2d) -> Tensor:
         ctx.conv = conv
         height, width = 2 * x.shape[2], 2 * x.shape[3]
         out = layers.empty(x, conv.out_channels, height, width)
@@ -116,7 +129,7 @@ class _Upsample(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Context, gradient: Tensor) -> tuple[Tensor, None]:
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         back = _backward(gradient, ctx.conv)
         height, width = gradient.shape[2:]

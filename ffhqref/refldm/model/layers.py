@@ -93,7 +93,7 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Callable[[Ten
 def strip_rows(x: Tensor) -> int:
     """How many rows of x [B, C, H, W] a strip has: a multiple of 4."""
     rows = STRIP_BYTES // (x.shape[1] * x.shape[3] * x.element_size())
-    return max(8, rows // winograd.TILE * winograd.TILE)
+    return max(8, rows // winograd.OUTPUT_TILE * winograd.OUTPUT_TILE)
 
 
 def empty(x: Tensor, channels: int, height: int, width: int) -> Tensor:

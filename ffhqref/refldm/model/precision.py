@@ -14,7 +14,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WORTH = 1.15  # times as fast: below that `auto` keeps fp32
 
 
-def choose(asked: str, device: str) -> str:
+def resolve(asked: str, device: str) -> str:
     """The precision for --precision; UserError where the device has none such."""
     if asked != "auto":
         if asked == "fp16" and device == "cpu":

@@ -19,8 +19,8 @@ from ffhqref.refldm.model.checkpoint import (
     RAW,
     Architecture,
     ema_key,
-    first_stage_state,
-    read,
+    join_first_stage,
+    read_tensors,
     unet_state,
 )
 from ffhqref.refldm.model.unet import UNet
@@ -45,7 +45,7 @@ def publish(
     Of raw and averaged weights the one that is not there is the other. UserError where the file holds
     neither a denoiser nor a first stage, or is of a network that the published code cannot build.
     """
-    tensors, found = read(checkpoint)
+    tensors, found = read_tensors(checkpoint)
     architecture = architecture or found or Architecture()
     for size in (architecture.autoencoder, architecture.unet):
         if size.groups != GROUPS:
@@ -53,8 +53,7 @@ def publish(
                 f"{checkpoint} normalises in {size.groups} groups, the published code always in {GROUPS}: "
                 f"only networks of `groups = {GROUPS}` can be written in its layout."
             )
-    stage = first_stage_state(read(autoencoder)[0]) if autoencoder else {}
-    stage |= first_stage_state({k: v for k, v in tensors.items() if k.startswith(FIRST_STAGE)})
+    stage = join_first_stage(tensors, autoencoder)
     with torch.device("meta"):
         unet = UNet(architecture.unet)
     denoiser = layout(tensors, unet)
@@ -82,7 +81,6 @@ def layout(tensors: Mapping[str, Tensor], unet: UNet) -> dict[str, Tensor]:
     out = {k: tensors.get(k, v) for k, v in schedule.tables(schedule.betas()).items()}
     out |= {RAW + name: raw[name] for name in unet.state_dict()}
     out[EMA_DECAY] = tensors.get(EMA_DECAY, torch.tensor(0.9999))
-    updates = torch.tensor(0, dtype=torch.int32)
-    out[EMA_UPDATES] = tensors.get(EMA_UPDATES, updates)
+    out[EMA_UPDATES] = tensors.get(EMA_UPDATES, torch.tensor(0, dtype=torch.int32))
     out |= {ema_key(name): average[name] for name in unet.state_dict()}
     return out

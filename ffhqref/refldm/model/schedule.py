@@ -6,21 +6,21 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ffhqref.core.arrays import Float64
+
 Schedule = Literal["uniform_trailing", "uniform"]
-Real = npt.NDArray[np.float64]
 
 
-def betas(steps: int = 1000, first: float = 0.0015, last: float = 0.0155) -> Real:
+def betas(steps: int = 1000, first: float = 0.0015, last: float = 0.0155) -> Float64:
     """Variances added at each of `steps` timesteps, float64; linear in their square roots."""
     roots = torch.linspace(first**0.5, last**0.5, steps, dtype=torch.float64)
     return np.asarray(roots.square().numpy())
 
 
-def tables(beta: Real) -> dict[str, Tensor]:
+def tables(beta: Float64) -> dict[str, Tensor]:
     """The published schedule buffers by name, each [T] float32, computed in float64."""
     alpha = 1 - beta
     bar = np.cumprod(alpha)
@@ -73,14 +73,14 @@ def sigmas(now: Tensor, before: Tensor, eta: float) -> Tensor:
     return eta * torch.sqrt((1 - before) / (1 - now) * (1 - now / before))
 
 
-def sample(
+def ddim(
     denoise: Callable[[Tensor, int], Tensor],
     x: Tensor,
     chosen: Sequence[int],
     bar: Tensor,
     eta: float = 0.0,
     noise: Callable[[int], Tensor] | None = None,
-    watch: Callable[[Tensor, Tensor], None] | None = None,
+    watch: Callable[[Tensor, Tensor], object] | None = None,
 ) -> Tensor:
     """DDIM: the latent that `denoise(x, t)`, which predicts the noise, leads x_T [B, C, h, w] to.
 

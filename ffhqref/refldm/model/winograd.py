@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 A, B = 0.625, 1.5
-TILE, WINDOW = 4, 6  # px of results, and of the inputs that they see
+OUTPUT_TILE, INPUT_TILE = 4, 6  # px of results, and of the inputs that they depend on
 LEAST_CHANNELS, LEAST_PIXELS = 64, 4096  # below, the transforms cost more than they save
 
 
@@ -35,7 +35,7 @@ def suits(x: Tensor, weight: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and x.shape[2] % TILE == x.shape[3] % TILE == 0
+        and x.shape[2] % OUTPUT_TILE == x.shape[3] % OUTPUT_TILE == 0
         and min(weight.shape[:2]) >= LEAST_CHANNELS
         and x.shape[0] * x.shape[2] * x.shape[3] >= LEAST_PIXELS
     )
@@ -54,19 +54,19 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     x = x.permute(0, 2, 3, 1)  # NHWC
     batch, height, width, channels = x.shape
-    down, across, out = height // TILE, width // TILE, kernel.shape[1]
-    rows = x.new_empty((WINDOW, batch, down, width, channels))
-    _evaluate([x[:, i::TILE][:, :down] for i in range(WINDOW)], rows)
-    points = x.new_empty((WINDOW, WINDOW, batch, down, across, channels))
-    _evaluate([rows[:, :, :, i::TILE][:, :, :, :across] for i in range(WINDOW)], points)
-    products = torch.bmm(points.view(WINDOW**2, -1, channels), kernel.transpose(1, 2))
-    columns = x.new_empty((TILE, WINDOW, batch, down, across, out))
-    _interpolate(products.view(WINDOW, *columns.shape[1:]).unbind(0), columns)
-    results = x.new_empty((batch, down, TILE, across, TILE, out))
+    down, across, out = height // OUTPUT_TILE, width // OUTPUT_TILE, kernel.shape[1]
+    rows = x.new_empty((INPUT_TILE, batch, down, width, channels))
+    _evaluate([x[:, i::OUTPUT_TILE][:, :down] for i in range(INPUT_TILE)], rows)
+    points = x.new_empty((INPUT_TILE, INPUT_TILE, batch, down, across, channels))
+    _evaluate([rows[:, :, :, i::OUTPUT_TILE][:, :, :, :across] for i in range(INPUT_TILE)], points)
+    products = torch.bmm(points.view(INPUT_TILE**2, -1, channels), kernel.transpose(1, 2))
+    columns = x.new_empty((OUTPUT_TILE, INPUT_TILE, batch, down, across, out))
+    _interpolate(products.view(INPUT_TILE, *columns.shape[1:]).unbind(0), columns)
+    results = x.new_empty((batch, down, OUTPUT_TILE, across, OUTPUT_TILE, out))
     _interpolate(columns.unbind(1), results.permute(2, 4, 0, 1, 3, 5))
     if bias is not None:
         results += bias
-    return results.view(batch, down * TILE, across * TILE, out).permute(0, 3, 1, 2)
+    return results.view(batch, down * OUTPUT_TILE, across * OUTPUT_TILE, out).permute(0, 3, 1, 2)
 
 
 def _evaluate(x: Sequence[Tensor], out: Tensor) -> None:

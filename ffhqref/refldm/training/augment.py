@@ -6,12 +6,10 @@ import math
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from ffhqref.refldm.restorer import Rgb
+from ffhqref.core.arrays import Float32, Float64
+from ffhqref.core.images import Rgb
 from ffhqref.refldm.training.config import Config
-
-Real = npt.NDArray[np.float64]
 
 
 def reference(picture: Rgb, config: Config, rng: np.random.Generator) -> Rgb:
@@ -43,18 +41,18 @@ def colours(picture: Rgb, jitter: tuple[float, float, float, float], rng: np.ran
     return np.asarray(np.rint(values), np.uint8)
 
 
-def _grey(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _grey(values: Float32) -> Float32:
     """Luma of BT.601."""
     return values @ np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def _turn_hue(values: npt.NDArray[np.float32], turn: float) -> npt.NDArray[np.float32]:
+def _turn_hue(values: Float32, turn: float) -> Float32:
     hsv = cv2.cvtColor(values / np.float32(255), cv2.COLOR_RGB2HSV)  # hue in degrees
     hsv[..., 0] = (hsv[..., 0] + 360 * turn) % 360
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255, np.float32)
 
 
-def placement(height: int, width: int, config: Config, rng: np.random.Generator) -> Real:
+def placement(height: int, width: int, config: Config, rng: np.random.Generator) -> Float64:
     """Rotation, shift and zoom about the middle, then a perspective, as one 3x3 matrix of pixels.
 
     One matrix, so that the picture is resampled once.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
-from ffhqref.core.recipe import build
+from ffhqref.core.recipe import build, load_toml
+from ffhqref.core.store import UserError
 from ffhqref.refldm.model.checkpoint import Architecture, parse_architecture
 from ffhqref.refldm.restorer import Encoding
 from ffhqref.refldm.training.losses import Norm, Scaling
@@ -18,7 +21,7 @@ FREE = {"steps", "save_every", "keep", "log_every", "validate_every", "validatio
         "validation_steps", "validation_guidance", "accumulate", "latent_memory", "recompute"}  # fmt: skip
 
 SHARES = ("flip", "perspective_share", "reference_flip", "drop", "lq_drop", "own", "min_lr", "ema")
-COUNTS = (
+AT_LEAST_ONE = (
     "steps", "batch_size", "accumulate", "references", "log_every", "save_every", "keep", "validate_every",
     "discriminator_channels", "discriminator_layers", "validation_steps",
 )  # fmt: skip
@@ -89,7 +92,7 @@ class Config:
     architecture: Architecture = field(default_factory=Architecture)
 
     def __post_init__(self) -> None:
-        for name in COUNTS:
+        for name in AT_LEAST_ONE:
             _need(getattr(self, name) >= 1, f"{name} must be at least 1")
         for name in SHARES:
             _need(0 <= getattr(self, name) <= 1, f"{name} must be from 0 to 1")
@@ -104,15 +107,16 @@ class Config:
         _need(self.batch_size % self.accumulate == 0, "batch_size must be a multiple of accumulate")
 
     @property
-    def still(self) -> bool:
-        """Whether references are seen as they are: so their latents are worth keeping."""
+    def static_references(self) -> bool:
+        """Whether references are never augmented: so their latents are worth keeping."""
         perspective = self.perspective * self.perspective_share
         moved = (*self.jitter, self.rotate, self.shift, perspective, self.reference_flip)
         return not any(moved) and self.zoom == (1.0, 1.0)
 
-    def table(self) -> dict[str, Any]:
-        """As plain values, what `parse` reads back."""
-        return asdict(self)
+    def table(self) -> dict[str, object]:
+        """As JSON has it, and as `parse` reads it back."""
+        table: dict[str, object] = json.loads(json.dumps(asdict(self)))
+        return table
 
 
 def _need(good: bool, fault: str) -> None:
@@ -120,19 +124,34 @@ def _need(good: bool, fault: str) -> None:
         raise ValueError(fault)
 
 
-def parse(table: Mapping[str, Any], where: str) -> Config:
+def read_config(path: Path) -> dict[str, object]:
+    """A configuration's TOML as a table for `parse`.
+
+    `architecture` may be the name of a TOML file with the networks' sizes, below the folder of this one, so
+    that the stages of one restorer share it.
+    """
+    table: dict[str, object] = load_toml(path)
+    name = table.get("architecture")
+    if isinstance(name, str):
+        place = path.parent / name
+        if not place.resolve().is_relative_to(path.parent.resolve()):
+            raise UserError(f"{path}: architecture {name!r} must be a file below {path.parent}.")
+        sizes = load_toml(place)
+        if table.get("stage") == "autoencoder":  # has no denoiser, whose size would tie its runs
+            sizes.pop("unet", None)
+        table["architecture"] = sizes
+    return table
+
+
+def parse(table: Mapping[str, object], where: str) -> Config:
     """A configuration from TOML or JSON; UserError names the key that is unknown or does not fit."""
-    architecture = parse_architecture(table.get("architecture", {}), f"{where}: architecture")
+    sizes = table.get("architecture", {})
+    if not isinstance(sizes, Mapping):
+        raise UserError(f"{where}: architecture must be a table.")
+    architecture = parse_architecture(sizes, f"{where}: architecture")
     return build(Config, {**table, "architecture": architecture}, where)
 
 
-def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def changed(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
     """The keys that a run which goes on may not change, but did."""
-    return sorted(k for k in now if k not in FREE and _plain(before.get(k)) != _plain(now[k]))
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as JSON keeps them."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+    return sorted(key for key in now if key not in FREE and before.get(key) != now[key])

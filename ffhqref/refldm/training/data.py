@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +18,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ffhqref.core import images, tables
+from ffhqref.core.arrays import Int64
 from ffhqref.core.images import BadImage, Rgb
 from ffhqref.core.store import UserError
-from ffhqref.refldm.restorer import fit
+from ffhqref.refldm.restorer import resize_bicubic
 from ffhqref.refldm.training import augment
 from ffhqref.refldm.training.config import Config
 from ffhqref.refldm.training.losses import keep_masks
@@ -51,11 +51,6 @@ def read_mapping(path: Path) -> list[ReferenceRow]:
     return [ReferenceRow(target, tuple(names)) for target, names in tables.read_references(path).items()]
 
 
-def read_targets(path: Path) -> list[ReferenceRow]:
-    """The targets of a list of names, without references."""
-    return [ReferenceRow(name) for name in tables.read_list(path)]
-
-
 @dataclass(frozen=True)
 class Pictures:
     """Photographs below a folder, as pictures of one size."""
@@ -64,13 +59,9 @@ class Pictures:
     height: int
     width: int
 
-    def missing(self, names: Sequence[str]) -> list[str]:
-        """The names that are no file."""
-        return [name for name in names if not images.find(self.root, name).is_file()]
-
     def read(self, name: str) -> Rgb:
         """uint8 RGB of this size; BadImage where the file is no picture."""
-        return fit(images.read(images.find(self.root, name)), self.height, self.width)
+        return resize_bicubic(images.read(images.find(self.root, name)), self.height, self.width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +79,7 @@ class TrainingSource:
             raise UserError("The dataset has no training target: build it from more photographs.")
         rows = [*self.train, *self.validation]
         names = sorted({name for row in rows for name in (row.target, *row.references)})
-        missing = self.pictures.missing(names)
+        missing = [name for name in names if not images.find(self.pictures.root, name).is_file()]
         if missing:
             shown = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
             raise UserError(
@@ -118,7 +109,8 @@ def open_dataset(data: Path, photos: Path, config: Config, degrade: Degrade | No
         if empty:
             raise UserError(f"{mapping / 'train_references.csv'}: {empty[0]} has no reference.")
     else:
-        train = read_targets(data / "id_based_ffhq_split" / "train_image.txt")
+        names = tables.read_list(data / "id_based_ffhq_split" / "train_image.txt")
+        train = [ReferenceRow(name) for name in names]
     validation = read_mapping(mapping / "val_references.csv")[: config.validation_pictures]
     size = config.architecture
     pictures = Pictures(photos, size.height, size.width)
@@ -128,19 +120,29 @@ def open_dataset(data: Path, photos: Path, config: Config, degrade: Degrade | No
 
 
 @lru_cache(maxsize=2)
-def _order(count: int, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _order(count: int, seed: int, epoch: int) -> Int64:
     return np.random.Generator(np.random.PCG64(draw_seed(seed, epoch, "order"))).permutation(count)
 
 
 @dataclass
-class Samples(Dataset[dict[str, Any]]):
+class Sample:
+    """A target with all that a step needs of it, its tensors by name."""
+
+    tensors: dict[str, Tensor]
+    key: Key
+    reference_keys: list[Key] = field(default_factory=list)  # from left to right
+    skipped: list[str] = field(default_factory=list)  # what could not be read in its place, and why
+
+
+@dataclass
+class Samples(Dataset[Sample]):
     """Samples by number, without end: a map-style dataset whose keys are sample numbers."""
 
     source: TrainingSource
     config: Config
     latent: tuple[int, int, int]  # of the noise
 
-    def __getitem__(self, number: int) -> dict[str, Any]:
+    def __getitem__(self, number: int) -> Sample:
         """Sample `number`; where its pictures cannot be read, the next one's, and why in `skipped`."""
         skipped: list[str] = []
         count = len(self.source.train)
@@ -148,31 +150,30 @@ class Samples(Dataset[dict[str, Any]]):
             epoch, place = divmod(number + after, count)
             row = self.source.train[_order(count, self.config.seed, epoch)[place]]
             try:
-                return {**self.sample(row, number), "skipped": skipped}
+                return replace(self.sample(row, number), skipped=skipped)
             except BadImage as error:
                 skipped.append(f"{row.target}: {error}")
         raise UserError(f"{TRIES} samples in a row cannot be read, such as {skipped[-1]}: fix them.")
 
-    def sample(self, row: ReferenceRow, number: int) -> dict[str, Any]:
+    def sample(self, row: ReferenceRow, number: int) -> Sample:
         """Pictures uint8 [H, W, 3], wide references [H, n * W, 3], noise, timestep, kept conditions."""
         config = self.config
         rng = np.random.Generator(np.random.PCG64(draw_seed(config.seed, number, "sample")))
         flipped = bool(rng.random() < config.flip)
         target = self.source.pictures.read(row.target)
-        made: dict[str, Any] = {"target": target}
+        made = {"target": target}
         names: list[str] = []
         if config.stage != "autoencoder" and self.source.degrade is not None:
             made["lq"] = self.source.degrade(target, row.target, number)
         if config.stage == "refldm":
             names, made["references"] = self._references(row, rng)
-        mirrored = {k: np.ascontiguousarray(v[:, ::-1]) if flipped else v for k, v in made.items()}
-        drawn = diffusion_draws(config, number, self.latent) if config.stage != "autoencoder" else {}
-        return {
-            **{k: torch.from_numpy(v) for k, v in mirrored.items()},
-            **drawn,
-            "key": (row.target, flipped),
-            "reference_keys": [(name, flipped) for name in (reversed(names) if flipped else names)],
-        }
+        if flipped:
+            made = {name: np.ascontiguousarray(picture[:, ::-1]) for name, picture in made.items()}
+            names = names[::-1]
+        tensors = {name: torch.from_numpy(picture) for name, picture in made.items()}
+        if config.stage != "autoencoder":
+            tensors |= diffusion_draws(config, number, self.latent)
+        return Sample(tensors, (row.target, flipped), [(name, flipped) for name in names])
 
     def _references(self, row: ReferenceRow, rng: np.random.Generator) -> tuple[list[str], Rgb]:
         names = list(row.references)
@@ -202,24 +203,22 @@ def diffusion_draws(config: Config, number: int, latent: tuple[int, int, int]) -
     return {"noise": noise, "t": t, "keep": torch.cat([kept[name] for name in CONDITIONS])}
 
 
-def validation_samples(
-    source: TrainingSource, config: Config, latent: tuple[int, int, int]
-) -> list[dict[str, Any]]:
+def validation_samples(source: TrainingSource, config: Config, latent: tuple[int, int, int]) -> list[Sample]:
     """The validation pictures: never mirrored or augmented, references in the file's order."""
-    plain = []
+    samples = []
     for row in source.validation:
         target = source.pictures.read(row.target)
-        item: dict[str, Any] = {"target": torch.from_numpy(target)}
+        pictures = {"target": target}
         if source.degrade is not None:
-            item["lq"] = torch.from_numpy(source.degrade(target, row.target, 0))
+            pictures["lq"] = source.degrade(target, row.target, 0)
         if config.stage == "refldm":
             names = repeated(row.references, config.references)
-            item["references"] = torch.from_numpy(
-                np.concatenate([source.pictures.read(name) for name in names], 1)
-            )
+            pictures["references"] = np.concatenate([source.pictures.read(name) for name in names], 1)
         generator = torch.Generator().manual_seed(draw_seed(config.seed, row.target, "validation"))
-        plain.append({**item, "noise": torch.randn(latent, generator=generator), "name": row.target})
-    return plain
+        tensors = {name: torch.from_numpy(picture) for name, picture in pictures.items()}
+        tensors["noise"] = torch.randn(latent, generator=generator)
+        samples.append(Sample(tensors, (row.target, False)))
+    return samples
 
 
 @dataclass(frozen=True)
@@ -243,12 +242,6 @@ class StepBatchSampler:
             step += 1
 
 
-def as_picture(values: Tensor) -> Rgb:
-    """[3, H, W] in about [-1, 1] -> uint8 [H, W, 3], cut off as in restoration."""
-    levels = ((values.float() + 1) / 2).clamp(0, 1) * 255
-    return levels.to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-
-
 @dataclass
 class Batch:
     """Samples put together, on a device."""
@@ -268,10 +261,12 @@ class Batch:
         return self.tensors[name].permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def collate(samples: Sequence[dict[str, Any]]) -> Batch:
+def collate(samples: Sequence[Sample]) -> Batch:
     """Samples -> a batch."""
-    tensors = {key: torch.stack([sample[key] for sample in samples])
-               for key, value in samples[0].items() if isinstance(value, Tensor)}  # fmt: skip
-    skipped = [line for sample in samples for line in sample.get("skipped", [])]
-    keys = [sample.get("key", ("", False)) for sample in samples]
-    return Batch(tensors, keys, skipped, [sample.get("reference_keys", []) for sample in samples])
+    names = samples[0].tensors
+    return Batch(
+        {name: torch.stack([sample.tensors[name] for sample in samples]) for name in names},
+        [sample.key for sample in samples],
+        [line for sample in samples for line in sample.skipped],
+        [sample.reference_keys for sample in samples],
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,17 +12,20 @@ from torch import Tensor, nn
 
 from ffhqref.refldm.model import checkpoint
 from ffhqref.refldm.model.autoencoder import Autoencoder
+from ffhqref.refldm.restorer import as_picture
 from ffhqref.refldm.training import losses
 from ffhqref.refldm.training.config import Config
-from ffhqref.refldm.training.data import Batch, as_picture, collate, draw_seed
+from ffhqref.refldm.training.data import Batch, Sample, collate, draw_seed
 from ffhqref.refldm.training.runs import Saved
 from ffhqref.refldm.training.stages import (
     Perceptual,
     Validation,
     fill,
     load_optimizer,
+    load_scaler,
     optimizer_step,
     optimizer_tensors,
+    scaler_state,
 )
 
 DISCRIMINATOR = "loss.discriminator.main."  # the published names
@@ -165,8 +167,7 @@ class AutoencoderTrainee:
         tensors = {"used": self.used}
         for name, optimizer in self.optimizers.items():
             tensors |= optimizer_tensors(optimizer, name)
-        scaler = self.accelerator.scaler
-        return Saved(step, model, tensors, {"scaler": scaler.state_dict() if scaler else {}})
+        return Saved(step, model, tensors, {"scaler": scaler_state(self.accelerator)})
 
     def restore(self, saved: Saved) -> None:
         where = Path(f"step-{saved.step:08d}")
@@ -177,21 +178,19 @@ class AutoencoderTrainee:
         self.used.copy_(tensors.pop("used"))
         for name, optimizer in self.optimizers.items():
             load_optimizer(optimizer, tensors, name)
-        if self.accelerator.scaler and saved.state.get("scaler"):
-            self.accelerator.scaler.load_state_dict(saved.state["scaler"])
+        load_scaler(self.accelerator, saved.state)
 
     @torch.no_grad()
-    def validate(self, items: Sequence[Mapping[str, Any]]) -> Validation:
+    def validate(self, items: Sequence[Sample]) -> Validation:
         """Mean |picture - reconstruction|, levels of [-1, 1], and both side by side."""
         distances, rows = [], []
         for item in items:
-            batch = collate([dict(item)]).to(self.accelerator.device)
+            batch = collate([item]).to(self.accelerator.device)
             pictures = batch.pictures("target")
             made = self.autoencoder.decode(self.autoencoder.encode(pictures))
             distances.append(float((pictures - made).abs().mean()))
-            rows.append(np.concatenate([item["target"].numpy(), as_picture(made[0])], 1))
-        value = float(np.mean(distances))
-        return Validation(value, {"validation/l1": value}, np.concatenate(rows))
+            rows.append(np.concatenate([item.tensors["target"].numpy(), as_picture(made[0])], 1))
+        return Validation.mean("l1", distances, rows)
 
 
 def _adam(network: nn.Module, config: Config, device: torch.device) -> torch.optim.Optimizer:

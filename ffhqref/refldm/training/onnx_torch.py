@@ -21,12 +21,11 @@ from torch import Tensor, nn
 from ffhqref.core.store import UserError
 
 MAX_BYTES = 1 << 30  # of a file; the largest recognisers in use have 260 MB
-Attributes = dict[str, Any]
-Operator = Callable[[list[Any], Attributes], Tensor]  # inputs (None where left out), attributes -> output
+Attributes = dict[str, Any]  # of a node; their kinds are those of the operator
+Operator = Callable[..., Tensor]  # attributes, then the inputs in order (None where left out) -> output
 
 
-def _conv(inputs: list[Any], at: Attributes) -> Tensor:
-    x, weight, *rest = inputs
+def _conv(at: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if weight.dim() != 4 or at.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
         raise ValueError("only 2-D convolutions with explicit padding are known")
     top, left, bottom, right = at.get("pads", [0, 0, 0, 0])
@@ -34,26 +33,22 @@ def _conv(inputs: list[Any], at: Attributes) -> Tensor:
     if (top, left) != (bottom, right):
         x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
     return F.conv2d(
-        x, weight, rest[0] if rest else None, at.get("strides", [1, 1]), padding,
-        at.get("dilations", [1, 1]), at.get("group", 1),
-    )  # fmt: skip
+        x, weight, bias, at.get("strides", [1, 1]), padding, at.get("dilations", [1, 1]), at.get("group", 1)
+    )
 
 
-def _prelu(inputs: list[Any], at: Attributes) -> Tensor:
-    x, slope = inputs
+def _prelu(at: Attributes, x: Tensor, slope: Tensor) -> Tensor:
     return torch.where(x >= 0, x, x * slope)
 
 
-def _clip(inputs: list[Any], at: Attributes) -> Tensor:
+def _clip(at: Attributes, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
     """Bounds are inputs since version 11, attributes before."""
-    low, high = (*inputs[1:], None, None)[:2]
-    return torch.clamp(inputs[0], at.get("min") if low is None else low,
-                       at.get("max") if high is None else high)  # fmt: skip
+    return torch.clamp(x, at.get("min") if low is None else low, at.get("max") if high is None else high)
 
 
-def _reshape(inputs: list[Any], at: Attributes) -> Tensor:
+def _reshape(at: Attributes, x: Tensor, wanted: Tensor) -> Tensor:
     """A 0 keeps the input's size there. A graph of a fixed batch says 1 where any batch is meant."""
-    x, shape = inputs[0], [int(n) for n in inputs[1].tolist()]
+    shape = [int(n) for n in wanted.tolist()]
     if at.get("allowzero", 0) == 0:
         shape = [x.shape[i] if n == 0 else n for i, n in enumerate(shape)]
     if shape and shape[0] == 1 and x.dim() == 4 and x.shape[0] > 1:
@@ -61,31 +56,29 @@ def _reshape(inputs: list[Any], at: Attributes) -> Tensor:
     return torch.reshape(x, shape)
 
 
-def _batch_norm(inputs: list[Any], at: Attributes) -> Tensor:
-    x, weight, bias, mean, variance = inputs
+def _batch_norm(
+    at: Attributes, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor
+) -> Tensor:
     return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=at.get("epsilon", 1e-5))
 
 
-def _gemm(inputs: list[Any], at: Attributes) -> Tensor:
-    a, b, *rest = inputs
+def _gemm(at: Attributes, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     a, b = (m.T if at.get(key, 0) else m for m, key in ((a, "transA"), (b, "transB")))
-    bias = rest[0] * at.get("beta", 1.0) if rest and rest[0] is not None else 0.0
+    bias = c * at.get("beta", 1.0) if c is not None else 0.0
     out: Tensor = torch.matmul(a, b) * at.get("alpha", 1.0) + bias
     return out
 
 
-def _flatten(inputs: list[Any], at: Attributes) -> Tensor:
-    x, axis = inputs[0], at.get("axis", 1)
-    out: Tensor = x.reshape(math.prod(x.shape[:axis]), -1)
-    return out
+def _flatten(at: Attributes, x: Tensor) -> Tensor:
+    return x.reshape(math.prod(x.shape[: at.get("axis", 1)]), -1)
 
 
-def _max_pool(inputs: list[Any], at: Attributes) -> Tensor:
+def _max_pool(at: Attributes, x: Tensor) -> Tensor:
     top, left, bottom, right = at.get("pads", [0, 0, 0, 0])
     if (top, left) != (bottom, right) or at.get("auto_pad", b"NOTSET") != b"NOTSET":
         raise ValueError("only pooling with even, explicit padding is known")
     return F.max_pool2d(
-        inputs[0], at["kernel_shape"], at.get("strides", [1, 1]), (top, left), at.get("dilations", [1, 1]),
+        x, at["kernel_shape"], at.get("strides", [1, 1]), (top, left), at.get("dilations", [1, 1]),
         bool(at.get("ceil_mode", 0)),
     )  # fmt: skip
 
@@ -93,28 +86,28 @@ def _max_pool(inputs: list[Any], at: Attributes) -> Tensor:
 KINDS = {onnx.TensorProto.FLOAT: torch.float32, onnx.TensorProto.FLOAT16: torch.float16}
 
 OPERATORS: dict[str, Operator] = {
-    "Add": lambda i, at: i[0] + i[1],
+    "Add": lambda at, a, b: a + b,
     "BatchNormalization": _batch_norm,
-    "Cast": lambda i, at: i[0].to(KINDS[at["to"]]),  # of weights that are kept in half the bytes
+    "Cast": lambda at, x: x.to(KINDS[at["to"]]),  # of weights that are kept in half the bytes
     "Clip": _clip,
-    "Concat": lambda i, at: torch.cat(i, at["axis"]),
+    "Concat": lambda at, *parts: torch.cat(parts, at["axis"]),
     "Conv": _conv,
-    "Div": lambda i, at: i[0] / i[1],
-    "Dropout": lambda i, at: i[0],
+    "Div": lambda at, a, b: a / b,
+    "Dropout": lambda at, x, *settings: x,
     "Flatten": _flatten,
     "Gemm": _gemm,
-    "GlobalAveragePool": lambda i, at: torch.mean(i[0], (2, 3), keepdim=True),
-    "Identity": lambda i, at: i[0],
-    "LeakyRelu": lambda i, at: F.leaky_relu(i[0], at.get("alpha", 0.01)),
-    "MatMul": lambda i, at: i[0] @ i[1],
+    "GlobalAveragePool": lambda at, x: torch.mean(x, (2, 3), keepdim=True),
+    "Identity": lambda at, x: x,
+    "LeakyRelu": lambda at, x: F.leaky_relu(x, at.get("alpha", 0.01)),
+    "MatMul": lambda at, a, b: a @ b,
     "MaxPool": _max_pool,
-    "Mul": lambda i, at: i[0] * i[1],
+    "Mul": lambda at, a, b: a * b,
     "PRelu": _prelu,
-    "Relu": lambda i, at: F.relu(i[0]),
+    "Relu": lambda at, x: F.relu(x),
     "Reshape": _reshape,
-    "Sigmoid": lambda i, at: torch.sigmoid(i[0]),
-    "Sub": lambda i, at: i[0] - i[1],
-    "Transpose": lambda i, at: i[0].permute(at["perm"]),
+    "Sigmoid": lambda at, x: torch.sigmoid(x),
+    "Sub": lambda at, a, b: a - b,
+    "Transpose": lambda at, x: x.permute(at["perm"]),
 }
 
 
@@ -148,18 +141,20 @@ class OnnxModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Faces [B, 3, side, side], RGB in [-1, 1] -> embeddings [B, D], float32."""
-        values: dict[str, Any] = {name: getattr(self, slot) for name, slot in self.slots.items()}
+        buffers = dict(self.named_buffers())
+        values: dict[str, Tensor | None] = {name: buffers[slot] for name, slot in self.slots.items()}
         values |= {self.input: x, "": None}
         for node, attributes in zip(self.nodes, self.attributes, strict=True):
             try:
                 inputs = [values[name] for name in node.input]
-                values[node.output[0]] = OPERATORS[node.op_type](inputs, attributes)
+                values[node.output[0]] = OPERATORS[node.op_type](attributes, *inputs)
             except (RuntimeError, ValueError, KeyError, IndexError, TypeError) as error:
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
                 what = node.name or node.output[0]
                 raise UserError(f"{self.name}: {node.op_type} {what} cannot be run ({error}).") from None
-        out: Tensor = values[self.output]
+        out = values[self.output]
+        assert out is not None
         return out
 
 
@@ -178,7 +173,7 @@ def _side(value: onnx.ValueInfoProto, name: str) -> int:
     return int(sizes[2])
 
 
-def load(path: Path) -> OnnxModule:
+def load_recogniser(path: Path) -> OnnxModule:
     """A recogniser's file as a frozen module; UserError where it is none or has unknown operators."""
     if not path.is_file():
         raise UserError(f"There is no network {path}: give the path of a recogniser's ONNX file.")

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -24,11 +24,20 @@ from torch.utils.tensorboard import SummaryWriter
 from ffhqref.core import images
 from ffhqref.core.images import Rgb
 from ffhqref.core.store import UserError, flush, write_text
-from ffhqref.refldm.model.checkpoint import METADATA, Architecture
+from ffhqref.refldm.model.checkpoint import METADATA, Architecture, text_line
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 PARTIAL = ".partial"  # of the folder of a checkpoint that is still being written
-MARGIN = 64 << 20  # bytes that must stay free on the disk
+SPARE_BYTES = 64 << 20  # bytes that must stay free on the disk
+
+
+class State(TypedDict, total=False):
+    """The numbers of a checkpoint."""
+
+    ema_updates: int
+    scaler: dict[str, float]  # of the loss, in fp16
+    best: tuple[float, int] | None  # the least validation value, and its step
+    step: int
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ class Saved:
     step: int
     model: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
-    state: Mapping[str, Any]
+    state: State
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ class RunFolder:
             flush(self.checkpoints)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(part, ignore_errors=True)
-            raise UserError(f"Cannot write {place} ({_reason(error)}): {self._stands()}") from None
+            raise UserError(f"Cannot write {place} ({text_line(error)}): {self._stands()}") from None
         return place
 
     def _stands(self) -> str:
@@ -95,7 +104,7 @@ class RunFolder:
         tensors = [*saved.model.values(), *saved.optimizer.values()]
         wanted = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         free = shutil.disk_usage(self.checkpoints).free
-        if free < wanted + MARGIN:
+        if free < wanted + SPARE_BYTES:
             raise OSError(f"it needs {wanted / 1e9:.2f} GB and {free / 1e9:.2f} GB are free")
 
     def load(self, step: int) -> Saved:
@@ -106,8 +115,8 @@ class RunFolder:
             model, optimizer = (_read_tensors(place / name) for name in (MODEL, OPTIMIZER))
         except (OSError, ValueError, SafetensorError) as error:
             raise UserError(
-                f"{place} is damaged ({_reason(error)}): remove this folder and go on with --resume from an "
-                "older one."
+                f"{place} is damaged ({text_line(error)}): remove this folder and go on with --resume from "
+                "an older one."
             ) from None
         return Saved(step, model, optimizer, state)
 
@@ -122,10 +131,10 @@ class RunFolder:
         for part in self.checkpoints.glob(f".step-*{PARTIAL}"):
             shutil.rmtree(part, ignore_errors=True)
 
-    def write_config(self, table: Mapping[str, Any]) -> None:
+    def write_config(self, table: Mapping[str, object]) -> None:
         write_text(self.root / "config.json", json.dumps(table, indent=1, sort_keys=True) + "\n")
 
-    def read_config(self) -> dict[str, Any]:
+    def read_config(self) -> dict[str, object]:
         """What the run was started with; UserError where there is no run."""
         path = self.root / "config.json"
         try:
@@ -135,6 +144,11 @@ class RunFolder:
         if not isinstance(table, dict):
             raise UserError(f"{self.root} holds no training run to go on with: leave --resume out.")
         return table
+
+    def read_settings(self) -> dict[str, object]:
+        """The configuration of the run, as `Config.table` gave it."""
+        settings = self.read_config().get("config")
+        return settings if isinstance(settings, dict) else {}
 
     def left_out(self, lines: Sequence[str]) -> None:
         """Record which pictures could not be read, and why."""
@@ -155,12 +169,6 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         return {key: file.get_tensor(key) for key in file.keys()}
 
 
-def _reason(error: Exception) -> str:
-    """One line of what went wrong."""
-    text = (getattr(error, "strerror", None) or str(error)) or type(error).__name__
-    return str(text).splitlines()[0][:200]
-
-
 class Log:
     """metrics.jsonl and TensorBoard; lines of steps that will be done again are taken out."""
 
@@ -176,13 +184,12 @@ class Log:
             return []
         return self.path.read_text(encoding="utf-8").splitlines(keepends=True)
 
-    def write(self, step: int, values: Mapping[str, Any]) -> None:
+    def write(self, step: int, values: Mapping[str, float]) -> None:
         """A line, and a scalar for each number."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
-            if isinstance(value, (int, float)):
-                self.board.add_scalar(name, value, step)
+            self.board.add_scalar(name, value, step)
 
     def picture(self, step: int, name: str, picture: Rgb) -> None:
         self.board.add_image(name, picture, step, dataformats="HWC")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,17 +14,18 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from ffhqref.core.images import Rgb
 from ffhqref.core.store import UserError
 from ffhqref.refldm.model import checkpoint
 from ffhqref.refldm.model.autoencoder import AttnBlock, Autoencoder, ResnetBlock
 from ffhqref.refldm.model.checkpoint import EMA_DECAY, EMA_UPDATES, FIRST_STAGE, RAW, ema_key
 from ffhqref.refldm.model.unet import UNet
-from ffhqref.refldm.restorer import Restorer, Rgb, SamplingOptions
+from ffhqref.refldm.restorer import Restorer, SamplingOptions
 from ffhqref.refldm.training import losses
 from ffhqref.refldm.training.config import Config
-from ffhqref.refldm.training.data import Batch, Key, collate
+from ffhqref.refldm.training.data import Batch, Key, Sample, collate
 from ffhqref.refldm.training.optimise import Ema, linear_warmup, warmup_cosine
-from ffhqref.refldm.training.runs import Saved
+from ffhqref.refldm.training.runs import Saved, State
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]  # two batches of pictures in [-1, 1] -> their distance
 
@@ -45,6 +46,12 @@ class Validation:
     numbers: dict[str, float]
     sheet: Rgb
 
+    @classmethod
+    def mean(cls, name: str, distances: Sequence[float], rows: Sequence[Rgb]) -> Validation:
+        """Of a distance of each picture, and of a row of the sheet for each."""
+        value = float(np.mean(distances))
+        return cls(value, {f"validation/{name}": value}, np.concatenate(rows))
+
 
 class Trainee(Protocol):
     """A stage of training, as the loop sees it."""
@@ -59,7 +66,7 @@ class Trainee(Protocol):
 
     def restore(self, saved: Saved) -> None: ...
 
-    def validate(self, items: Sequence[Mapping[str, Any]]) -> Validation: ...
+    def validate(self, items: Sequence[Sample]) -> Validation: ...
 
 
 def learning_rate(config: Config, step: int) -> float:
@@ -74,7 +81,7 @@ def learning_rate(config: Config, step: int) -> float:
 
 def first_stage(config: Config, path: Path | None, tensors: Mapping[str, Tensor]) -> Autoencoder:
     """The frozen autoencoder: from its own file, or from a whole checkpoint's tensors."""
-    found = checkpoint.first_stage_state(checkpoint.read(path)[0] if path else tensors)
+    found = checkpoint.first_stage_state(checkpoint.read_tensors(path)[0] if path else tensors)
     if not found:
         raise UserError("No first stage was given: add --autoencoder FILE (see `train autoencoder`).")
     autoencoder = Autoencoder(config.architecture.autoencoder)
@@ -139,7 +146,7 @@ class DiffusionTrainee:
         if isinstance(recognise, nn.Module):
             recognise.to(accelerator.device)
         self.identity = self._identity(recognise) if recognise and config.identity_weight else None
-        self.latents: dict[Key, Tensor] = {}  # of targets and still references: 131 KB each at 512 px
+        self.latents: dict[Key, Tensor] = {}  # of targets and static references: 131 KB each at 512 px
         self.room = config.latent_memory * 1e9 / accelerator.num_processes  # bytes
         self.targets: dict[Key, Tensor] = {}  # embeddings: 2 KB a picture, decoded once
 
@@ -191,7 +198,7 @@ class DiffusionTrainee:
         out = z.new_zeros((*z.shape[:3], count * z.shape[3]))
         for row in keep.nonzero()[:, 0].tolist():
             pieces = wide[row : row + 1]
-            if self.config.reference_encoding == "separate" and self.config.still:
+            if self.config.reference_encoding == "separate" and self.config.static_references:
                 each = zip(pieces[0].chunk(count, 2), batch.reference_keys[row], strict=True)
                 out[row] = torch.cat([self._encoded(piece, key) for piece, key in each], 2)
             elif self.config.reference_encoding == "separate":
@@ -238,11 +245,8 @@ class DiffusionTrainee:
         model[EMA_DECAY] = torch.tensor(self.ema.decay)
         model[EMA_UPDATES] = torch.tensor(self.ema.updates, dtype=torch.int32)
         model |= {FIRST_STAGE + name: tensor for name, tensor in self.autoencoder.state_dict().items()}
-        scaler = self.accelerator.scaler
-        return Saved(
-            step, model, optimizer_tensors(self.optimizer, "denoiser"),
-            {"ema_updates": self.ema.updates, "scaler": scaler.state_dict() if scaler else {}},
-        )  # fmt: skip
+        state: State = {"ema_updates": self.ema.updates, "scaler": scaler_state(self.accelerator)}
+        return Saved(step, model, optimizer_tensors(self.optimizer, "denoiser"), state)
 
     def restore(self, saved: Saved) -> None:
         where = Path(f"step-{saved.step:08d}")
@@ -253,11 +257,10 @@ class DiffusionTrainee:
             shadow.copy_(average[name])
         self.ema.updates = int(saved.state["ema_updates"])
         load_optimizer(self.optimizer, saved.optimizer, "denoiser")
-        if self.accelerator.scaler and saved.state.get("scaler"):
-            self.accelerator.scaler.load_state_dict(saved.state["scaler"])
+        load_scaler(self.accelerator, saved.state)
 
     @torch.no_grad()
-    def validate(self, items: Sequence[Mapping[str, Any]]) -> Validation:
+    def validate(self, items: Sequence[Sample]) -> Validation:
         """DDIM with the averaged weights from fixed noise: mean |z - z of DDIM|, and the pictures."""
         self._swap()
         try:
@@ -271,25 +274,23 @@ class DiffusionTrainee:
         for name, parameter in self.unet.named_parameters():
             parameter.data, self.ema.shadow[name] = self.ema.shadow[name], parameter.data
 
-    def _sampled(self, items: Sequence[Mapping[str, Any]]) -> Validation:
+    def _sampled(self, items: Sequence[Sample]) -> Validation:
         config, distances, rows = self.config, [], []
         networks = checkpoint.Networks(self.unet, self.autoencoder, config.architecture, "ema")
         restorer = Restorer(networks, str(self.accelerator.device))
         options = SamplingOptions(steps=config.validation_steps, guidance=config.validation_guidance)
         for item in items:
-            batch = collate([dict(item)]).to(self.accelerator.device)
+            batch = collate([item]).to(self.accelerator.device)
             both = self.autoencoder.encode(torch.cat([batch.pictures("target"), batch.pictures("lq")]))
             wide = batch.tensors.get("references")
-            pictures = split_wide(wide[0], item["target"].shape[1]) if wide is not None else []
+            pictures = [] if wide is None else split_wide(wide[0], config.architecture.width)
             cached = restorer.cache_references(pictures, config.reference_encoding)
             z = restorer.sample(batch.tensors["noise"], both[1:], [cached], options)
             distances.append(float((z - both[:1]).abs().mean()))
-            shown = [item["lq"].numpy(), restorer.decode(z)[0], item["target"].numpy()]
-            rows.append(
-                np.concatenate([*shown, item["references"].numpy()] if wide is not None else shown, 1)
-            )
-        value = float(np.mean(distances))
-        return Validation(value, {"validation/latent_l1": value}, np.concatenate(rows))
+            given = {name: tensor.numpy() for name, tensor in item.tensors.items()}
+            shown = [given["lq"], restorer.decode(z)[0], given["target"]]
+            rows.append(np.concatenate([*shown, given["references"]] if wide is not None else shown, 1))
+        return Validation.mean("latent_l1", distances, rows)
 
 
 def split_wide(wide: Tensor, width: int) -> list[Rgb]:
@@ -299,7 +300,7 @@ def split_wide(wide: Tensor, width: int) -> list[Rgb]:
 
 def start(unet: UNet, tensors: Mapping[str, Tensor]) -> None:
     """The raw weights of an LDM where there are some, else its averaged ones; the average starts anew."""
-    kinds: tuple[checkpoint.Weights, ...] = ("raw", "ema")
+    kinds: tuple[checkpoint.WeightKind, ...] = ("raw", "ema")
     for weights in kinds:
         found, _ = checkpoint.unet_state(tensors, unet, weights)
         if found:
@@ -308,10 +309,10 @@ def start(unet: UNet, tensors: Mapping[str, Tensor]) -> None:
 
 
 def optimizer_step(
-    accelerator: Accelerator, stepper: Any, network: nn.Module, config: Config, step: int
+    accelerator: Accelerator, stepper: torch.optim.Optimizer, network: nn.Module, config: Config, step: int
 ) -> Tensor | None:
     """Clip and move the weights if all parts of the step are there; the gradient's norm, or None."""
-    norm = None
+    norm: Tensor | None = None
     if accelerator.sync_gradients:
         norm = accelerator.clip_grad_norm_(network.parameters(), config.clip or float("inf"))
         if config.precision != "fp16" and not bool(torch.isfinite(norm)):  # fp16's scaler skips such steps
@@ -326,7 +327,17 @@ class Diverged(Exception):
 
     def __init__(self, step: int) -> None:
         super().__init__(f"The gradient is not a finite number at step {step}")
-        self.step = step
+
+
+def scaler_state(accelerator: Accelerator) -> dict[str, float]:
+    """Of the loss scaler, which only fp16 has."""
+    return dict(accelerator.scaler.state_dict()) if accelerator.scaler else {}
+
+
+def load_scaler(accelerator: Accelerator, state: State) -> None:
+    """What `scaler_state` gave, back where there is a scaler."""
+    if accelerator.scaler and state.get("scaler"):
+        accelerator.scaler.load_state_dict(state["scaler"])
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, name: str) -> dict[str, Tensor]:

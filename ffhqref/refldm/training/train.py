@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -24,6 +24,7 @@ from ffhqref.refldm.model.checkpoint import keep_memory
 from ffhqref.refldm.training.config import Config, changed
 from ffhqref.refldm.training.data import (
     Batch,
+    Sample,
     Samples,
     StepBatchSampler,
     TrainingSource,
@@ -115,7 +116,7 @@ def train(
     return run.go()
 
 
-def _resumed_step(folder: RunFolder, config: Config, table: Mapping[str, Any], resume: bool) -> int:
+def _resumed_step(folder: RunFolder, config: Config, table: Mapping[str, object], resume: bool) -> int:
     """The step to go on from, 0 for a new run; UserError where the folder does not fit the request."""
     steps = folder.steps()
     if not resume:
@@ -126,7 +127,7 @@ def _resumed_step(folder: RunFolder, config: Config, table: Mapping[str, Any], r
             )
         return 0
     before = folder.read_config()
-    old = before.get("config", {})
+    old = folder.read_settings()
     keys = changed(old, config.table())
     if config.schedule == "cosine" and old.get("steps") != config.steps:
         keys.append("steps (which the cosine schedule depends on)")
@@ -143,7 +144,7 @@ def _resumed_step(folder: RunFolder, config: Config, table: Mapping[str, Any], r
 
 def make(config: Config, accelerator: Accelerator, given: Given, resumed: RunFolder | None) -> Trainee:
     """The stage's networks: with first weights, or (to be filled) as a checkpoint has them."""
-    tensors = checkpoint.read(given.init)[0] if given.init and not resumed else None
+    tensors = checkpoint.read_tensors(given.init)[0] if given.init and not resumed else None
     if config.stage == "autoencoder":
         return AutoencoderTrainee(config, accelerator, tensors, given.perceptual)
     if resumed:
@@ -200,7 +201,7 @@ class TrainingRun:
             accelerator.process_index,
             self.step,
         )
-        loader: DataLoader[Any] = DataLoader(
+        loader: DataLoader[Sample] = DataLoader(
             Samples(self.source, config, self.latent), batch_sampler=numbers, collate_fn=collate,
             num_workers=self.workers, multiprocessing_context="spawn" if self.workers else None,
             worker_init_fn=_ignore_signals if self.workers else None,
@@ -233,7 +234,7 @@ class TrainingRun:
             f"{self.folder.of(steps[-1])} is the last good checkpoint; lower --lr, or use --precision fp32."
         )
 
-    def _steps(self, log: Log | None, bar: Any, asked: Callable[[], bool]) -> bool:
+    def _steps(self, log: Log | None, bar: tqdm[NoReturn], asked: Callable[[], bool]) -> bool:
         batches = self.batches()
         while self.step < self.config.steps:
             self._one(batches, bar)
@@ -259,7 +260,7 @@ class TrainingRun:
         flag = torch.tensor(int(asked), device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, "sum") > 0)
 
-    def _one(self, batches: Iterator[Batch], bar: Any) -> None:
+    def _one(self, batches: Iterator[Batch], bar: tqdm[NoReturn]) -> None:
         """One optimizer step."""
         for optimizer in self.trainee.optimizers.values():
             for group in optimizer.param_groups:
@@ -278,13 +279,13 @@ class TrainingRun:
         self.seen += self.config.batch_size
         bar.update()
 
-    def _note(self, batch: Batch, bar: Any) -> None:
+    def _note(self, batch: Batch, bar: tqdm[NoReturn]) -> None:
         if batch.skipped:
             self.skipped += len(batch.skipped)
             self.folder.left_out(batch.skipped)
             bar.set_description_str(f"train {self.config.stage} ({self.skipped} left out)")
 
-    def _report(self, log: Log | None, bar: Any) -> None:
+    def _report(self, log: Log | None, bar: tqdm[NoReturn]) -> None:
         """Losses as the mean over processes, rates; the loss must be a number."""
         names = sorted(self.parts)
         means = self.accelerator.reduce(torch.stack([self.parts[name] for name in names]), "mean")
@@ -314,7 +315,7 @@ class TrainingRun:
     def _save(self) -> None:
         if self.main:
             saved = self.trainee.saved(self.step)
-            saved = type(saved)(saved.step, saved.model, saved.optimizer, {**saved.state, "best": self.best})
+            saved.state["best"] = self.best
             self.folder.save(saved, self.config.architecture)
             self.folder.rotate(self.config.keep, self.best[1] if self.best else None)
         self.saved_at = self.step
@@ -340,9 +341,7 @@ def signals() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         came.append(number)
 
-    before: Mapping[int, Any] = {
-        number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: bool(came)
     finally:

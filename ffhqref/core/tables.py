@@ -34,6 +34,7 @@ KEPT, KIND, COHESION, MEMBERS, OTHER = "kept", "kind", "cohesion", "members", "o
 LEVEL, COPY, KERNEL, SIGMA_X, SIGMA_Y, THETA = "level", "copy", "kernel", "sigma_x", "sigma_y", "theta"
 SCALE, NOISE, QUALITY, SEED, DRAW = "scale", "noise", "quality", "seed", "draw"
 GT_IMAGE, LQ_IMAGE, REF_IMAGE = "gt_image", "lq_image", "ref_image"  # the published CSV's columns
+NAME, REFERENCES = "name", "references"
 
 URL, BYTES, MD5, PIXEL_MD5, CATEGORY = "url", "bytes", "md5", "pixel_md5", "category"
 LANDMARK_COLUMNS = tuple(
@@ -121,6 +122,17 @@ DEGRADATIONS = pa.schema(
     }
 )
 SPLIT_TABLE = pa.schema({IMAGE: TEXT, IDENTITY: TEXT, SPLIT: TEXT})
+PICTURE: pa.DataType = pa.struct([("bytes", pa.binary()), ("path", TEXT)])  # as `datasets` has it
+HUB = pa.schema(  # of an export for the Hugging Face Hub: a row a target
+    {
+        NAME: TEXT,  # of the target
+        IDENTITY: TEXT,  # null where the dataset does not say
+        GT_IMAGE: PICTURE,
+        LQ_IMAGE: PICTURE,  # null where the target has none
+        REF_IMAGE: pa.list_(PICTURE),  # best first
+        REFERENCES: pa.list_(TEXT),  # their names
+    }
+)
 
 LISTING = pa.schema({IMAGE: TEXT, URL: TEXT, BYTES: pa.int64(), MD5: TEXT, PIXEL_MD5: TEXT})
 ATTRIBUTION = pa.schema(  # of FFHQ's images; all but the last as the metadata gives them

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
 
@@ -22,7 +22,7 @@ NEXT = {
 @app.command(no_args_is_help=True)
 def export(
     dataset: OutArgument,
-    reader: Annotated[Reader, option("Who reads it.", "--for")],
+    reader: Annotated[Reader, option(f"Who reads it: {', '.join(get_args(Reader))}.", "--for", metavar="READER")],
     out: Annotated[Path, option("Folder to write to, for this export alone.")],
     images: RecordedPhotosOption = None,
     links: Annotated[

@@ -176,7 +176,7 @@ app(sys.argv[2:])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("reader", ["instantrestore", "faceme", "hf", "webdataset", "lmdb"])  # every kind of file
 def test_kill_9_at_many_moments(
     reader: str, handed: Path, tmp_path: Path, points: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,7 +184,7 @@ def test_kill_9_at_many_moments(
     run(reader, handed, tmp_path / "whole", *points)
     words = ["export", handed / "mine", "--for", reader, "--images", handed / "photos", *points]
     killed = 0
-    for moment in (1, 2, 5, 6, 9):
+    for moment in (1, 4, 6):
         command = [sys.executable, "-c", KILLED, moment, *words, "--size", SIDE, "--out", tmp_path / "out"]
         done = subprocess.run([str(word) for word in command], capture_output=True)
         killed += done.returncode == -signal.SIGKILL

@@ -11,6 +11,7 @@ from ffhqref.cli.app import app
 from ffhqref.cli.options import OutArgument, RecordedPhotosOption, option
 from ffhqref.export.options import SPLITS, Links, Reader
 
+READERS = ", ".join(get_args(Reader))
 NEXT = {
     "refldm": "ffhqref sheet {out} --images {out}/images512x512 --out contact-sheet.png",
     "hf": "python -c \"import datasets; print(datasets.load_dataset('{out}'))\"",
@@ -22,7 +23,7 @@ NEXT = {
 @app.command(no_args_is_help=True)
 def export(
     dataset: OutArgument,
-    reader: Annotated[Reader, option(f"Who reads it: {', '.join(get_args(Reader))}.", "--for", metavar="READER")],
+    reader: Annotated[Reader, option(f"Who reads it: {READERS}.", "--for", metavar="READER")],
     out: Annotated[Path, option("Folder to write to, for this export alone.")],
     images: RecordedPhotosOption = None,
     links: Annotated[

@@ -72,6 +72,7 @@ class Contents:
         self._photos = photos
         self._pictures: dict[str, Picture] = {}
         self._missing: list[str] = []
+        self._missing_lq: list[str] = []
         self._bad: list[str] = []
         self._odd: list[str] = []
         self.mappings = {split: self._mapping(split) for split in options.splits}
@@ -133,7 +134,10 @@ class Contents:
 
     def lq(self, folder: Path, row: MappingRow) -> Picture:
         """The low-quality image of a mapping's line: the file that it names, with `.png`."""
-        return self._look(row.lq, below(folder, png_name(row.lq)))
+        path = below(folder, png_name(row.lq))
+        if not path.is_file():
+            self._missing_lq.append(f"{folder.parent.name}/{folder.name}/{png_name(row.lq)}")
+        return self._look(row.lq, path)
 
     def samples(self, split: str) -> list[Sample]:
         """The split's targets, ordered by name."""
@@ -183,6 +187,11 @@ class Contents:
 
     def check(self) -> None:
         """UserError where pictures that were asked for are missing, unreadable or not square."""
+        if self._missing_lq:
+            raise UserError(
+                f"{_some(self._missing_lq)} missing below {self.dataset}: make it with `ffhqref degrade`, or "
+                "correct lq_image in the mapping."
+            )
         if self._missing:
             raise UserError(
                 f"{_some(self._missing)} missing below {self._photos or self.dataset}: give --images the "

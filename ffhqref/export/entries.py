@@ -98,7 +98,7 @@ class PictureEntry:
 
     @property
     def about(self) -> int:
-        return self.picture.bytes_about(self.size)
+        return self.picture.bytes_about(self.size) if self.links == "copy" else 0
 
     def make(self, out: Path) -> Made:
         try:

@@ -15,9 +15,10 @@ import pytest
 from typer.testing import CliRunner
 
 from ffhqref.cli import app
-from ffhqref.core import images
+from ffhqref.core import images, tables
 from ffhqref.core.store import UserError, read_receipt
 from ffhqref.export import entries, stage
+from ffhqref.export.contents import flat, folder_of
 from ffhqref.export.entries import BytesEntry
 from ffhqref.export.options import ExportOptions, Reader
 from tests.export.conftest import PEOPLE, SIDE, draw, files_below, write_dataset
@@ -176,7 +177,9 @@ app(sys.argv[2:])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reader", ["instantrestore", "faceme", "hf", "webdataset", "lmdb"])  # every kind of file
+@pytest.mark.parametrize(
+    "reader", ["instantrestore", "faceme", "hf", "webdataset", "lmdb"]
+)  # every kind of file
 def test_kill_9_at_many_moments(
     reader: str, handed: Path, tmp_path: Path, points: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,7 +248,7 @@ def test_damaged_photographs_are_named_and_the_rest_is_made(own: Path, tmp_path:
         ("\"a\nb.png\",a.png,['00031.png']", "control character"),
         ("00030.png,../../a.png,['00031.png']", "names must be relative"),
         ("00030.png,00030.png,['/etc/passwd']", "names must be relative"),
-        ("00030.png,gone.png,['00031.png']", "gone.png is missing"),
+        ("00030.png,gone.png,['00031.png']", "test_images/severe_degrad/gone.png is missing"),
     ],
 )
 def test_hostile_mappings(own: Path, tmp_path: Path, line: str, said: str) -> None:
@@ -292,3 +295,14 @@ def test_a_plain_command_finds_the_photographs(own: Path, tmp_path: Path) -> Non
     result = CliRunner().invoke(app, [str(word) for word in words])
     assert result.exit_code == 0, result.output
     assert images.dimensions(tmp_path / "out/train/00000/00000.png") == (512, 512)
+
+
+def test_a_dataset_as_it_is_built(built: Path, drawn: Path, tmp_path: Path) -> None:
+    """Identities of the grouping become folders; nothing but the dataset's folder is given."""
+    words = ["export", built, "--for", "folders", "--out", tmp_path / "out", "--size", 0, "--links", "sym"]
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    rows = tables.read(tables.path_of(built, "splits"), tables.SPLIT_TABLE).to_pylist()
+    assert {file for file in files_below(tmp_path / "out") if not file.startswith("receipts/")} == {
+        f"{row['split']}/{folder_of(row['identity'])}/{flat(row['image'])}.png" for row in rows
+    }

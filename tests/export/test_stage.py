@@ -206,6 +206,9 @@ def test_links(links: str, own: Path, tmp_path: Path) -> None:
     run("folders", own, out, "--links", links)
     there, source = out / "train" / "00000" / "00000.png", own / "photos" / "00000.png"
     assert there.is_symlink() == (links == "sym") and os.path.samefile(there, source)
+    os.utime(source, ns=(1, 1))  # linked again to what it is linked to: a rename that does nothing
+    run("folders", own, out, "--links", links)
+    assert not list(out.rglob("*.part"))
     made = out / "train" / "00000" / "deep__c.png"
     assert not made.is_symlink() and made.stat().st_nlink == 1
     before = source.read_bytes()

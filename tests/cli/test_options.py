@@ -39,6 +39,7 @@ OPTIONS = {  # names that scripts of users rely on
     "doctor": "verify",
     "degrade": """copies filter format from-table images level list out replay-published seed sheet size split
         workers""",
+    "export": "for images landmarks least level links out seed shard-mb size split workers",
     "restore": """align architecture autoencoder batch-size checkpoint compile detector device guidance images
         level lq max-references noise out paste-back precision reference-encoding references refs refs-dir
         schedule seed shard sheet split steps""",

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ffhqref.dataset.verify import verify_dataset
     from ffhqref.degrade.operators import sampler
     from ffhqref.degrade.stage import degrade_dataset, degrade_folder
+    from ffhqref.export.options import ExportOptions
+    from ffhqref.export.stage import export_dataset
     from ffhqref.identities.calibrate import calibrate_distance
     from ffhqref.restore.run import RestoreOptions, restore_dataset, restore_pictures
 
@@ -31,6 +33,8 @@ _PLACES = {
     "degrade_dataset": "degrade.stage",
     "degrade_folder": "degrade.stage",
     "embed_photos": "dataset.embed",
+    "ExportOptions": "export.options",
+    "export_dataset": "export.stage",
     "Recipe": "core.recipe",
     "load_recipe": "core.recipe",
     "sampler": "degrade.operators",
@@ -44,9 +48,10 @@ _PLACES = {
 }
 
 __all__ = [
-    "Recipe", "RestoreOptions", "UserError", "build_refs", "calibrate_distance", "degrade_dataset",
-    "degrade_folder", "embed_photos", "find_identities", "load_recipe", "restore_dataset", "restore_pictures",
-    "sampler", "split_identities", "verify_dataset", "write_references",
+    "ExportOptions", "Recipe", "RestoreOptions", "UserError", "build_refs", "calibrate_distance",
+    "degrade_dataset", "degrade_folder", "embed_photos", "export_dataset", "find_identities", "load_recipe",
+    "restore_dataset", "restore_pictures", "sampler", "split_identities", "verify_dataset",
+    "write_references",
 ]  # fmt: skip
 
 

@@ -26,6 +26,7 @@ LAYERS: dict[str, set[str]] = {  # a room -> the rooms that it may import, itsel
     "refldm": CORE,
     "restore": {"faces", "core", "refldm"},
     "demo": STAGES | {"download"},  # `demo --real`
+    "export": STAGES,
     "doctor": {"download", "core"},  # what was downloaded, and whether it is right
 }
 HALL = {"", "__main__", "doctor"}  # modules beside the rooms
@@ -33,7 +34,7 @@ EVERYTHING = {"", "__main__", "cli"}  # may import all
 OWN_LAYERS = {"demo.making": LAYERS["demo"] | {"refldm"}}  # trains what the demo ships
 # modules of `dataset` are stages: they call each other in `build` alone
 DATASET_STAGES = {"embed", "cluster", "split", "references", "verify", "sheet"}
-TORCH = ("refldm.", "restore.", "demo.making.")  # prefixes of modules that may import torch
+TORCH = ("refldm.", "restore.", "demo.making.", "export.faceme")  # prefixes of modules that may import torch
 
 
 @cache

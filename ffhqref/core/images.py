@@ -26,6 +26,7 @@ Rgb = npt.NDArray[np.uint8]  # height x width x 3
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 MAX_PIXELS = 120_000_000  # 360 MB decoded; a larger picture is refused before memory is taken
 MAX_FILE_BYTES = 512 << 20
+HEADER_BYTES = 1 << 20  # of a file, in which its dimensions stand; what comes before them in a JPEG is less
 FFHQ_NESTED = re.compile(r"(^|/)(\d{2})000/(\2\d{3}\.\w+)$")
 _FILTERS = threading.Lock()  # warning filters belong to the process: two threads at once would mix them up
 
@@ -89,7 +90,7 @@ def scan(
                 continue
             if S_ISREG(about.st_mode):
                 name = _name(below_root + file)
-                photos.append(Photo(name, path, about.st_size, about.st_mtime_ns, _name_fault(name)))
+                photos.append(Photo(name, path, about.st_size, about.st_mtime_ns, name_fault(name)))
     if not photos:
         raise UserError(f"{root} holds no PNG, JPEG or WebP picture: give the folder with the photographs.")
     return sorted(_mark_meeting_names(photos, root, kept), key=lambda photo: (photo.name, str(photo.path)))
@@ -108,7 +109,8 @@ def _escaped(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _name_fault(name: str) -> str:
+def name_fault(name: str) -> str:
+    """Why a name cannot stand in a list of names, a line each; empty where it can."""
     if name.isascii() and name.isprintable() and "\\" not in name:
         return ""
     if any(c == "\ufeff" or unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in name):
@@ -224,6 +226,20 @@ def _check_whole(data: bytes) -> None:
             picture.load()
     except Exception as error:
         raise BadImage("unreadable", f"cut off or damaged ({error})") from None
+
+
+def dimensions(path: Path) -> tuple[int, int]:
+    """Width and height in px, as the file's header says; BadImage where it is no picture within bounds."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEADER_BYTES)
+            if head[:4] == b"RIFF":  # Pillow wants the whole of a WebP
+                head += file.read(MAX_FILE_BYTES)
+            _check_header(head, MAX_PIXELS)
+            with _open(head) as picture:
+                return picture.size
+    except OSError as error:
+        raise BadImage("unreadable", f"cannot be read ({error.strerror})") from None
 
 
 def resize(image: Rgb, width: int, height: int) -> Rgb:

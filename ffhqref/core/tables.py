@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import csv
 import io
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ KEPT, KIND, COHESION, MEMBERS, OTHER = "kept", "kind", "cohesion", "members", "o
 LEVEL, COPY, KERNEL, SIGMA_X, SIGMA_Y, THETA = "level", "copy", "kernel", "sigma_x", "sigma_y", "theta"
 SCALE, NOISE, QUALITY, SEED, DRAW = "scale", "noise", "quality", "seed", "draw"
 GT_IMAGE, LQ_IMAGE, REF_IMAGE = "gt_image", "lq_image", "ref_image"  # the published CSV's columns
+NAME, REFERENCES = "name", "references"
 
 URL, BYTES, MD5, PIXEL_MD5, CATEGORY = "url", "bytes", "md5", "pixel_md5", "category"
 LANDMARK_COLUMNS = tuple(
@@ -123,6 +125,17 @@ DEGRADATIONS = pa.schema(
     }
 )
 SPLIT_TABLE = pa.schema({IMAGE: TEXT, IDENTITY: TEXT, SPLIT: TEXT})
+PICTURE: pa.DataType = pa.struct([("bytes", pa.binary()), ("path", TEXT)])  # as `datasets` has it
+HUB = pa.schema(  # of an export for the Hugging Face Hub: a row a target
+    {
+        NAME: TEXT,  # of the target
+        IDENTITY: TEXT,  # null where the dataset does not say
+        GT_IMAGE: PICTURE,
+        LQ_IMAGE: PICTURE,  # null where the target has none
+        REF_IMAGE: pa.list_(PICTURE),  # best first
+        REFERENCES: pa.list_(TEXT),  # their names
+    }
+)
 
 LISTING = pa.schema({IMAGE: TEXT, URL: TEXT, BYTES: pa.int64(), MD5: TEXT, PIXEL_MD5: TEXT})
 ATTRIBUTION = pa.schema(  # of FFHQ's images; all but the last as the metadata gives them
@@ -240,11 +253,26 @@ def read_labels(path: Path) -> dict[str, str]:
     return dict(zip(frame[IMAGE], frame[IDENTITY], strict=True))
 
 
+@dataclass(frozen=True)
+class MappingRow:
+    """What a line of a reference mapping says of its target."""
+
+    lq: str  # file name of the low-quality picture; the target's with `.png` where the line names none
+    references: list[str]  # best first
+
+
 def read_references(path: Path) -> dict[str, list[str]]:
     """A reference mapping, published or ours: target -> names of references, best first."""
+    return {target: row.references for target, row in read_mapping(path).items()}
+
+
+def read_mapping(path: Path) -> dict[str, MappingRow]:
+    """A reference mapping, published or ours, with the low-quality picture that each line names."""
     frame = read_csv(path, [GT_IMAGE, REF_IMAGE])
-    mapping: dict[str, list[str]] = {}
-    for line, (target, literal) in enumerate(zip(frame[GT_IMAGE], frame[REF_IMAGE], strict=True), 2):
+    low = frame[LQ_IMAGE] if LQ_IMAGE in frame.columns else [""] * len(frame)
+    mapping: dict[str, MappingRow] = {}
+    lines = zip(frame[GT_IMAGE], low, frame[REF_IMAGE], strict=True)
+    for line, (target, lq, literal) in enumerate(lines, 2):
         try:
             names = ast.literal_eval(literal)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -253,7 +281,7 @@ def read_references(path: Path) -> dict[str, list[str]]:
             raise UserError(f"{path}, line {line}: ref_image must be a list of names such as ['a.png'].")
         if target in mapping:
             raise UserError(f"{path}, line {line}: {target} stands twice; a target has one line.")
-        mapping[target] = names
+        mapping[target] = MappingRow(lq or os.path.splitext(target)[0] + ".png", names)
     return mapping
 
 

@@ -9,7 +9,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -67,6 +67,7 @@ def degrade_dataset(
 ) -> Receipt:
     """Degrade the test (or val) targets of a built dataset into test_images/<level>_degrad/.
 
+    A file has the name that the mapping's `lq_image` gives it, with `.png`.
     `photos` may be left out where `embed` recorded the folder. Files of targets that the mapping no
     longer has are removed, if they are still as they were made.
     """
@@ -76,11 +77,15 @@ def degrade_dataset(
     mapping = out / "reference_mapping" / f"{split}_references.csv"
     if not mapping.is_file():
         raise UserError(f"There is no {mapping}: give a built dataset, or --out for a plain folder.")
-    targets = named(photos or store.recorded_images(out), list(tables.read_references(mapping)))
+    rows = tables.read_mapping(mapping)
+    targets = named(photos or store.recorded_images(out), list(rows))
     if not targets:
         raise UserError(f"{mapping} names no target: build the dataset with a larger {split} split.")
-    run = DegradeRun(level, out, dataset_folder(level, split), f"degrade-{level.name}-{split}", options)
-    return run.make(targets)
+    files = {target: row.lq for target, row in rows.items()}
+    if len({images.meeting_key(file) for file in files.values()}) < len({*map(images.meeting_key, files)}):
+        raise UserError(f"{mapping}: two targets have one lq_image; give each a name of its own.")
+    stage = f"degrade-{level.name}-{split}"
+    return DegradeRun(level, out, dataset_folder(level, split), stage, options, files).make(targets)
 
 
 def dataset_folder(level: Level, split: Split = "test") -> str:
@@ -177,6 +182,7 @@ class DegradeRun:
     prefix: str
     stage: str
     options: DegradeOptions
+    files: Mapping[str, str] = field(default_factory=dict)  # target -> its file, where not its own name
 
     @property
     def journal(self) -> Path:
@@ -207,7 +213,8 @@ class DegradeRun:
     def _item(self, drawn: Drawn) -> DegradeItem:
         options = self.options
         folder = f"copy-{drawn.copy}/" if options.copies > 1 or drawn.copy else ""
-        file = self.prefix + folder + images.png_name(drawn.target.name).removesuffix("png") + options.format
+        name = images.png_name(self.files.get(drawn.target.name, drawn.target.name))
+        file = self.prefix + folder + name.removesuffix("png") + options.format
         parts = [REVISION, drawn.target.stamp, drawn.target.bad, asdict(drawn.degradation), drawn.draw]
         parts += [options.size, options.filter, asdict(self.level) if drawn.replayed else None]
         return DegradeItem(drawn, file, store.digest(json.dumps(parts).encode()))

@@ -50,7 +50,7 @@ def of_pictures(
     if mapping is not None:
         if photos is None:
             raise UserError("--references needs --images, the folder in which its pictures lie.")
-        return _by_mapping(_found(lq), tables.read_references(mapping), mapping, photos, most)
+        return _by_mapping(_found(lq), tables.read_mapping(mapping), mapping, photos, most)
     if refs_dir is not None:
         return _by_folder(_found(lq), refs_dir, most)
     for path in references:
@@ -79,24 +79,28 @@ def _truths(images_dir: Path | None) -> Callable[[str], Path | None]:
 
 
 def _by_mapping(
-    found: Mapping[str, Path], mapping: Mapping[str, Sequence[str]], csv: Path, root: Path, most: int
+    found: Mapping[str, Path], mapping: Mapping[str, tables.MappingRow], csv: Path, root: Path, most: int
 ) -> Jobs:
-    """A line of the CSV for each picture; both those without a line and those without a picture fail."""
+    """A line of the CSV for each picture; both those without a line and those without a picture fail.
+
+    A line's `lq_image` says which picture it is; the result goes by the target's name, as scores need it.
+    """
     jobs = Jobs(failed={name: f"has no line in {csv}" for name in found})
-    for target, names in mapping.items():
-        name = images.png_name(target)
-        jobs.failed.pop(name, None)
-        if name not in found:
-            jobs.failed[name] = "has no low-quality picture"
+    for target, row in mapping.items():
+        name, lq = images.png_name(target), images.png_name(row.lq)
+        jobs.failed.pop(lq, None)
+        if lq not in found:
+            jobs.failed[name] = "has no low-quality picture" + (f" {row.lq}" if lq != name else "")
             continue
-        paths = tuple(images.find(root, reference) for reference in names[:most])
+        paths = tuple(images.find(root, reference) for reference in row.references[:most])
         missing = [path for path in paths if not path.is_file()]
         if missing or not paths:
             jobs.failed[name] = f"its reference {missing[0]} is not there" if missing else "has no references"
             continue
         truth = images.find(root, target)
+        jobs.failed.pop(name, None)  # of another picture in the folder that has the result's name
         jobs.jobs.append(
-            Job(name=name, lq=found[name], references=paths, truth=truth if truth.is_file() else None)
+            Job(name=name, lq=found[lq], references=paths, truth=truth if truth.is_file() else None)
         )
     return jobs
 

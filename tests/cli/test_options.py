@@ -22,10 +22,12 @@ ROOM = Path(ffhqref.cli.__file__).parent
 OPTIONS = {  # names that scripts of users rely on
     "": "debug install-completion show-completion version",
     "build-refs": """align balance batch-size dedupe det-size detector device distance dry-run embedder
-        exclude exclude-unmatched faces fps-start grouping identities images labels landmarks limit max-references min-distance
+        exclude exclude-unmatched faces fps-start grouping identities images labels landmarks limit
+        max-references min-distance
         min-face min-score order out recipe seed splits targets test test-identities test-references val
         val-identities workers""",
-    "embed": """align batch-size det-size detector device embedder exclude exclude-unmatched faces images landmarks limit
+    "embed": """align batch-size det-size detector device embedder exclude exclude-unmatched
+        faces images landmarks limit
         min-face min-score recipe workers""",
     "cluster": "distance grouping identities min-distance recipe",
     "split": """balance dedupe labels recipe seed splits targets test test-identities test-references val
@@ -39,6 +41,7 @@ OPTIONS = {  # names that scripts of users rely on
     "doctor": "verify",
     "degrade": """copies filter format from-table images level list out replay-published seed sheet size split
         workers""",
+    "export": "for images landmarks least level links out seed shard-mb size split workers",
     "restore": """align architecture autoencoder batch-size checkpoint compile detector device guidance images
         level lq max-references noise out paste-back precision reference-encoding references refs refs-dir
         schedule seed shard sheet split steps""",

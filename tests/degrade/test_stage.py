@@ -467,6 +467,22 @@ def dataset(out: Path, photos: Path, **splits: Sequence[str]) -> Path:
     return out
 
 
+def test_a_file_has_the_name_that_the_mapping_gives_it(photos: Path, tmp_path: Path) -> None:
+    out = dataset(tmp_path / "out", photos, test=["some/1.png", "some/3.png"])
+    plain = dataset(tmp_path / "plain", photos, test=["some/1.png", "some/3.png"])
+    mapping = out / "reference_mapping" / "test_references.csv"
+    mapping.write_text(mapping.read_text().replace("some/1.png,some/1.png", "some/1.png,a_lq.png"))
+    for place in (out, plain):
+        cli(place, "--level", "severe", "--size", 48)
+    low, same = (place / "test_images" / "severe_degrad" for place in (out, plain))
+    assert {path.relative_to(low).as_posix() for path in low.rglob("*.png")} == {"a_lq.png", "some/3.png"}
+    assert (low / "a_lq.png").read_bytes() == (same / "some" / "1.png").read_bytes()
+    mapping.write_text(mapping.read_text().replace("a_lq.png", "some/3.png"))
+    assert "two targets have one lq_image" in refused(out, "--level", "severe", "--size", 48)
+    mapping.write_text(mapping.read_text().replace("some/1.png,some/3.png", "some/1.png,../../a.png"))
+    assert "names must be relative" in refused(out, "--level", "severe", "--size", 48)
+
+
 def test_a_dataset(photos: Path, tmp_path: Path) -> None:
     names = [f"some/{n}.png" for n in (5, 1, 3)]
     out = dataset(tmp_path / "out", photos, test=names, val=["some/7.png"])

@@ -227,6 +227,24 @@ def test_a_built_dataset(tiny: Path, dataset: Path) -> None:
     assert same(out / "x1.png", one / "x1.png") and not same(out / "y1.png", one / "y1.png")
 
 
+def test_the_low_quality_picture_is_the_one_that_its_line_names(tiny: Path, dataset: Path) -> None:
+    """As the published loader reads it; results and truth go by the target's name."""
+    built, photos = dataset / "named", dataset / "photos"
+    text = "gt_image,lq_image,ref_image\nx1.jpg,deep/a_lq.png,['x2.jpg']\ny1.jpg,,\"['y2.jpg', 'x2.jpg']\"\n"
+    store.write_text(built / "reference_mapping" / "test_references.csv", text)
+    for name in ("deep/a_lq.png", "y1.png", "x1.png"):  # the last would be taken by name
+        draw(built / "test_images" / "severe_degrad" / name, 60 if name == "x1.png" else 50)
+    words = ("--images", photos, "--checkpoint", tiny / "tiny.safetensors", *FAST)
+    said = run("restore", built, "--level", "severe", *words)
+    assert "2 restored, 0 kept, 0 failed" in said
+    run("restore", dataset / "built", "--level", "severe", *words, "--out", dataset / "plain")
+    for name in ("x1.png", "y1.png"):
+        assert same(built / "restored" / "severe" / name, dataset / "plain" / name)
+    (built / "test_images" / "severe_degrad" / "deep" / "a_lq.png").unlink()
+    said = run("restore", built, "--level", "severe", *words, "--out", dataset / "less")
+    assert "x1.png has no low-quality picture deep/a_lq.png" in said.replace("\n", " ")
+
+
 def test_noise_by_name_or_for_all(tiny: Path, tmp_path: Path) -> None:
     lq = tmp_path / "lq"
     draw(lq / "a.png", 1), draw(lq / "b.png", 1)  # the same picture twice

@@ -34,6 +34,7 @@ from ffhqref.identities.grouping import (
     average_linkage,
     cohesion,
     components,
+    distances_of,
     linkage_cut,
     lowest,
     lowest_baseline,
@@ -163,8 +164,8 @@ def _search(path: Path, names: list[str], vectors: Vectors, distance: float, rec
 def find_duplicates(
     embeddings: tables.Embeddings, near: Edges, people: Labels
 ) -> list[tuple[str, str, str, float]]:
-    """Copies: of equal pixels all but the first name; of photos of one identity nearer than the smallest
-    distance all but the largest picture (then the first name)."""
+    """Copies: of equal pixels all but the first name; of one identity each photo nearer than the smallest
+    distance (the pairs `near`) to a larger picture, or an earlier name of its size, that itself stays."""
     names, rows = embeddings.names, []
     first: dict[str, int] = {}
     copy_of = np.arange(len(names))
@@ -172,18 +173,27 @@ def find_duplicates(
         copy_of[index] = first.setdefault(pixels, index)
         if copy_of[index] != index:
             rows.append((names[index], names[copy_of[index]], "exact", 0.0))
-    edges = copy_of[near].astype(np.int32)
-    groups = components(len(names), edges[people[edges[:, 0]] == people[edges[:, 1]]])
-    members: dict[int, list[int]] = {}
-    for index in np.flatnonzero(copy_of == np.arange(len(names))).tolist():
-        members.setdefault(int(groups[index]), []).append(index)
-    for group in members.values():
-        kept = min(group, key=lambda index: (-embeddings.area[index], index))
-        for index in group:
-            if index != kept:
-                distance = 1 - float(similarities(embeddings.vectors, index, kept)[0])
-                rows.append((names[index], names[kept], "near", distance))
+    counts = (copy_of == np.arange(len(names)))[near].all(axis=1) & (people[near[:, 0]] == people[near[:, 1]])
+    for copy, kept in _near_copies(near[counts], embeddings.area).items():
+        distance = float(distances_of(embeddings.vectors, copy, kept)[0])
+        rows.append((names[copy], names[kept], "near", distance))
     return sorted(rows)
+
+
+def _near_copies(near: Edges, area: Sequence[int]) -> dict[int, int]:
+    """Copy -> the photo that stays: the largest first, each takes what is near it and is not taken yet.
+
+    A copy of a copy stays, unless something that stays is near it, too: nothing chains.
+    """
+    others: dict[int, list[int]] = {}
+    for left, right in near.tolist():
+        others.setdefault(left, []).append(right)
+        others.setdefault(right, []).append(left)
+    kept_by: dict[int, int] = {}
+    for kept in sorted(others, key=lambda index: (-area[index], index)):
+        if kept not in kept_by:
+            kept_by |= {other: kept for other in others[kept] if other not in kept_by}
+    return kept_by
 
 
 class Suspect(NamedTuple):

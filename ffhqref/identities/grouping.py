@@ -33,6 +33,11 @@ def similarities(vectors: Vectors, left: npt.ArrayLike, right: npt.ArrayLike) ->
     return found
 
 
+def distances_of(vectors: Vectors, left: npt.ArrayLike, right: npt.ArrayLike) -> Float64:
+    """Distances (1 - similarity, 0 to 2) of row pairs; never below 0, where rounding puts equal rows."""
+    return np.maximum(1 - similarities(vectors, left, right), 0.0)
+
+
 def components(count: int, edges: Edges, start: Labels | None = None) -> Labels:
     """Connected components over `edges`, each labelled by its lowest index; `start` joins more."""
     joined = np.arange(count) if start is None else start

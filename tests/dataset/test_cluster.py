@@ -217,3 +217,23 @@ def test_of_two_close_identities_the_nearest_pair_is_named(tmp_path: Path) -> No
     (close,) = frame[frame.kind == "close_identities"].itertuples()
     assert (close.left, close.right) == ("00001.png", "00003.png")
     assert close.distance == pytest.approx(0.25, abs=1e-6) and close.members == 4
+
+
+def test_a_copy_is_near_the_photo_that_stays(tmp_path: Path) -> None:
+    """A sequence that turns by 0.05 a frame: what is near a copy alone is none itself."""
+    turn = np.arccos(0.95)
+    vectors = unit([[np.cos(k * turn), np.sin(k * turn)] + [0.0] * 6 for k in range(20)])
+    wide = vectors.astype(np.float64)
+    distance = 1 - wide @ wide.T
+    left, right = np.nonzero(np.triu(distance < 0.1, 1))
+    near = np.stack([left, right], axis=1).astype(np.int32)
+    area = np.random.default_rng(0).integers(1, 5, 20).tolist()
+    rows = cluster.find_duplicates(embeddings(vectors, area=area), near, np.zeros(20, np.int64))
+    copies = {image: kept for image, kept, _, _ in rows}
+    assert copies and not set(copies) & set(copies.values())
+    index = {name: at for at, name in enumerate(names_of(20))}
+    for image, kept, _, apart in rows:
+        assert apart == pytest.approx(distance[index[image], index[kept]]) and apart < 0.1
+        assert area[index[kept]] >= area[index[image]]
+    stay = [at for name, at in index.items() if name not in copies]
+    assert (distance[np.ix_(stay, stay)] + np.eye(len(stay)) >= 0.1).all(), "of near photos one stays"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,6 +31,7 @@ DET_SCORE, FACES, LANDMARKS, EMBEDDING = "det_score", "faces", "landmarks", "emb
 LEFT, RIGHT, DISTANCE = "left", "right", "distance"
 IDENTITY, COMPONENT, SPLIT = "identity", "component", "split"
 KEPT, KIND, COHESION, MEMBERS, OTHER = "kept", "kind", "cohesion", "members", "other"
+DOUBT = "doubt"
 LEVEL, COPY, KERNEL, SIGMA_X, SIGMA_Y, THETA = "level", "copy", "kernel", "sigma_x", "sigma_y", "theta"
 SCALE, NOISE, QUALITY, SEED, DRAW = "scale", "noise", "quality", "seed", "draw"
 GT_IMAGE, LQ_IMAGE, REF_IMAGE = "gt_image", "lq_image", "ref_image"  # the published CSV's columns
@@ -87,14 +89,15 @@ PAIRS = pa.schema({LEFT: TEXT, RIGHT: TEXT, DISTANCE: REAL})  # left < right
 IDENTITIES = pa.schema({IMAGE: TEXT, IDENTITY: TEXT, COMPONENT: TEXT})
 SUSPECTS = pa.schema(
     {
-        KIND: TEXT,  # weak_link, loose_identity, close_identities: see `cluster.find_suspects`
+        KIND: TEXT,  # label, weak_link, split: see `identities.doubts`
+        DOUBT: REAL,  # how likely it is wrong, 0..1
         IDENTITY: TEXT,
         OTHER: TEXT,  # the other identity, or empty
-        LEFT: TEXT,  # the pair of photos to look at
+        LEFT: TEXT,  # the pair of photos to look at; of a wrong label the left one
         RIGHT: TEXT,
         DISTANCE: REAL,
-        COHESION: REAL,  # mean similarity inside the identity, or between the two
-        MEMBERS: COUNT,
+        COHESION: REAL,  # mean similarity between the two groups that are compared
+        MEMBERS: COUNT,  # photos of both
     }
 )
 DUPLICATES = pa.schema({IMAGE: TEXT, KEPT: TEXT, KIND: TEXT, DISTANCE: REAL})  # kind: exact or near
@@ -296,20 +299,62 @@ class Embeddings:
     pixels: list[str]  # digest of the decoded picture
 
 
+ROWS_READ = 4096  # embeddings that are taken from a shard at once
+
+
 def load_embeddings(out: Path) -> Embeddings:
-    """The embeddings of a dataset's photos that are ok, ordered by name."""
-    table = _read_all(out, [IMAGE, STATUS, WIDTH, HEIGHT, PIXELS, EMBEDDING])
-    table = table.filter(pc.field(STATUS) == "ok").sort_by(IMAGE).combine_chunks()
+    """The embeddings of a dataset's photos that are ok, ordered by name.
+
+    Read a piece at a time into the one array that is returned, so that little memory beyond it is needed
+    and no column of Arrow's outgrows its 2^31 numbers.
+    """
+    shards = _shards(out)
+    table = pa.concat_tables(
+        [read(path, EMBEDDINGS, [IMAGE, STATUS, WIDTH, HEIGHT, PIXELS]) for path in shards]
+    )
+    ok = np.asarray(pc.equal(table[STATUS], "ok"))
+    table = table.filter(pa.array(ok))
     if len(table) == 0:
         raise UserError(f"{out}: no photo has a face to use; `ffhqref embed` says why for each.")
-    flat = np.asarray(pc.list_flatten(table[EMBEDDING]), np.float32)
+    order = np.asarray(pc.sort_indices(table, [(IMAGE, "ascending")]), np.int64)
+    table = table.take(pa.array(order))
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
     area = np.asarray(table[WIDTH]).astype(np.int64) * np.asarray(table[HEIGHT])
     return Embeddings(
-        texts(table, IMAGE),
-        flat.reshape(len(table), -1),
-        area.tolist(),
-        texts(table, PIXELS),
+        texts(table, IMAGE), _read_vectors(shards, ok, place), area.tolist(), texts(table, PIXELS)
     )
+
+
+def _read_vectors(shards: Sequence[Path], ok: npt.NDArray[np.bool_], place: Int64) -> Float32:
+    """n x D: the k-th row of the shards that is `ok` at `place[k]`."""
+    vectors: Float32 | None = None
+    row = done = 0
+    for path in shards:
+        for batch in _batches(path):
+            wanted = ok[row : row + len(batch)]
+            lists = batch.filter(pa.array(wanted))
+            flat = np.asarray(pc.list_flatten(lists), np.float32)
+            count = len(lists)
+            if vectors is None and count:
+                vectors = np.empty((len(place), len(flat) // count), np.float32)
+            if vectors is not None and len(flat) != count * vectors.shape[1]:
+                raise UserError(f"{path} holds embeddings of different lengths: run `ffhqref embed` again.")
+            if vectors is not None:
+                vectors[place[done : done + count]] = flat.reshape(count, vectors.shape[1])
+            row, done = row + len(batch), done + count
+    assert vectors is not None  # one row at least is ok
+    return vectors
+
+
+def _batches(path: Path) -> Iterator[pa.Array]:
+    """The column of embeddings of a shard, a piece at a time."""
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(ROWS_READ, columns=[EMBEDDING]):
+                yield batch.column(0)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"Cannot read the table {path} ({error}): run `ffhqref embed` again.") from None
 
 
 def count_statuses(shards: Iterable[Path]) -> dict[str, int]:
@@ -320,9 +365,9 @@ def count_statuses(shards: Iterable[Path]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _read_all(out: Path, columns: Sequence[str]) -> pa.Table:
+def _shards(out: Path) -> list[Path]:
     """The shards that the embed receipt names: others may be left from an earlier, larger run."""
     receipt = read_receipt(out, "embed")
     if receipt is None:
         raise UserError(f"{out} has no finished embeddings: run `ffhqref embed` first.")
-    return pa.concat_tables([read(below(out, name), EMBEDDINGS, columns) for name in receipt.outputs])
+    return [below(out, name) for name in receipt.outputs]

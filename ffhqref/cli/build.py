@@ -97,6 +97,12 @@ def _report(built: Built) -> list[str]:
             f"{agreement['pair_f']:.4f} (precision {agreement['pair_precision']:.4f}), "
             f"BCubed F {agreement['bcubed_f']:.4f}."
         )
+        share = agreement["wrong_references"] / max(agreement["references"], 1)
+        lines.append(
+            f"Of {agreement['references']:,} references by the grouping {agreement['wrong_references']:,} would "
+            f"be of another person ({share:.3%}); "
+            f"{agreement['people_in_several']:,} people would be in several groups."
+        )
     for kind, what in (("duplicates", "Copies"), ("suspects", "To look through")):
         if cluster[kind]:
             lines.append(f"{what}: {_counts(cluster[kind])} (tables/{kind}.parquet).")

@@ -215,12 +215,11 @@ def reference_csv(rows: Iterable[tuple[str, Sequence[str]]], with_lq: bool) -> s
     return text.getvalue()
 
 
-def write_rates(
-    path: Path, distances: Iterable[float], true: Iterable[float], false: Iterable[float]
-) -> None:
-    """calibration.csv: true and false match rate at each distance."""
-    lines = [f"{DISTANCE},true_match_rate,false_match_rate"]
-    lines += [f"{d:.3f},{t:.9g},{f:.9g}" for d, t, f in zip(distances, true, false, strict=True)]
+def write_rates(path: Path, distances: Float64, true: Sequence[Float64], false: Sequence[Float64]) -> None:
+    """calibration.csv: at each distance the true and the false match rate, each with its 95 % interval."""
+    lines = [f"{DISTANCE},TAR,TAR_low,TAR_high,FAR,FAR_low,FAR_high"]
+    for distance, *rates in zip(distances, *true, *false, strict=True):
+        lines.append(f"{distance:.3f}," + ",".join(f"{rate:.9g}" for rate in rates))
     write_text(path, "\n".join(lines) + "\n")
 
 
@@ -312,12 +311,12 @@ def load_embeddings(out: Path) -> Embeddings:
     table = pa.concat_tables(
         [read(path, EMBEDDINGS, [IMAGE, STATUS, WIDTH, HEIGHT, PIXELS]) for path in shards]
     )
-    ok = np.asarray(pc.equal(table[STATUS], "ok"))
+    ok = np.asarray(pc.equal(table[STATUS], pa.scalar("ok")))
     table = table.filter(pa.array(ok))
     if len(table) == 0:
         raise UserError(f"{out}: no photo has a face to use; `ffhqref embed` says why for each.")
     order = np.asarray(pc.sort_indices(table, [(IMAGE, "ascending")]), np.int64)
-    table = table.take(pa.array(order))
+    table = table.take(order)
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
     area = np.asarray(table[WIDTH]).astype(np.int64) * np.asarray(table[HEIGHT])
@@ -347,7 +346,7 @@ def _read_vectors(shards: Sequence[Path], ok: npt.NDArray[np.bool_], place: Int6
     return vectors
 
 
-def _batches(path: Path) -> Iterator[pa.Array]:
+def _batches(path: Path) -> Iterator[pa.Array[Any]]:
     """The column of embeddings of a shard, a piece at a time."""
     try:
         with pq.ParquetFile(path) as file:

@@ -168,7 +168,7 @@ class Judge:
         pair = sorted((left, far)) if kind != "label" else [left, far]
         people = [int(self.labels[self.person[photo]]) for photo in pair]
         return Doubt(
-            kind, 1 - right, people[0], people[1] if people[1] != people[0] else -1, *pair,
+            kind, 1 - right, people[0], people[1] if people[1] != people[0] else -1, pair[0], pair[1],
             float(distances_of(self.vectors, left, far)[0]), similarity, len(one) + len(other),
         )  # fmt: skip
 

@@ -43,14 +43,17 @@ class Groups:
         """The mean similarity inside each group; infinite for a photo alone."""
         pairs = self.sizes * (self.sizes - 1)
         inside = (self.totals**2).sum(axis=1) - self.sizes
-        return np.divide(inside, pairs, out=np.full(len(pairs), np.inf), where=pairs > 0)
+        return np.asarray(
+            np.divide(inside, pairs, out=np.full(len(pairs), np.inf), where=pairs > 0), np.float64
+        )
 
 
 def groups_of(vectors: Vectors, baselines: Float64, labels: Int64) -> Groups:
     """Groups numbered 0..k - 1 by `labels` (n)."""
     member = coo_array((np.ones(len(labels), np.float32), (labels, np.arange(len(labels))))).tocsr()
     sizes = np.bincount(labels).astype(np.float64)
-    return Groups(np.asarray(member @ vectors, np.float32), np.bincount(labels, baselines), sizes)
+    levels = np.bincount(labels, baselines).astype(np.float64)
+    return Groups(np.asarray(member @ vectors, np.float32), levels, sizes)
 
 
 def sameness(one: Groups, other: Groups, distance: float) -> tuple[Float64, Float64]:

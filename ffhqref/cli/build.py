@@ -99,9 +99,8 @@ def _report(built: Built) -> list[str]:
         )
         share = agreement["wrong_references"] / max(agreement["references"], 1)
         lines.append(
-            f"Of {agreement['references']:,} references by the grouping {agreement['wrong_references']:,} would "
-            f"be of another person ({share:.3%}); "
-            f"{agreement['people_in_several']:,} people would be in several groups."
+            f"Of its {agreement['references']:,} references {agreement['wrong_references']:,} would be of "
+            f"another person ({share:.3%}), and {agreement['people_in_several']:,} people in several groups."
         )
     for kind, what in (("duplicates", "Copies"), ("suspects", "To look through")):
         if cluster[kind]:

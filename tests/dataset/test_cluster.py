@@ -9,9 +9,13 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
+from ffhqref.cli.build import _report
 from ffhqref.core import tables
-from ffhqref.core.store import UserError
+from ffhqref.core.store import UserError, read_receipt
 from ffhqref.dataset import cluster
+from ffhqref.dataset.build import Built
+from ffhqref.dataset.references import write_references
+from ffhqref.dataset.split import split_identities
 from ffhqref.identities import search
 from ffhqref.identities.grouping import components
 from ffhqref.identities.people import group
@@ -236,6 +240,15 @@ def test_known_people_say_what_the_grouping_would_have_got_wrong(tmp_path: Path)
     (label,) = suspects.itertuples()
     assert (label.kind, label.identity, label.other, label.left) == ("label", "b", "a", "00002.png")
     assert receipt.notes["suspects"] == {"label": 1}
+    chosen = recipe(identities=str(listed))
+    receipts = {"embed": read_receipt(tmp_path / "out", "embed"), "cluster": receipt}
+    receipts |= {"split": split_identities(tmp_path / "out", chosen)}
+    receipts |= {"references": write_references(tmp_path / "out", chosen)}
+    lines = _report(Built(tmp_path / "out", receipts, fresh=True))
+    assert (
+        "Of its 12 references 4 would be of another person (33.333%), and 1 people in several groups."
+        in lines
+    )
 
 
 def test_a_copy_is_near_the_photo_that_stays(tmp_path: Path) -> None:

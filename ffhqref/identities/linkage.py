@@ -34,11 +34,13 @@ class Rules:
 
     `pair`: two photos alone begin a person only strictly below this distance. `closeness`: two groups of
     two or more are one person only if the mean similarity between them is at least this share of the mean
-    inside the looser one (relative closeness; Karypis, Han and Kumar 1999, "Chameleon").
+    inside the looser one (relative closeness; Karypis, Han and Kumar 1999, "Chameleon"), or at least `sure`:
+    of near-copies a group is as tight as one likes, which says nothing about how much its person varies.
     """
 
     pair: float = np.inf
     closeness: float = -np.inf
+    sure: float = np.inf
 
 
 NO_RULES = Rules()
@@ -199,8 +201,9 @@ class _Groups:
         """Which groups the rules let `group` be joined with, given the mean similarities between them."""
         if self.sizes[group] == 1:
             return (self.sizes[others] > 1) | (1 - similarity < self.rules.pair)
-        looser = np.minimum(self.inner[others], self.inner[group])
-        return np.asarray((self.sizes[others] == 1) | (similarity >= self.rules.closeness * looser), bool)
+        wanted = self.rules.closeness * np.minimum(self.inner[others], self.inner[group])
+        close = similarity >= np.minimum(wanted, self.rules.sure)
+        return np.asarray((self.sizes[others] == 1) | close, bool)
 
     def _roots(self, photos: Int64) -> Int64:
         """The groups of photos, each once, in order."""

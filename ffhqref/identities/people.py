@@ -18,7 +18,8 @@ from ffhqref.identities.search import stranger_baselines
 
 # The mean similarity between two groups, as a share of the mean inside the looser one, from which on they
 # can be one person. Halves of one person's photos are about as similar to each other as they are inside (a
-# share near 1); two people who look alike are tight groups at arm's length. Two thirds lies between.
+# share near 1); two people who look alike are tight groups at arm's length. Two thirds lies between. Where
+# the mean itself is below the distance, nothing more is asked: a series of shots is tight whoever it shows.
 CLOSENESS = 2 / 3
 
 
@@ -39,14 +40,15 @@ def group(
     """People (n, each known by its lowest row) by average linkage over each photo's baseline of strangers.
 
     `edges` are all pairs within `reach`. A person begins with a pair strictly below `distance` and may grow
-    beyond it; two groups of two or more must be CLOSENESS as similar as the looser one is in itself.
+    beyond it; two groups of two or more must be CLOSENESS as similar as the looser one is in itself, or
+    their mean below the distance.
     `must`, `cannot` and `frozen` are index pairs (k x 2) as `Links` has them; Conflict where they contradict.
     A first round without baselines gives provisional people; they say how similar strangers are.
     """
     settled = settle(len(vectors), Links(must, cannot, frozen))
     similarity = similarities(vectors, edges[:, 0], edges[:, 1])
     near = edges[1 - similarity < distance]
-    rules = Rules(pair=distance, closeness=CLOSENESS)
+    rules = Rules(pair=distance, closeness=CLOSENESS, sure=1 - distance)
     people = average_linkage(vectors, np.zeros(len(vectors)), 1 - distance, near, rules, settled)
     baselines = stranger_baselines(vectors, people, distance)
     above = similarity - baselines[edges].mean(axis=1)

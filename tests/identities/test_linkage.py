@@ -48,7 +48,11 @@ def plain(vectors: np.ndarray, baselines: np.ndarray, cut: float, rules: Rules, 
             any(frozenset((i, j)) in apart for i in a for j in b)
             or settled.closed[[*a, *b]].any()
             or (len(a) == len(b) == 1 and not 1 - between < rules.pair)
-            or (min(len(a), len(b)) > 1 and between < rules.closeness * min(inner(a), inner(b)))
+            or (
+                min(len(a), len(b)) > 1
+                and between < rules.sure
+                and between < rules.closeness * min(inner(a), inner(b))
+            )
         )
         return -np.inf if forbidden else between - (baselines[a].mean() + baselines[b].mean()) / 2
 
@@ -65,7 +69,13 @@ def plain(vectors: np.ndarray, baselines: np.ndarray, cut: float, rules: Rules, 
     return lowest(labels)
 
 
-RULES = [NO_RULES, Rules(pair=0.5), Rules(closeness=0.8), Rules(pair=0.6, closeness=2 / 3)]
+RULES = [
+    NO_RULES,
+    Rules(pair=0.5),
+    Rules(closeness=0.8),
+    Rules(pair=0.6, closeness=2 / 3),
+    Rules(closeness=0.9, sure=0.5),
+]
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -123,11 +133,19 @@ def gram(similarity: list[list[float]]) -> np.ndarray:
     return np.asarray(np.linalg.cholesky(np.array(similarity)), np.float32)
 
 
-@pytest.mark.parametrize(("inside", "joined"), [(0.9, False), (0.62, True)])
-def test_two_tight_groups_at_arms_length_are_two_people(inside: float, joined: bool) -> None:
+@pytest.mark.parametrize(
+    ("inside", "across", "joined"),
+    [
+        (0.62, 0.38, False),  # below two thirds of what is inside
+        (0.55, 0.38, True),
+        (0.95, 0.45, True),  # two series of shots: the mean is below the distance
+        (0.95, 0.38, False),
+    ],
+)
+def test_two_tight_groups_at_arms_length_are_two_people(inside: float, across: float, joined: bool) -> None:
     """Across the mean passes the cut; whether it is near what is inside decides. Distance 0.6: cut 0.3."""
-    vectors = gram([[1, inside, 0.45, 0.45], [inside, 1, 0.45, 0.45],
-                    [0.45, 0.45, 1, inside], [0.45, 0.45, inside, 1]])  # fmt: skip
+    vectors = gram([[1, inside, across, across], [inside, 1, across, across],
+                    [across, across, 1, inside], [across, across, inside, 1]])  # fmt: skip
     found = grouped.group(vectors, 0.6, all_edges(4))
     assert (found[0] == found[2]) == joined and found[0] == found[1] and found[2] == found[3]
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +23,7 @@ import pyarrow.parquet as pq
 
 from ffhqref.core.arrays import Float32, Float64, Int64
 from ffhqref.core.store import UserError, atomic, below, read_receipt, read_text, write_text
+from ffhqref.core.vectors import read_vectors
 
 IMAGE, STATUS, REASON = "image", "status", "reason"
 WIDTH, HEIGHT, PIXELS = "width", "height", "pixels"
@@ -298,9 +298,6 @@ class Embeddings:
     pixels: list[str]  # digest of the decoded picture
 
 
-ROWS_READ = 4096  # embeddings that are taken from a shard at once
-
-
 def load_embeddings(out: Path) -> Embeddings:
     """The embeddings of a dataset's photos that are ok, ordered by name.
 
@@ -321,39 +318,8 @@ def load_embeddings(out: Path) -> Embeddings:
     place[order] = np.arange(len(order))
     area = np.asarray(table[WIDTH]).astype(np.int64) * np.asarray(table[HEIGHT])
     return Embeddings(
-        texts(table, IMAGE), _read_vectors(shards, ok, place), area.tolist(), texts(table, PIXELS)
+        texts(table, IMAGE), read_vectors(shards, EMBEDDING, ok, place), area.tolist(), texts(table, PIXELS)
     )
-
-
-def _read_vectors(shards: Sequence[Path], ok: npt.NDArray[np.bool_], place: Int64) -> Float32:
-    """n x D: the k-th row of the shards that is `ok` at `place[k]`."""
-    vectors: Float32 | None = None
-    row = done = 0
-    for path in shards:
-        for batch in _batches(path):
-            wanted = ok[row : row + len(batch)]
-            lists = batch.filter(pa.array(wanted))
-            flat = np.asarray(pc.list_flatten(lists), np.float32)
-            count = len(lists)
-            if vectors is None and count:
-                vectors = np.empty((len(place), len(flat) // count), np.float32)
-            if vectors is not None and len(flat) != count * vectors.shape[1]:
-                raise UserError(f"{path} holds embeddings of different lengths: run `ffhqref embed` again.")
-            if vectors is not None:
-                vectors[place[done : done + count]] = flat.reshape(count, vectors.shape[1])
-            row, done = row + len(batch), done + count
-    assert vectors is not None  # one row at least is ok
-    return vectors
-
-
-def _batches(path: Path) -> Iterator[pa.Array[Any]]:
-    """The column of embeddings of a shard, a piece at a time."""
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(ROWS_READ, columns=[EMBEDDING]):
-                yield batch.column(0)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"Cannot read the table {path} ({error}): run `ffhqref embed` again.") from None
 
 
 def count_statuses(shards: Iterable[Path]) -> dict[str, int]:

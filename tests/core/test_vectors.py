@@ -50,7 +50,7 @@ def test_embeddings_are_ordered_by_name(
 
 
 def test_reading_embeddings_takes_little_more_than_they_need(tmp_path: Path) -> None:
-    count, wide = 6000, 512
+    count, wide = 16_000, 512
     rows_of_all = np.random.default_rng(0).standard_normal((count, wide)).astype(np.float32)
     rows = [(f"{i:05d}", "ok", rows_of_all[i]) for i in range(count)]
     write_shards(tmp_path, [rows[at : at + 500] for at in range(0, count, 500)])

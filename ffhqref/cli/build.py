@@ -101,6 +101,11 @@ def _report(built: Built) -> list[str]:
             f"{agreement['pair_f']:.4f} (precision {agreement['pair_precision']:.4f}), "
             f"BCubed F {agreement['bcubed_f']:.4f}."
         )
+        share = agreement["wrong_references"] / max(agreement["references"], 1)
+        lines.append(
+            f"Of its {agreement['references']:,} references {agreement['wrong_references']:,} would be of "
+            f"another person ({share:.3%}), and {agreement['people_in_several']:,} people in several groups."
+        )
     for kind, what in (("duplicates", "Copies"), ("suspects", "To look through")):
         if cluster[kind]:
             lines.append(f"{what}: {_counts(cluster[kind])} (tables/{kind}.parquet).")

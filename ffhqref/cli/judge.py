@@ -55,11 +55,20 @@ def calibrate(
         f"{found.photos:,} photos of {found.people:,} people: {found.rates.same:,} pairs of one person, "
         f"{found.rates.different:,} of two."
     )
-    typer.echo("distance  found of one person  taken of two")
+    typer.echo(
+        f"distance  {'TAR of one person':25}{'rests on':>10}  {'FAR of two people':28}{'rests on':>10}"
+        "  wrong of all below"
+    )
     for distance in sorted({*(step / 20 for step in range(4, 19)), found.suggested}):
-        true, false = found.rates.at(distance)
+        true, false = found.rates.intervals(distance)
+        wrong = f"{false.pairs / max(true.pairs + false.pairs, 1):.3%}"
         mark = "  <- suggested" if distance == found.suggested else ""
-        typer.echo(f"{distance:8.3f}  {true:19.4%}  {false:12.5%}{mark}")
+        one = f"{true.rate:7.2%} [{true.low:.1%}, {true.high:.1%}]"
+        two = f"{false.rate:.2e} [{false.low:.0e}, {false.high:.0e}]"
+        typer.echo(f"{distance:8.3f}  {one:25}{true.pairs:10,}  {two:28}{false.pairs:10,}  {wrong:>18}{mark}")
+    typer.echo(
+        "In brackets: 95 % intervals by a bootstrap over people. A rate rests on the pairs below a distance."
+    )
     error, at = found.rates.equal_error()
     typer.echo(f"Equal error rate {error:.3%} at distance {at:.3f}.")
     if false_match_rate * found.rates.different < 1:

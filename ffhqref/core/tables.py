@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from ffhqref.core.arrays import Float32, Float64, Int64
 from ffhqref.core.store import UserError, atomic, below, read_receipt, read_text, write_text
+from ffhqref.core.vectors import read_vectors
 
 IMAGE, STATUS, REASON = "image", "status", "reason"
 WIDTH, HEIGHT, PIXELS = "width", "height", "pixels"
@@ -32,6 +33,7 @@ CROP = "crop"
 LEFT, RIGHT, DISTANCE = "left", "right", "distance"
 IDENTITY, COMPONENT, SPLIT = "identity", "component", "split"
 KEPT, KIND, COHESION, MEMBERS, OTHER = "kept", "kind", "cohesion", "members", "other"
+DOUBT = "doubt"
 LEVEL, COPY, KERNEL, SIGMA_X, SIGMA_Y, THETA = "level", "copy", "kernel", "sigma_x", "sigma_y", "theta"
 SCALE, NOISE, QUALITY, SEED, DRAW = "scale", "noise", "quality", "seed", "draw"
 GT_IMAGE, LQ_IMAGE, REF_IMAGE = "gt_image", "lq_image", "ref_image"  # the published CSV's columns
@@ -92,14 +94,15 @@ PAIRS = pa.schema({LEFT: TEXT, RIGHT: TEXT, DISTANCE: REAL})  # left < right
 IDENTITIES = pa.schema({IMAGE: TEXT, IDENTITY: TEXT, COMPONENT: TEXT})
 SUSPECTS = pa.schema(
     {
-        KIND: TEXT,  # weak_link, loose_identity, close_identities: see `cluster.find_suspects`
+        KIND: TEXT,  # label, weak_link, split: see `identities.doubts`
+        DOUBT: REAL,  # how likely it is wrong, 0..1
         IDENTITY: TEXT,
         OTHER: TEXT,  # the other identity, or empty
-        LEFT: TEXT,  # the pair of photos to look at
+        LEFT: TEXT,  # the pair of photos to look at; of a wrong label the left one
         RIGHT: TEXT,
         DISTANCE: REAL,
-        COHESION: REAL,  # mean similarity inside the identity, or between the two
-        MEMBERS: COUNT,
+        COHESION: REAL,  # mean similarity between the two groups that are compared
+        MEMBERS: COUNT,  # photos of both
     }
 )
 DUPLICATES = pa.schema({IMAGE: TEXT, KEPT: TEXT, KIND: TEXT, DISTANCE: REAL})  # kind: exact or near
@@ -225,12 +228,11 @@ def reference_csv(rows: Iterable[tuple[str, Sequence[str]]], with_lq: bool) -> s
     return text.getvalue()
 
 
-def write_rates(
-    path: Path, distances: Iterable[float], true: Iterable[float], false: Iterable[float]
-) -> None:
-    """calibration.csv: true and false match rate at each distance."""
-    lines = [f"{DISTANCE},true_match_rate,false_match_rate"]
-    lines += [f"{d:.3f},{t:.9g},{f:.9g}" for d, t, f in zip(distances, true, false, strict=True)]
+def write_rates(path: Path, distances: Float64, true: Sequence[Float64], false: Sequence[Float64]) -> None:
+    """calibration.csv: at each distance the true and the false match rate, each with its 95 % interval."""
+    lines = [f"{DISTANCE},TAR,TAR_low,TAR_high,FAR,FAR_low,FAR_high"]
+    for distance, *rates in zip(distances, *true, *false, strict=True):
+        lines.append(f"{distance:.3f}," + ",".join(f"{rate:.9g}" for rate in rates))
     write_text(path, "\n".join(lines) + "\n")
 
 
@@ -331,15 +333,27 @@ class Embeddings:
 
 
 def load_embeddings(out: Path) -> Embeddings:
-    """The embeddings of a dataset's photos that are ok, ordered by name."""
-    table = _read_all(out, [IMAGE, STATUS, WIDTH, HEIGHT, PIXELS, EMBEDDING])
-    table = table.filter(pc.field(STATUS) == "ok").sort_by(IMAGE).combine_chunks()
+    """The embeddings of a dataset's photos that are ok, ordered by name.
+
+    Read a piece at a time into the one array that is returned, so that little memory beyond it is needed
+    and no column of Arrow's outgrows its 2^31 numbers.
+    """
+    shards = _shards(out)
+    table = pa.concat_tables(
+        [read(path, EMBEDDINGS, [IMAGE, STATUS, WIDTH, HEIGHT, PIXELS]) for path in shards]
+    )
+    ok = np.asarray(pc.equal(table[STATUS], pa.scalar("ok")))
+    table = table.filter(pa.array(ok))
     if len(table) == 0:
         raise UserError(f"{out}: no photo has a face to use; `ffhqref embed` says why for each.")
-    flat = np.asarray(pc.list_flatten(table[EMBEDDING]), np.float32)
+    order = np.asarray(pc.sort_indices(table, [(IMAGE, "ascending")]), np.int64)
+    table = table.take(order)
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
     area = np.asarray(table[WIDTH]).astype(np.int64) * np.asarray(table[HEIGHT])
-    vectors = flat.reshape(len(table), -1)
-    return Embeddings(texts(table, IMAGE), vectors, area.tolist(), texts(table, PIXELS))
+    return Embeddings(
+        texts(table, IMAGE), read_vectors(shards, EMBEDDING, ok, place), area.tolist(), texts(table, PIXELS)
+    )
 
 
 def count_statuses(shards: Iterable[Path]) -> dict[str, int]:
@@ -350,9 +364,9 @@ def count_statuses(shards: Iterable[Path]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _read_all(out: Path, columns: Sequence[str]) -> pa.Table:
+def _shards(out: Path) -> list[Path]:
     """The shards that the embed receipt names: others may be left from an earlier, larger run."""
     receipt = read_receipt(out, "embed")
     if receipt is None:
         raise UserError(f"{out} has no finished embeddings: run `ffhqref embed` first.")
-    return pa.concat_tables([read(below(out, name), EMBEDDINGS, columns) for name in receipt.outputs])
+    return [below(out, name) for name in receipt.outputs]

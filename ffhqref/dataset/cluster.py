@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from ffhqref.core import tables
-from ffhqref.core.arrays import Float64
-from ffhqref.core.recipe import Grouping, Recipe
+from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import (
+    JsonObject,
     Receipt,
     UserError,
     atomic,
@@ -26,44 +25,23 @@ from ffhqref.core.store import (
     write_receipt,
 )
 from ffhqref.core.terminal import progress_bar
+from ffhqref.dataset.suspects import find_suspects
 from ffhqref.identities.grouping import (
     Edges,
     Labels,
     Vectors,
     agreement,
-    average_linkage,
-    cohesion,
     components,
-    linkage_cut,
+    distances_of,
     lowest,
-    lowest_baseline,
-    similarities,
-    weakest_link,
 )
-from ffhqref.identities.search import pairs_below, stranger_baselines
+from ffhqref.identities.linkage import single_linkage
+from ffhqref.identities.links import NO_PAIRS, Links, settle
+from ffhqref.identities.people import group, reach
+from ffhqref.identities.search import pairs_below
 
-REVISION = 1
+REVISION = 2
 MAX_EDGES = 60_000_000  # that average linkage keeps in memory
-_NO_EDGES: Edges = np.empty((0, 2), np.int32)
-
-
-def group_by_average(vectors: Vectors, distance: float, edges: Edges) -> Labels:
-    """People by average linkage over each photo's own baseline of strangers; `edges`: see `reach`.
-
-    A first round without baselines gives provisional people; they say how similar strangers are.
-    """
-    near = edges[1 - similarities(vectors, edges[:, 0], edges[:, 1]) < distance]
-    people = average_linkage(vectors, np.zeros(len(vectors)), 1 - distance, near)
-    baselines = stranger_baselines(vectors, people, distance)
-    above = similarities(vectors, edges[:, 0], edges[:, 1]) - baselines[edges].mean(axis=1)
-    return average_linkage(vectors, baselines, linkage_cut(distance), edges[above > linkage_cut(distance)])
-
-
-def reach(grouping: Grouping, distance: float) -> float:
-    """The distance up to which a grouping must know the pairs: average linkage looks past `distance`."""
-    if grouping == "components":
-        return distance
-    return max(distance, 1 - linkage_cut(distance) - lowest_baseline(distance))
 
 
 def find_identities(out: Path, recipe: Recipe) -> Receipt:
@@ -74,7 +52,12 @@ def find_identities(out: Path, recipe: Recipe) -> Receipt:
     """
     distance = recipe.needed_distance()
     known = _known_people(Path(recipe.identities)) if recipe.identities else None
-    parameters = {"distance": distance, "min_distance": recipe.min_distance, "grouping": recipe.grouping}
+    parameters = {
+        "distance": distance,
+        "min_distance": recipe.min_distance,
+        "grouping": recipe.grouping,
+        "faces": recipe.faces,
+    }
     inputs = {"embed": fingerprint(out, "embed"), "identities": digest_given(recipe.identities)}
     wanted = Receipt(stage="cluster", revision=REVISION, parameters=parameters, inputs=inputs)
     with lock(out, "cluster"):
@@ -91,15 +74,13 @@ def _write_tables(
     """All four tables; returns the counts."""
     embeddings = tables.load_embeddings(out)
     names, vectors = embeddings.names, embeddings.vectors
-    found = _search(tables.path_of(out, "pairs"), names, vectors, distance, recipe)
-    if recipe.grouping == "components":
-        people = found.components
-    else:
-        people = group_by_average(vectors, distance, found.edges)
+    pairs = tables.path_of(out, "pairs")
+    found = _search(pairs, names, vectors, distance, recipe)
+    people = _grouped(pairs, embeddings, found, recipe)
     notes: dict[str, object] = {"pairs": found.pairs, "distance": distance, "photos": len(names)}
     identity = [names[label] for label in people]
     if known is not None:
-        notes["agreement"] = _agreement_with(known, names, people)
+        notes["agreement"] = _agreement_with(known, names, people, pairs)
         identity = _named(known, names)
         people = lowest(np.unique(identity, return_inverse=True)[1])
     tied = np.stack([np.arange(len(names)), people], axis=1).astype(np.int32)
@@ -108,7 +89,7 @@ def _write_tables(
     tables.write_columns(tables.path_of(out, "identities"), tables.IDENTITIES, columns)
     duplicates = find_duplicates(embeddings, found.near, people)
     tables.write_rows(tables.path_of(out, "duplicates"), tables.DUPLICATES, duplicates)
-    suspects = find_suspects(out, embeddings, people, identity, distance)
+    suspects = find_suspects(pairs, embeddings, people, identity, found.edges, recipe, known)
     tables.write_rows(tables.path_of(out, "suspects"), tables.SUSPECTS, suspects)
     sizes = np.bincount(np.unique(people, return_inverse=True)[1])
     return notes | {
@@ -117,6 +98,33 @@ def _write_tables(
         "duplicates": dict(Counter(kind for _, _, kind, _ in duplicates)),
         "suspects": dict(Counter(kind for kind, *_ in suspects)),
     }
+
+
+def _grouped(path: Path, embeddings: tables.Embeddings, found: Found, recipe: Recipe) -> Labels:
+    """People by the recipe's grouping; two faces of one photograph are never one."""
+    cannot = faces_apart(embeddings.names) if recipe.faces == "all" else NO_PAIRS
+    if recipe.grouping == "average":
+        return group(embeddings.vectors, recipe.needed_distance(), found.edges, cannot=cannot)
+    joined = found.components[cannot[:, 0]] == found.components[cannot[:, 1]]
+    torn = np.unique(found.components[cannot[joined, 0]])
+    if not len(torn):
+        return found.components
+    blocks = []
+    for left, right, distances in tables.iterate_pairs(path, embeddings.names):
+        inside = np.isin(found.components[left], torn)
+        blocks.append((np.stack([left, right], axis=1)[inside].astype(np.int32), distances[inside]))
+    edges, distances = (np.concatenate(column) for column in zip(*blocks, strict=True))
+    parted = single_linkage(edges, distances, settle(len(embeddings.names), Links(cannot=cannot)))
+    return np.where(np.isin(found.components, torn), parted, found.components)
+
+
+def faces_apart(names: Sequence[str]) -> Edges:
+    """The pairs of faces that were cut out of one photograph, by their names `PHOTO/001.png`."""
+    faces: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        faces.setdefault(name.rpartition("/")[0], []).append(index)
+    pairs = [pair for indices in faces.values() for pair in combinations(indices, 2)]
+    return np.array(pairs, np.int32).reshape(-1, 2)
 
 
 @dataclass(frozen=True)
@@ -132,15 +140,16 @@ class Found:
 def _search(path: Path, names: list[str], vectors: Vectors, distance: float, recipe: Recipe) -> Found:
     """Write pairs.parquet block by block; keep components, near pairs and, if needed, edges."""
     count, pairs = len(names), 0
+    furthest = reach(distance) if recipe.grouping == "average" else distance
     joined = np.arange(count)
-    near, edges, kept = [_NO_EDGES], [_NO_EDGES], 0
+    near, edges, kept = [NO_PAIRS], [NO_PAIRS], 0
     words = np.array(names, object)
     with (
         atomic(path) as part,
         pq.ParquetWriter(part, tables.PAIRS, compression="zstd") as writer,
         progress_bar("pairs", "pair", count * count / 2, scaled=True) as bar,
     ):
-        for left, right, distances in pairs_below(vectors, reach(recipe.grouping, distance), bar.update):
+        for left, right, distances in pairs_below(vectors, furthest, bar.update):
             block = np.stack([left, right], axis=1).astype(np.int32)
             below = distances < distance
             if below.any():
@@ -149,7 +158,7 @@ def _search(path: Path, names: list[str], vectors: Vectors, distance: float, rec
                 joined = components(count, block[below], joined)
                 pairs += int(below.sum())
             near.append(block[distances < recipe.min_distance])
-            if recipe.grouping != "components":
+            if recipe.grouping == "average":
                 edges.append(block)
                 kept += len(block)
                 if kept > MAX_EDGES:
@@ -163,8 +172,8 @@ def _search(path: Path, names: list[str], vectors: Vectors, distance: float, rec
 def find_duplicates(
     embeddings: tables.Embeddings, near: Edges, people: Labels
 ) -> list[tuple[str, str, str, float]]:
-    """Copies: of equal pixels all but the first name; of photos of one identity nearer than the smallest
-    distance all but the largest picture (then the first name)."""
+    """Copies: of equal pixels all but the first name; of one identity each photo nearer than the smallest
+    distance (the pairs `near`) to a larger picture, or an earlier name of its size, that itself stays."""
     names, rows = embeddings.names, []
     first: dict[str, int] = {}
     copy_of = np.arange(len(names))
@@ -172,85 +181,27 @@ def find_duplicates(
         copy_of[index] = first.setdefault(pixels, index)
         if copy_of[index] != index:
             rows.append((names[index], names[copy_of[index]], "exact", 0.0))
-    edges = copy_of[near].astype(np.int32)
-    groups = components(len(names), edges[people[edges[:, 0]] == people[edges[:, 1]]])
-    members: dict[int, list[int]] = {}
-    for index in np.flatnonzero(copy_of == np.arange(len(names))).tolist():
-        members.setdefault(int(groups[index]), []).append(index)
-    for group in members.values():
-        kept = min(group, key=lambda index: (-embeddings.area[index], index))
-        for index in group:
-            if index != kept:
-                distance = 1 - float(similarities(embeddings.vectors, index, kept)[0])
-                rows.append((names[index], names[kept], "near", distance))
+    counts = (copy_of == np.arange(len(names)))[near].all(axis=1) & (people[near[:, 0]] == people[near[:, 1]])
+    for copy, kept in _near_copies(near[counts], embeddings.area).items():
+        distance = float(distances_of(embeddings.vectors, copy, kept)[0])
+        rows.append((names[copy], names[kept], "near", distance))
     return sorted(rows)
 
 
-class Suspect(NamedTuple):
-    """A row of `tables.SUSPECTS`."""
+def _near_copies(near: Edges, area: Sequence[int]) -> dict[int, int]:
+    """Copy -> the photo that stays: the largest first, each takes what is near it and is not taken yet.
 
-    kind: str
-    identity: str
-    other: str
-    left: str
-    right: str
-    distance: float
-    cohesion: float
-    members: int
-
-
-def find_suspects(
-    out: Path, embeddings: tables.Embeddings, people: Labels, identity: Sequence[str], distance: float
-) -> list[Suspect]:
-    """What a person should look through, of each kind the most doubtful first.
-
-    weak_link: an identity held together by a pair at or above nine tenths of the distance.
-    loose_identity: one whose photos' mean distance is not below the distance.
-    close_identities: two identities with a pair of photos below the distance.
+    A copy of a copy stays, unless something that stays is near it, too: nothing chains.
     """
-    names, vectors, rows = embeddings.names, embeddings.vectors, []
-    order = np.argsort(people, kind="stable")
-    for members in np.split(order, np.flatnonzero(np.diff(people[order])) + 1):
-        if len(members) < 2:
-            continue
-        left, right, length = weakest_link(vectors[members])
-        inner = cohesion(vectors[members])
-        pair = (names[members[left]], names[members[right]], length, inner, len(members))
-        if length >= 0.9 * distance:
-            rows.append(Suspect("weak_link", identity[members[0]], "", *pair))
-        if 1 - inner >= distance:
-            rows.append(Suspect("loose_identity", identity[members[0]], "", *pair))
-    rows.extend(_close_identities(out, embeddings, people, identity))
-
-    def order_of(row: Suspect) -> tuple[str, float, str, str]:
-        near_is_doubtful = row.kind == "close_identities"
-        return row.kind, row.distance if near_is_doubtful else -row.distance, row.identity, row.other
-
-    return sorted(rows, key=order_of)
-
-
-def _close_identities(
-    out: Path, embeddings: tables.Embeddings, people: Labels, identity: Sequence[str]
-) -> list[Suspect]:
-    """The nearest pair of each two identities that have one below the distance."""
-    nearest: dict[tuple[int, int], tuple[float, int, int]] = {}
-    for left, right, distances in tables.iterate_pairs(tables.path_of(out, "pairs"), embeddings.names):
-        for i in np.flatnonzero(people[left] != people[right]).tolist():
-            a, b = int(left[i]), int(right[i])
-            key = (min(people[a], people[b]), max(people[a], people[b]))
-            nearest[key] = min(nearest.get(key, (9.0, 0, 0)), (float(distances[i]), a, b))
-
-    @cache
-    def mean(label: int) -> Float64:
-        return np.asarray(embeddings.vectors[people == label].astype(np.float64).mean(axis=0))
-
-    return [
-        Suspect(
-            "close_identities", identity[a], identity[b], embeddings.names[i], embeddings.names[j], length,
-            float((mean(a) * mean(b)).sum()), int(((people == a) | (people == b)).sum()),
-        )
-        for (a, b), (length, i, j) in nearest.items()
-    ]  # fmt: skip
+    others: dict[int, list[int]] = {}
+    for left, right in near.tolist():
+        others.setdefault(left, []).append(right)
+        others.setdefault(right, []).append(left)
+    kept_by: dict[int, int] = {}
+    for kept in sorted(others, key=lambda index: (-area[index], index)):
+        if kept not in kept_by:
+            kept_by |= {other: kept for other in others[kept] if other not in kept_by}
+    return kept_by
 
 
 def _known_people(path: Path) -> dict[str, str]:
@@ -271,9 +222,26 @@ def _named(known: Mapping[str, str], names: Sequence[str]) -> list[str]:
     return [known.get(name) or (f"photo:{name}" if name in taken else name) for name in names]
 
 
-def _agreement_with(known: Mapping[str, str], names: Sequence[str], people: Labels) -> dict[str, float]:
-    listed = [index for index, name in enumerate(names) if known.get(name)]
-    if not listed:
+def _agreement_with(
+    known: Mapping[str, str], names: Sequence[str], people: Labels, pairs: Path
+) -> JsonObject:
+    """How the grouping agrees with known people, and what that means for references and splits."""
+    listed = np.array([bool(known.get(name)) for name in names])
+    if not listed.any():
         return {}
-    found = agreement(people[listed], [known[names[index]] for index in listed])
-    return {**asdict(found), "pair_f": found.pair_f, "bcubed_f": found.bcubed_f}
+    person = np.unique([known.get(name, "") for name in names], return_inverse=True)[1]
+    found = agreement(people[listed], person[listed])
+    references = wrong = 0
+    for left, right, _ in tables.iterate_pairs(pairs, names):
+        both = listed[left] & listed[right] & (people[left] == people[right])
+        references += 2 * int(both.sum())  # each way
+        wrong += 2 * int((person[left] != person[right])[both].sum())
+    parts = np.unique(np.stack([person[listed], people[listed]], axis=1), axis=0)[:, 0]
+    return {
+        **asdict(found),
+        "pair_f": found.pair_f,
+        "bcubed_f": found.bcubed_f,
+        "references": references,
+        "wrong_references": wrong,
+        "people_in_several": int((np.bincount(parts) > 1).sum()),
+    }

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from ffhqref.core import tables
 from ffhqref.core.arrays import Float64, Int64
 from ffhqref.core.recipe import Recipe, Start
 from ffhqref.core.store import Receipt, digest_given, fingerprint, finished, lock, write_receipt, write_text
-from ffhqref.core.terminal import progress
+from ffhqref.core.terminal import progress_bar
 from ffhqref.dataset import neighbours
 from ffhqref.dataset.neighbours import Neighbours, least_distance
 from ffhqref.identities.grouping import Vectors
 
 REVISION = 1
+ROWS_HELD = 1 << 26  # distances of one person's photos that are kept for the next target, 8 bytes each
 
 
 def csv_path(out: Path, split: str) -> Path:
@@ -24,22 +27,44 @@ def csv_path(out: Path, split: str) -> Path:
     return out / "reference_mapping" / f"{split}_references.csv"
 
 
-def farthest_points(vectors: Vectors, distances: Float64, start: Start = "nearest") -> Int64:
-    """The order of farthest-point sampling over references (n x D unit rows), so that the first k vary most.
+def farthest_points(
+    apart_from: Callable[[int], Float64],
+    distances: Float64,
+    start: Start = "nearest",
+    most: int | None = None,
+) -> Int64:
+    """The first `most` of farthest-point sampling over n references, so that the first k vary most.
 
-    `distances` (n) are those to the target. The paper does not say where it starts: `nearest` begins
-    with the reference nearest to the target, `farthest` with the farthest. Ties go to the lower index.
+    `apart_from(i)` gives the distances (n) of the i-th reference to all, `distances` (n) are those to the
+    target. The paper does not say where it starts: `nearest` begins with the reference nearest to the
+    target, `farthest` with the farthest. Ties go to the lower index.
     """
-    wide = vectors.astype(np.float64)
     first = int(np.argmin(distances) if start == "nearest" else np.argmax(distances))
     order = [first]
-    apart = 1 - (wide * wide[first]).sum(axis=1)
-    while len(order) < len(wide):
-        apart[order] = -np.inf
+    apart = apart_from(first).copy()
+    while len(order) < min(len(distances), most or len(distances)):
+        apart[order[-1]] = -np.inf  # stays below all others
         new = int(np.argmax(apart))
         order.append(new)
-        apart = np.minimum(apart, 1 - (wide * wide[new]).sum(axis=1))
+        np.minimum(apart, apart_from(new), out=apart)
     return np.asarray(order)
+
+
+def _distances_within(vectors: Vectors) -> Callable[[int], Float64]:
+    """Distances (n) of the i-th of n photos to all of them; what was asked for is kept for the next time.
+
+    The targets of a person choose from the same photos, and those that lie far out again and again.
+    """
+    wide = vectors.astype(np.float64)
+
+    @lru_cache(max(64, ROWS_HELD // len(wide)))
+    def row(photo: int) -> Float64:
+        dots = np.empty(len(wide))
+        for at in range(0, len(wide), 256):  # few enough to stay in the cache; the same bits as all at once
+            dots[at : at + 256] = (wide[at : at + 256] * wide[photo]).sum(axis=1)
+        return 1 - dots
+
+    return row
 
 
 def rows_of(
@@ -50,25 +75,51 @@ def rows_of(
     References are the target's direct neighbours: own identity, own split, below the distance, and at
     or above the least one of the split. In test, targets outside `test_references` have no row.
     """
+    chosen: dict[int, Int64] = {}
+    people: dict[str, list[int]] = {}
+    for photo, (identity, part) in enumerate(zip(graph.identity, splits, strict=True)):
+        if part == split:
+            people.setdefault(identity, []).append(photo)
+    with progress_bar(split, "target", sum(map(len, people.values()))) as bar:
+        for photos in people.values():
+            chosen |= _of_person(graph, vectors, np.asarray(photos), split, recipe)
+            bar.update(len(photos))
+    return [
+        (graph.names[target], [graph.names[photo] for photo in chosen[target]]) for target in sorted(chosen)
+    ]
+
+
+def _of_person(
+    graph: Neighbours, vectors: Vectors, photos: Int64, split: str, recipe: Recipe
+) -> dict[int, Int64]:
+    """Target -> its references, of the photos (ordered) of one person in one split."""
     least = least_distance(recipe, split)
     low, high = recipe.test_references if split == "test" else (1, 0)
-    rows = []
-    targets = [at for at, name in enumerate(splits) if name == split and graph.may_be_target[at]]
-    for target in progress(targets, split, "target"):
+    chosen = {}
+    within = _distances_within(vectors[photos])
+    for target in photos[graph.may_be_target[photos]].tolist():
         found, distances = graph.of(target, least)
-        inside = np.array([splits[photo] == split for photo in found], bool)
-        found, distances = found[inside], distances[inside]
-        if len(found) < low or (high and len(found) > high):
+        places = np.searchsorted(photos, found)
+        here = photos[np.minimum(places, len(photos) - 1)] == found
+        places, distances = places[here], distances[here]
+        if len(places) < low or (high and len(places) > high):
             continue
-        if recipe.order == "fps":
-            order = farthest_points(vectors[found], distances, recipe.fps_start)
-        elif recipe.order == "nearest":
-            order = np.lexsort((found, distances))
-        else:
-            order = np.arange(len(found))  # neighbours are ordered by name
-        chosen = found[order[: recipe.max_references]]
-        rows.append((graph.names[target], [graph.names[photo] for photo in chosen]))
-    return rows
+        order = _order(within, places, distances, recipe)
+        chosen[target] = photos[places[order[: recipe.max_references]]]
+    return chosen
+
+
+def _order(
+    within: Callable[[int], Float64], places: Int64, distances: Float64, recipe: Recipe
+) -> npt.NDArray[np.intp] | Int64:
+    """A target's references (places among the person's photos, and distances to the target), best first."""
+    if recipe.order == "fps":
+        return farthest_points(
+            lambda at: within(int(places[at]))[places], distances, recipe.fps_start, recipe.max_references
+        )
+    if recipe.order == "nearest":
+        return np.lexsort((places, distances))
+    return np.arange(len(places))  # neighbours are ordered by name
 
 
 def write_references(out: Path, recipe: Recipe) -> Receipt:

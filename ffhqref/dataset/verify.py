@@ -14,7 +14,7 @@ from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import Receipt, UserError, damaged_outputs, fingerprint, read_receipt
 from ffhqref.dataset import shards
 from ffhqref.dataset.neighbours import least_distance
-from ffhqref.identities.grouping import similarities
+from ffhqref.identities.grouping import distances_of
 
 STAGES = ("embed", "cluster", "split", "references")
 FOLLOWS = {"cluster": ("embed",), "split": ("cluster",), "references": ("split", "cluster")}
@@ -175,7 +175,7 @@ def _pair_faults(
     if dataset.split.get(name) != split:
         yield f"reference {name} is in {dataset.split.get(name)}"
     least, distance = least_distance(dataset.recipe, split), dataset.recipe.needed_distance()
-    apart = 1 - float(similarities(dataset.embeddings.vectors, index[target], index[name])[0])
+    apart = float(distances_of(dataset.embeddings.vectors, index[target], index[name])[0])
     if not least <= apart < distance:
         yield f"reference {name} is at distance {apart:.4f}, outside [{least}, {distance})"
 

@@ -1,4 +1,4 @@
-"""Who is one person: connected components, and average linkage, which does not chain."""
+"""What groupings are made of: similarities of rows, connected components, cuts, and how two of them agree."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ def similarities(vectors: Vectors, left: npt.ArrayLike, right: npt.ArrayLike) ->
     return found
 
 
+def distances_of(vectors: Vectors, left: npt.ArrayLike, right: npt.ArrayLike) -> Float64:
+    """Distances (1 - similarity, 0 to 2) of row pairs; never below 0, where rounding puts equal rows."""
+    return np.maximum(1 - similarities(vectors, left, right), 0.0)
+
+
 def components(count: int, edges: Edges, start: Labels | None = None) -> Labels:
     """Connected components over `edges`, each labelled by its lowest index; `start` joins more."""
     joined = np.arange(count) if start is None else start
@@ -60,149 +65,6 @@ def linkage_cut(distance: float) -> float:
 def lowest_baseline(distance: float) -> float:
     """The least baseline of strangers that is assumed, so that luck does not decide among few people."""
     return (1 - distance) / 4
-
-
-# Average linkage joins, again and again, the two groups with the greatest mean similarity over all pairs
-# between them, until no mean passes the cut. Two facts make that cheap and keep it exact.
-#
-# 1. No matrix is kept. With S the sum of a group's unit vectors, B that of its photos' baselines and n its
-#    size, the mean over all pairs (i in A, j in B) of  similarity(i, j) - (baseline_i + baseline_j) / 2  is
-#        S_A . S_B / (n_A n_B) - (B_A / n_A + B_B / n_B) / 2,
-#    and joining two groups adds their sums. A mean that passes the cut needs a pair that does, so only groups
-#    that such an edge connects are ever compared.
-# 2. There is no search over all pairs of groups. From any group, go to its nearest, to the nearest of that
-#    one, and so on until two are each other's nearest; join them, and go on from the one before. The mean of
-#    a union to a third group is a weighted mean of its parts' means, so it never exceeds the greater of them
-#    (the linkage is "reducible"). Hence joining others never separates two that are each other's nearest;
-#    the greedy algorithm joins them too, sooner or later, and the groups are the same. This is the
-#    nearest-neighbour chain of Benzécri 1982 and Juan 1982; Müllner 2011 (arXiv 1109.2378) has the proofs.
-
-
-def average_linkage(vectors: Vectors, baselines: Float64, cut: float, edges: Edges) -> Labels:
-    """Groups joined while the mean of (similarity - both baselines' mean) between two of them passes `cut`.
-
-    `baselines` (n) is how similar strangers are to each photo; zeros give plain average linkage. `edges`
-    must hold every pair that passes the cut by itself.
-    """
-    labels = np.arange(len(vectors))
-    parts = components(len(vectors), edges)
-    order = np.argsort(parts[edges[:, 0]], kind="stable")
-    bounds = np.flatnonzero(np.diff(parts[edges[order, 0]], prepend=-1, append=-1))
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
-        inside = edges[order[begin:end]]
-        members = np.unique(inside)
-        local = np.searchsorted(members, inside).astype(np.int32)
-        labels[members] = members[_link(vectors[members], baselines[members], cut, local)]
-    return lowest(labels)
-
-
-def _link(vectors: Vectors, baselines: Float64, cut: float, edges: Edges) -> Labels:
-    """Average linkage inside one connected part, by the nearest-neighbour chain."""
-    groups = _Groups(vectors.astype(np.float64), baselines, edges)
-    for start in range(len(vectors)):
-        chain = [start] if groups.parent[start] == start else []
-        while chain:
-            top = chain[-1]
-            nearest, mean = groups.nearest(top, chain[-2:-1])
-            if mean <= cut:  # this group is done; only the first of a chain, as the others passed the cut
-                break
-            if nearest in chain:  # the one before; an earlier one only where rounding splits equal means
-                joined = groups.join(chain[-2], top)
-                chain = chain[:-2] or [joined]
-            else:
-                chain.append(nearest)
-    return groups.labels()
-
-
-class _Groups:
-    """Sums over each group's photos (of vectors, of baselines, of ones), and which other groups are near.
-
-    A group is known by its lowest photo; `parent` leads from a photo to it.
-    """
-
-    def __init__(self, sums: Float64, baselines: Float64, edges: Edges):
-        count = len(sums)
-        self.sums, self.baselines = sums, baselines.astype(np.float64)
-        self.sizes, self.parent = np.ones(count), np.arange(count)
-        both = np.concatenate([edges, edges[:, ::-1]])
-        both = both[np.argsort(both[:, 0], kind="stable")]
-        self.near = np.split(both[:, 1].astype(np.int64), np.searchsorted(both[:, 0], np.arange(1, count)))
-
-    def nearest(self, group: int, preferred: list[int]) -> tuple[int, float]:
-        """The near group with the greatest mean, and the mean; of equals a preferred one, then the lowest."""
-        others = self._roots(self.near[group])
-        others = self.near[group] = others[others != group]
-        if len(others) == 0:
-            return group, -np.inf
-        means = self._means(group, others)
-        best = float(means.max())
-        equal = others[means == best]
-        return next((int(one) for one in preferred if one in equal), int(equal[0])), best
-
-    def _roots(self, photos: Labels) -> Labels:
-        """The groups of photos, each once, in order."""
-        roots = self.parent[photos]
-        while not np.array_equal(higher := self.parent[roots], roots):
-            roots = higher
-        self.parent[photos] = roots
-        return np.unique(roots)
-
-    def _means(self, group: int, others: Labels) -> Float64:
-        """The mean between `group` and each other one, as equation 1 above has it."""
-        dots = np.empty(len(others))
-        for at in range(0, len(others), 256):  # few enough to stay in the cache
-            part = slice(at, at + 256)
-            dots[part] = (self.sums[others[part]] * self.sums[group]).sum(axis=1)
-        size = self.sizes[group]
-        baseline = self.baselines[others] / self.sizes[others] + self.baselines[group] / size
-        return np.asarray(dots / (self.sizes[others] * size) - baseline / 2, np.float64)
-
-    def join(self, one: int, other: int) -> int:
-        """Join two groups; the number of the one that they become."""
-        kept, gone = min(one, other), max(one, other)
-        for sums in (self.sums, self.baselines, self.sizes):
-            sums[kept] += sums[gone]
-        self.parent[gone] = kept
-        self.near[kept] = np.concatenate([self.near[kept], self.near[gone]])
-        self.near[gone] = self.near[gone][:0]
-        return kept
-
-    def labels(self) -> Labels:
-        """The group of each photo."""
-        found = self.parent
-        while (found != found[found]).any():
-            found = found[found]
-        return found
-
-
-def weakest_link(vectors: Vectors) -> tuple[int, int, float]:
-    """The longest edge (left, right, distance) of the minimum spanning tree: where a chain would break.
-
-    Prim's algorithm, one row of similarities at a time, so that memory does not grow with the square of n.
-    """
-    wide = vectors.astype(np.float64)
-    best, link = wide @ wide[0], np.zeros(len(wide), np.int64)
-    inside = np.zeros(len(wide), bool)
-    inside[0] = True
-    edges = []
-    for _ in range(len(wide) - 1):
-        new = int(np.argmax(np.where(inside, -np.inf, best)))
-        edges.append(sorted((int(link[new]), new)))
-        inside[new] = True
-        closer = wide @ wide[new]
-        link = np.where(closer > best, new, link)
-        best = np.maximum(best, closer)
-    left, right = np.asarray(edges).T
-    exact = similarities(vectors, left, right)
-    at = int(np.argmin(exact))
-    return int(left[at]), int(right[at]), float(1 - exact[at])
-
-
-def cohesion(vectors: Vectors) -> float:
-    """Mean similarity over the pairs of an identity's photos."""
-    total = vectors.astype(np.float64).sum(axis=0)
-    count = len(vectors)
-    return float(((total**2).sum() - count) / (count * (count - 1)))
 
 
 @dataclass(frozen=True)

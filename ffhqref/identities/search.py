@@ -8,7 +8,14 @@ import faiss
 import numpy as np
 
 from ffhqref.core.arrays import Float64, Int64
-from ffhqref.identities.grouping import STRANGERS, Labels, Vectors, lowest_baseline, similarities
+from ffhqref.identities.grouping import (
+    STRANGERS,
+    Labels,
+    Vectors,
+    distances_of,
+    lowest_baseline,
+    similarities,
+)
 
 MARGIN = 1e-5  # of similarity; see below
 TILE = (4096, 2048)  # rows and columns of the matrix screened at once: at most 8.4 million pairs
@@ -61,7 +68,7 @@ def _stripe(rows: Vectors, short: Vectors, begin: int, end: int, distance: float
         left, right = _screen(short[begin:end], short[start : start + TILE[1]], 1 - distance - MARGIN)
         left, right = left + begin, right + start
         left, right = left[left < right], right[left < right]
-        distances = 1 - similarities(rows, left, right)
+        distances = distances_of(rows, left, right)
         below = distances < distance
         parts.append((left[below], right[below], distances[below]))
         if end - begin > 1 and sum(len(part[0]) for part in parts) > MAX_KEPT:

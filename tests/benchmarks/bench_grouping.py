@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ from scipy.cluster.hierarchy import fcluster, linkage
 
 from ffhqref.core.recipe import load_recipe
 from ffhqref.core.tables import load_embeddings
-from ffhqref.dataset.cluster import group_by_average, reach
 from ffhqref.dataset.embed import embed_photos
-from ffhqref.identities.grouping import Agreement, Edges, Labels, Vectors, agreement
+from ffhqref.dataset.neighbours import Neighbours
+from ffhqref.dataset.references import rows_of
+from ffhqref.identities.calibrate import match_rates
+from ffhqref.identities.doubts import spanning_forest
+from ffhqref.identities.grouping import Agreement, Edges, Labels, Vectors, agreement, components
+from ffhqref.identities.people import group, reach
 from ffhqref.identities.search import pairs_below
 from tests.benchmarks.common import FACES, Peak, child, needed, row, seconds
 from tests.benchmarks.synthetic import planted
@@ -29,7 +34,7 @@ PHOTOS = 20_000
 
 def edges_of(vectors: Vectors, distance: float) -> Edges:
     """Every pair that the grouping must know."""
-    pairs = [np.stack(block[:2], axis=1) for block in pairs_below(vectors, reach("average", distance))]
+    pairs = [np.stack(block[:2], axis=1) for block in pairs_below(vectors, reach(distance))]
     return np.concatenate(pairs).astype(np.int32)
 
 
@@ -44,11 +49,9 @@ def plain(vectors: Vectors, method: str, distance: float) -> Labels:
     return np.asarray(fcluster(linkage(condensed, method), distance, "distance"), np.int64)
 
 
-def real_photos() -> tuple[Vectors, list[str]]:
-    """Embeddings of the shared photographs and their people."""
-    photos, weights = needed(FACES / "photos"), needed(FACES / "weights")
-    with (FACES / "photos.csv").open(newline="") as file:
-        known = {photo["file"]: f"{photo['set']}/{photo['identity']}" for photo in csv.DictReader(file)}
+def embedded(photos: Path, known: dict[str, str]) -> tuple[Vectors, list[str]]:
+    """Embeddings of the photographs below a folder, and their people by name."""
+    weights = needed(FACES / "weights")
     recipe = load_recipe(
         "photos",
         embedder=str(weights / "w600k_mbf_dequant_fp32.onnx"),
@@ -56,14 +59,43 @@ def real_photos() -> tuple[Vectors, list[str]]:
         distance=DISTANCE,
     )
     with tempfile.TemporaryDirectory() as folder:
-        embed_photos(photos, Path(folder), recipe, device="cpu")
+        embed_photos(needed(photos), Path(folder), recipe, device="cpu")
         embeddings = load_embeddings(Path(folder))
     return embeddings.vectors, [known[name] for name in embeddings.names]
 
 
+def real_photos() -> tuple[Vectors, list[str]]:
+    """Embeddings of the shared photographs and their people."""
+    with needed(FACES / "photos.csv").open(newline="") as file:
+        known = {photo["file"]: f"{photo['set']}/{photo['identity']}" for photo in csv.DictReader(file)}
+    return embedded(FACES / "photos", known)
+
+
+def lfw() -> tuple[Vectors, list[str]]:
+    """Embeddings of LFW's photographs of people with ten or more, and who LFW says they are."""
+    with needed(FACES / "lfw158" / "people.csv").open(newline="") as file:
+        known = {photo["image"]: photo["identity"] for photo in csv.DictReader(file)}
+    return embedded(FACES / "lfw158" / "photos", known)
+
+
+def compare_on_lfw() -> list[dict[str, Any]]:
+    """Beside connected components below the distance, which chain where photos are many."""
+    vectors, people = lfw()
+    edges = edges_of(vectors, DISTANCE)
+    own = agreement(group(vectors, DISTANCE, edges), people)
+    below = [np.stack(block[:2], axis=1).astype(np.int32) for block in pairs_below(vectors, DISTANCE)]
+    other = agreement(components(len(vectors), np.concatenate(below)), people)
+    note = (
+        f"{len(people)} LFW photos of {len(set(people))} people, distance {DISTANCE}; "
+        f"{_scores('ours', own)}; {_scores('components', other)}"
+    )
+    ratio = own.bcubed_f / other.bcubed_f
+    return [row("people of LFW, connected components", own.bcubed_f, other.bcubed_f, ratio, "BCubed F", note)]
+
+
 def compare_on_photos() -> list[dict[str, Any]]:
     vectors, people = real_photos()
-    own = agreement(group_by_average(vectors, DISTANCE, edges_of(vectors, DISTANCE)), people)
+    own = agreement(group(vectors, DISTANCE, edges_of(vectors, DISTANCE)), people)
     rows = []
     for method in PLAIN:
         other = agreement(plain(vectors, method, DISTANCE), people)
@@ -97,12 +129,16 @@ def measure(whose: str, photos: int) -> dict[str, float]:
 
     def work() -> None:
         if whose == "ours":
-            found["labels"] = group_by_average(vectors, DISTANCE, edges_of(vectors, DISTANCE))
+            found["labels"] = group(vectors, DISTANCE, edges_of(vectors, DISTANCE))
+        elif whose == "rates":
+            match_rates(vectors, people.astype(str).tolist())
         else:
             found["labels"] = plain(vectors, "average", DISTANCE)
 
     with Peak() as peak:
         time = seconds(work)
+    if whose == "rates":
+        return {"seconds": time, "bytes": peak.bytes}
     scores = agreement(found["labels"], people)
     return {
         "seconds": time, "bytes": peak.bytes, "bcubed": scores.bcubed_f, "precision": scores.pair_precision,
@@ -127,8 +163,76 @@ def compare_at_size(photos: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+CROWD = 3000  # photos of one person
+
+
+def one_person(photos: int) -> Neighbours:
+    """The graph of one person's photos, every pair below the distance."""
+    left, right = np.nonzero(~np.eye(photos, dtype=bool))
+    distances = np.random.default_rng(0).uniform(0.2, 0.5, len(left))
+    names = [f"{index:05d}.png" for index in range(photos)]
+    alone, all_of = ["a"] * photos, np.ones(photos, bool)
+    return Neighbours(names, alone, alone, left, right, distances, all_of, False)
+
+
+def bounded_references(photos: int) -> list[dict[str, Any]]:
+    """References of one person with many photos, beside those of half as many: the shipped bound holds."""
+    recipe = replace(load_recipe("photos", distance=DISTANCE), test=0.0, val=0.0, dedupe="off")
+    vectors, _ = planted(photos, np.array([photos]), 0)
+    took = []
+    for count in (photos // 2, photos):
+        graph, rows = one_person(count), vectors[:count]
+        took.append(seconds(lambda g=graph, v=rows: rows_of(g, v, ["train"] * len(v), "train", recipe)))  # type: ignore[misc]
+    half, whole = took
+    note = f"one person of {photos} photos, {recipe.max_references} references each; beside {photos // 2}"
+    return [row("references of a crowd", whole, half, whole / half, "s", note)]
+
+
+def prim(vectors: Vectors) -> float:
+    """The longest edge of the minimum spanning tree over all pairs, one photo at a time."""
+    wide = vectors.astype(np.float64)
+    best = wide @ wide[0]
+    inside = np.zeros(len(wide), bool)
+    inside[0] = True
+    longest = 1.0
+    for _ in range(len(wide) - 1):
+        new = int(np.argmax(np.where(inside, -np.inf, best)))
+        longest = min(longest, float(best[new]))
+        inside[new] = True
+        best = np.maximum(best, wide @ wide[new])
+    return 1 - longest
+
+
+def weakest_links(photos: int) -> list[dict[str, Any]]:
+    """The longest edge of one person's tree: from the stored pairs, beside Prim's algorithm on the photos."""
+    vectors, _ = planted(photos, np.array([photos]), 0)
+    pairs = list(pairs_below(vectors, DISTANCE))
+    near = components(photos, np.concatenate([np.stack(block[:2], 1) for block in pairs]).astype(np.int32))
+    if (near != 0).any():
+        raise RuntimeError("the planted person is not connected")
+    found: list[float] = []
+    ours = seconds(lambda: found.append(float(spanning_forest(photos, pairs)[1].max())))
+    theirs = seconds(lambda: found.append(prim(vectors)))
+    if abs(found[0] - found[1]) > 1e-6:
+        raise RuntimeError(f"the trees differ: {found}")
+    count = sum(len(block[0]) for block in pairs)
+    note = f"one person of {photos} photos, {count} stored pairs; beside Prim's algorithm over the vectors"
+    return [row("weakest link of a person", ours, theirs, theirs / ours, "s", note)]
+
+
+def calibrating(photos: int) -> list[dict[str, Any]]:
+    """Peak memory of the match rates of `photos`, beside the vectors themselves."""
+    own = child("tests.benchmarks.bench_grouping", "rates", str(photos))
+    vectors = photos * 512 * 4 / 1e9
+    note = f"{photos} photos in {own['seconds']:.0f} s; beside the embeddings' own"
+    return [row("calibrate, memory", own["bytes"] / 1e9, vectors, vectors * 1e9 / own["bytes"], "GB", note)]
+
+
 def run() -> list[dict[str, Any]]:
-    return [*compare_on_photos(), *compare_at_size(PHOTOS)]
+    return [
+        *compare_on_photos(), *compare_on_lfw(), *compare_at_size(PHOTOS), *bounded_references(CROWD),
+        *weakest_links(CROWD), *calibrating(PHOTOS),
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pandas as pd
 import pytest
 
 from ffhqref.core import tables
+from ffhqref.core.recipe import RECIPES, load_recipe
+from ffhqref.dataset import references
 from ffhqref.dataset.cluster import find_identities
 from ffhqref.dataset.neighbours import Neighbours
 from ffhqref.dataset.references import csv_path, farthest_points, rows_of, write_references
@@ -18,27 +21,34 @@ from ffhqref.dataset.verify import verify_dataset
 from tests.synthetic import at_distances, people, recipe, unit, write_embedded
 
 
+def apart_in(vectors: np.ndarray) -> Callable[[int], np.ndarray]:
+    """The distances of one of these rows to all."""
+    wide = vectors.astype(np.float64)
+    return lambda at: 1 - (wide * wide[at]).sum(axis=1)
+
+
 def test_farthest_points_by_definition() -> None:
     vectors, _ = people([9], 3, spread=1.0)
     target = unit(np.random.default_rng(9).standard_normal((1, vectors.shape[1])))[0]
     distances = 1 - vectors.astype(np.float64) @ target.astype(np.float64)
-    order = farthest_points(vectors, distances)
+    order = farthest_points(apart_in(vectors), distances)
     assert order[0] == np.argmin(distances)
     apart = 1 - vectors.astype(np.float64) @ vectors.astype(np.float64).T
     for k in range(1, 9):  # each is the one whose nearest among those before is farthest
         rest = [i for i in range(9) if i not in order[:k]]
         best = max(rest, key=lambda i: (min(apart[i, j] for j in order[:k]), -i))
         assert order[k] == best
-    assert farthest_points(vectors, distances, "farthest")[0] == np.argmax(distances)
+    assert farthest_points(apart_in(vectors), distances, "farthest")[0] == np.argmax(distances)
     assert sorted(order) == list(range(9))
+    assert list(farthest_points(apart_in(vectors), distances, most=4)) == list(order[:4])
 
 
 def test_farthest_points_do_not_depend_on_the_order_of_the_photos() -> None:
     vectors, _ = people([7], 1, spread=1.0)
     distances = np.linspace(0.1, 0.3, 7)
     shuffle = np.random.default_rng(0).permutation(7)
-    assert list(shuffle[farthest_points(vectors[shuffle], distances[shuffle])]) == list(
-        farthest_points(vectors, distances)
+    assert list(shuffle[farthest_points(apart_in(vectors[shuffle]), distances[shuffle])]) == list(
+        farthest_points(apart_in(vectors), distances)
     )
 
 
@@ -118,8 +128,9 @@ def test_of_equally_near_references_the_first_by_name_comes_first(tmp_path: Path
     names = ["x.png", "a.png", "b.png", "c.png", "d.png"]
     out = built(tmp_path, vectors, names, order="nearest")
     assert rows(out, "train")["x.png"] == ["b.png", "c.png", "a.png", "d.png"]
-    assert farthest_points(vectors[1:], np.array([0.3, 0.2, 0.2, 0.3])).tolist()[0] == 1
-    assert farthest_points(vectors[1:], np.array([0.3, 0.2, 0.2, 0.3]), "farthest").tolist()[0] == 0
+    apart = (1 - vectors[1:].astype(np.float64) @ vectors[1:].T.astype(np.float64)).__getitem__
+    assert farthest_points(apart, np.array([0.3, 0.2, 0.2, 0.3])).tolist()[0] == 1
+    assert farthest_points(apart, np.array([0.3, 0.2, 0.2, 0.3]), "farthest").tolist()[0] == 0
 
 
 def test_a_reference_at_the_smallest_distance_itself_is_valid(tmp_path: Path) -> None:
@@ -262,3 +273,49 @@ def test_the_notes_count_references(tmp_path: Path) -> None:
     notes = write_references(out, recipe(grouping="components")).notes["train"]
     assert notes["targets"] == 19 and notes["references"] == 3 * 2 + 4 * 3 + 12 * 11
     assert notes["histogram_1_to_10_and_more"] == [0, 3, 4, 0, 0, 0, 0, 0, 0, 12]
+
+
+def test_equal_embeddings_keep_their_references(tmp_path: Path) -> None:
+    """1 - s of equal unit rows lies slightly below or above 0; nobody may lose a reference by that."""
+    vectors, _ = people([1] * 40, 5, dimension=512)
+    twice = np.repeat(vectors, 2, axis=0)
+    rounded = 1 - (twice.astype(np.float64) ** 2).sum(axis=1)
+    assert (rounded < 0).any() and (rounded > 0).any()
+    names = [f"{i:03d}.png" for i in range(80)]
+    out = built(tmp_path, twice, names, dedupe="off")
+    assert len(rows(out, "train")) == 80
+    assert (pd.read_parquet(out / "tables/pairs.parquet").distance >= 0).all()
+    chosen = recipe(grouping="components", dedupe="off")
+    report = verify_dataset(out, chosen)
+    assert report.violations == [] and report.counts["references"] == 80
+
+
+def test_work_for_a_person_of_many_photos_stops_at_the_greatest_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted in distances that are taken: the same answer as without a bound, cut, for much less."""
+    vectors, _ = people([60], 0, spread=0.4)
+    names = [f"{i:05d}.png" for i in range(60)]
+    out = built(tmp_path, vectors, names, max_references=None)
+    whole = rows(out, "train")
+    assert len(whole["00000.png"]) == 59
+    asked = []
+    real = references.farthest_points
+
+    def counted(apart_from: Callable[[int], np.ndarray], *rest: object) -> np.ndarray:
+        def one(at: int) -> np.ndarray:
+            asked.append(at)
+            return apart_from(at)
+
+        return real(one, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(references, "farthest_points", counted)
+    write_references(out, recipe(grouping="components", max_references=3))
+    assert rows(out, "train") == {target: found[:3] for target, found in whole.items()}
+    assert len(asked) == 60 * 3
+
+
+def test_shipped_recipes_bound_references_above_all_published_numbers() -> None:
+    """The paper's test targets have 2 to 9 references and at most 5 are used; FFHQ-Ref lists them all."""
+    for name in RECIPES:
+        assert load_recipe(name).max_references == 100

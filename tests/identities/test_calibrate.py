@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -44,9 +45,40 @@ def test_a_pair_counts_strictly_above_its_distance() -> None:
 def test_rates_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, person = people([3] * 40, 0, spread=0.9)
     whole = match_rates(vectors, list(map(str, person)))
-    monkeypatch.setattr("ffhqref.identities.calibrate.BLOCK_ROWS", 7)
+    monkeypatch.setattr("ffhqref.identities.calibrate.TILE", (7, 11))
     parts = match_rates(vectors, list(map(str, person)))
     assert (whole.true_match == parts.true_match).all() and (whole.false_match == parts.false_match).all()
+    np.testing.assert_allclose(whole.false_range, parts.false_range, atol=1e-12)
+
+
+def test_memory_is_bounded() -> None:
+    """Beyond the vectors a tile's worth, however many photos there are: all pairs at once were 72 MB."""
+    vectors, person = people([3] * 1000, 0, dimension=64)
+    tracemalloc.start()
+    match_rates(vectors, list(map(str, person)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 90e6, "rows x steps x 2 and some tiles"
+
+
+def test_intervals_are_a_bootstrap_over_people() -> None:
+    """Drawn plainly: people with replacement, a pair of two as often as both were drawn, less one."""
+    vectors, person = people([4] * 40, 0, spread=1.1, dimension=32)
+    rates = match_rates(vectors, [f"{p:02d}" for p in person])
+    distance = 1 - vectors.astype(np.float64) @ vectors.astype(np.float64).T
+    left, right = np.triu_indices(len(vectors), 1)
+    below, same = distance[left, right] < 0.6, person[left] == person[right]
+    drawn = []
+    for times in np.random.default_rng(0).multinomial(40, np.full(40, 1 / 40), 200):
+        one, two = times[person[left]] * same, (times[person[left]] + times[person[right]] - 1) * ~same
+        drawn.append(((one * below).sum() / one.sum(), (two * below).sum() / two.sum()))
+    wanted = np.percentile(drawn, [2.5, 97.5], axis=0).T
+    for found, (low, high) in zip(rates.intervals(0.6), wanted, strict=True):
+        assert found.low < found.rate < found.high
+        assert (found.low, found.high) == pytest.approx((low, high), abs=1e-9)
+    true, false = rates.intervals(0.6)
+    assert (true.pairs, false.pairs) == ((below & same).sum(), (below & ~same).sum())
+    assert rates.intervals(0.0)[1].high == pytest.approx(3 / rates.different)
 
 
 def test_the_suggestion_keeps_the_wanted_rate_and_is_the_greatest() -> None:
@@ -75,7 +107,9 @@ def test_the_command_writes_table_and_plot(tmp_path: Path) -> None:
     assert "too few to show a rate of 0.0001" in result.output
     found = calibrate_distance(out, labels)
     frame = pd.read_csv(found.table)
-    assert np.allclose(frame.true_match_rate, found.rates.true_match)
+    assert np.allclose(frame.TAR, found.rates.true_match)
+    assert np.allclose(frame.FAR_high, found.rates.false_range[1])
+    assert "TAR of one person" in result.output and "rests on" in result.output
     assert np.allclose(frame.distance, found.rates.distances)
     picture = cv2.imread(str(found.plot))
     assert picture.shape == (540, 960, 3)

@@ -7,8 +7,10 @@ import pytest
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
-from ffhqref.dataset.cluster import group_by_average, pairs_below, reach, stranger_baselines
 from ffhqref.identities import grouping
+from ffhqref.identities.linkage import average_linkage
+from ffhqref.identities.people import group, reach
+from ffhqref.identities.search import pairs_below, stranger_baselines
 from tests.synthetic import people, unit
 
 
@@ -31,7 +33,7 @@ def test_average_linkage_is_scipys(seed: int, cut: float) -> None:
     np.fill_diagonal(distance, 0)
     shifted = squareform(distance + 1 - np.eye(len(wide)), checks=False)  # SciPy wants none below zero
     wanted = fcluster(linkage(shifted, "average"), 1 - cut + 1, "distance")
-    found = grouping.average_linkage(vectors, levels, cut, all_edges(len(vectors)))
+    found = average_linkage(vectors, levels, cut, all_edges(len(vectors)))
     assert same_partition(found, wanted)
 
 
@@ -41,15 +43,15 @@ def test_average_linkage_needs_only_the_edges_that_pass_the_cut() -> None:
     edges = all_edges(len(vectors))
     passing = edges[grouping.similarities(vectors, edges[:, 0], edges[:, 1]) - 0.05 > 0.3]
     assert 0 < len(passing) < len(edges)
-    whole = grouping.average_linkage(vectors, levels, 0.3, edges)
-    assert same_partition(whole, grouping.average_linkage(vectors, levels, 0.3, passing))
+    whole = average_linkage(vectors, levels, 0.3, edges)
+    assert same_partition(whole, average_linkage(vectors, levels, 0.3, passing))
 
 
 def test_a_mean_at_the_cut_itself_joins_nothing() -> None:
     """As everywhere: strictly. The similarity of these rows is 0.5 to the last bit."""
     vectors = np.array([[1, 0, 0, 0], [0.5, 0.5, 0.5, 0.5]], np.float32)
     for cut, found in ((0.5, [0, 1]), (0.499, [0, 0])):
-        assert grouping.average_linkage(vectors, np.zeros(2), cut, all_edges(2)).tolist() == found
+        assert average_linkage(vectors, np.zeros(2), cut, all_edges(2)).tolist() == found
 
 
 def test_average_linkage_does_not_chain_where_components_do() -> None:
@@ -59,13 +61,11 @@ def test_average_linkage_does_not_chain_where_components_do() -> None:
     noise = unit(rng.standard_normal((21, 64)))
     vectors = unit(np.concatenate([a + 0.4 * noise[:10], b + 0.4 * noise[10:20], [0.8 * a + 0.8 * b]]))
     distance = 0.5
-    blocks = [
-        np.stack([left, right], 1) for left, right, _ in pairs_below(vectors, reach("average", distance))
-    ]
+    blocks = [np.stack([left, right], 1) for left, right, _ in pairs_below(vectors, reach(distance))]
     edges = np.concatenate(blocks).astype(np.int32)
     near = edges[1 - grouping.similarities(vectors, edges[:, 0], edges[:, 1]) < distance]
     assert len(set(grouping.components(21, near))) == 1
-    found = group_by_average(vectors, distance, edges)
+    found = group(vectors, distance, edges)
     assert found[0] != found[10]
     assert len(set(found[:10])) == len(set(found[10:20])) == 1
 
@@ -74,9 +74,9 @@ def test_a_person_of_many_photos_is_not_parted_by_their_own_baseline() -> None:
     """The baseline of strangers counts every other person once: 300 photos of one are no crowd."""
     vectors, person = people([300] + [1] * 200 + [3] * 30, 1, spread=0.75, dimension=256)
     edges = np.concatenate(
-        [np.stack([left, right], 1) for left, right, _ in pairs_below(vectors, reach("average", 0.6))]
+        [np.stack([left, right], 1) for left, right, _ in pairs_below(vectors, reach(0.6))]
     ).astype(np.int32)
-    score = grouping.agreement(group_by_average(vectors, 0.6, edges), person)
+    score = grouping.agreement(group(vectors, 0.6, edges), person)
     assert score.pair_precision == 1.0
     assert score.pair_recall > 0.99
 
@@ -122,22 +122,6 @@ def test_components_against_brute_force() -> None:
     assert (whole == labels).all()
     part = grouping.components(200, edges[:70])
     assert (grouping.components(200, edges[70:], part) == labels).all()
-
-
-def test_weakest_link_is_the_greatest_edge_of_the_spanning_tree() -> None:
-    vectors, _ = people([9], 4, spread=0.9)
-    distance = 1 - vectors.astype(np.float64) @ vectors.astype(np.float64).T
-    np.fill_diagonal(distance, 0)
-    longest = linkage(squareform(distance, checks=False), "single")[-1, 2]
-    left, right, found = grouping.weakest_link(vectors)
-    assert found == pytest.approx(longest, abs=1e-6)
-    assert found == pytest.approx(distance[left, right], abs=1e-6)
-
-
-def test_cohesion_is_the_mean_over_pairs() -> None:
-    vectors, _ = people([7], 4, spread=0.9)
-    similarity = vectors.astype(np.float64) @ vectors.astype(np.float64).T
-    assert grouping.cohesion(vectors) == pytest.approx(similarity[np.triu_indices(7, 1)].mean(), abs=1e-6)
 
 
 def test_agreement_by_its_definition() -> None:

@@ -97,7 +97,7 @@ def test_the_lock_refuses_a_second_process_and_dies_with_the_first(tmp_path: Pat
     first = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE)
     try:
         assert first.stdout and first.stdout.readline() == b"held\n"
-        left = tmp_path / "tables" / f".0123{PART_SUFFIX}"
+        left = tmp_path / "tables" / f".{'0' * 16}-{first.pid}-{'0' * 8}{PART_SUFFIX}"
         left.parent.mkdir()
         left.write_bytes(b"half")
         with pytest.raises(UserError) as caught, store.lock(tmp_path, "embed"):

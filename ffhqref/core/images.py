@@ -179,9 +179,14 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Rgb:
             bgr = None
     if bgr is None:
         raise BadImage("unreadable", "not a whole picture")
-    if data[:2] == JPEG and (jpeg.lacks_scans(data) or (heard.anything and jpeg.is_cut(data))):
+    if data[:2] == JPEG and (jpeg.lacks_scans(data) or (heard.anything and jpeg.is_cut(data, _by_pillow))):
         raise BadImage("unreadable", "truncated or damaged: its data end before the picture does")
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _by_pillow(data: bytes) -> npt.NDArray[np.uint8]:
+    with _open(data) as picture:
+        return np.asarray(picture)
 
 
 def _open(data: bytes) -> Image.Image:

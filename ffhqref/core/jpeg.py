@@ -8,18 +8,18 @@ progressive picture has many scans, each with some coefficients or some bits of 
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
-from PIL import Image
 
-from ffhqref.core.arrays import Int64
+from ffhqref.core.arrays import Int64, UInt8
 
 SCAN, END, PROGRESSIVE = 0xDA, 0xD9, 0xC2
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers that begin a frame
 _NO_MARKER = {0x00, 0xFF, *range(0xD0, 0xD8)}  # behind 0xFF: a stuffed byte, filling, a restart
 COEFFICIENTS = 64
+COMPONENTS = 4  # at most, of a scan
+SCANS = 1_000  # more are no photograph's: encoders write about ten
 FILLING = 1 << 12  # bytes
 
 
@@ -52,43 +52,44 @@ def _markers(data: bytes) -> Int64:
 def lacks_scans(data: bytes) -> bool:
     """Whether a progressive picture ends before every coefficient came with all of its bits."""
     missing: dict[int, list[bool]] = {}
+    scans = 0
     for marker, _, segment in _segments(data):
         if marker in _FRAMES and not missing:
             if marker != PROGRESSIVE:
                 return False
             missing = {number: [True] * COEFFICIENTS for number in segment[6::3]}
         if marker == SCAN and len(segment) >= 6:
+            scans += 1
+            if scans > SCANS:
+                return True
             low_bit = segment[-1] & 15  # the lowest bit that this scan brings
-            for number in segment[1 : 1 + 2 * segment[0] : 2]:
+            for number in segment[1 : 1 + 2 * min(segment[0], COMPONENTS) : 2]:
                 for place in range(segment[-3], min(segment[-2] + 1, COEFFICIENTS)):
                     missing.get(number, [True] * COEFFICIENTS)[place] = low_bit > 0
     return any(any(places) for places in missing.values())
 
 
-def is_cut(data: bytes) -> bool:
+def is_cut(data: bytes, pixels: Callable[[bytes], UInt8]) -> bool:
     """Whether the decoder would read on where the coded data end: with more there, the picture differs.
 
-    Two whole decodings: for pictures of which libjpeg complained.
+    `pixels` decodes, twice and whole: this is for pictures of which libjpeg complained.
     """
     ends = [place for marker, place, _ in _segments(data) if marker == END]
     if not ends:
         return True
     try:
-        as_it_is = _decoded(data)
+        as_it_is = pixels(data)
     except Exception:  # hostile bytes: Pillow's parsers raise many kinds
         return False  # nothing can be told
     try:
-        return not np.array_equal(as_it_is, _decoded(data[: ends[0]] + _filling() + data[ends[0] :]))
+        return not np.array_equal(as_it_is, pixels(data[: ends[0]] + _filling() + data[ends[0] :]))
     except Exception:
         return True  # it was read, and was no sense
 
 
 def _filling() -> bytes:
-    """Coded data that mean nothing, the same each time."""
+    """Coded data that mean nothing, the same each time, with every restart that may be waited for."""
     blocks = (hashlib.sha256(number.to_bytes(2, "big")).digest() for number in range(FILLING // 32))
-    return b"".join(blocks).replace(b"\xff", b"\x7f")
-
-
-def _decoded(data: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    with Image.open(io.BytesIO(data), formats=("JPEG",)) as picture:
-        return np.asarray(picture)
+    noise = b"".join(blocks).replace(b"\xff", b"\x7f")
+    restarts = (bytes((0xFF, 0xD0 + number % 8)) + noise[:128] for number in range(16))
+    return noise + b"".join(restarts)

@@ -59,7 +59,7 @@ def test_a_whole_one_is_not_taken_for_a_cut_one(kind: str) -> None:
 def test_a_cut_one_with_an_end_marker_is_unreadable(kind: str, part: float) -> None:
     data = WHOLE[kind]
     begin = len(data) // 3
-    with pytest.raises(BadImage, match="truncated"):
+    with pytest.raises(BadImage, match="truncated|not a whole"):
         images.decode(data[: begin + int((len(data) - begin) * part)] + END)
 
 

@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 import typer
 
 from ffhqref.cli.app import app
-from ffhqref.cli.options import RESTORER, RecordedPhotosOption, option
+from ffhqref.cli.options import RecordedPhotosOption, option
 from ffhqref.core.store import Receipt, UserError, recorded_images
+from ffhqref.demo import RESTORER
 
 
 @app.command(no_args_is_help=True)

@@ -121,12 +121,12 @@ def write(path: Path, page: Rgb) -> None:
     spare(path)
     mark = Image.Exif()
     mark[SOFTWARE] = MARK
-    options: dict[str, dict[str, object]] = {
-        ".png": {"format": "PNG", "compress_level": 3},
-        ".webp": {"format": "WEBP", "lossless": True},
-    }
-    data = io.BytesIO()
-    Image.fromarray(page).save(
-        data, exif=mark, **options.get(path.suffix.lower(), {"format": "JPEG", "quality": 95})
-    )
+    data, suffix = io.BytesIO(), path.suffix.lower()
+    picture = Image.fromarray(page)
+    if suffix == ".png":
+        picture.save(data, "PNG", exif=mark, compress_level=3)
+    elif suffix == ".webp":
+        picture.save(data, "WEBP", exif=mark, lossless=True)
+    else:
+        picture.save(data, "JPEG", exif=mark, quality=95)
     write_bytes(path, data.getvalue())

@@ -104,3 +104,12 @@ def test_words_that_are_no_command_are_escaped() -> None:
     done = CliRunner().invoke(app, [STEERING])
     assert done.exit_code == 2 and "No such command" in done.output
     assert not set("\x1b\x07\x9b\x7f\u202e") & set(done.output)
+
+
+def test_half_of_a_surrogate_pair_in_a_mapping_is_a_sentence(tmp_path: Path) -> None:
+    mapping = tmp_path / "reference_mapping" / "train_references.csv"
+    mapping.parent.mkdir()
+    mapping.write_text("gt_image,ref_image\na.png,\"['\\ud800.png']\"\n")
+    words = ["sheet", str(tmp_path), "--images", str(tmp_path), "--out", str(tmp_path / "s.png")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 1 and r"'\ud800.png' is not a path below" in done.output

@@ -99,7 +99,7 @@ def open_unlinked(path: Path, flags: int) -> int:
 def refuse_leaving(path: Path) -> None:
     """UserError where `path`, named below a folder whose lock is held, lies elsewhere through a link."""
     whole = path.absolute()
-    for root in {*_HELD.values()}:
+    for root in tuple(_HELD.values()):
         if root not in whole.parents:
             continue
         there, allowed = os.path.realpath(whole.parent), os.path.realpath(root)
@@ -133,7 +133,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 def _locked(path: Path) -> bool:
     parents = path.absolute().parents
-    return any(root in parents for root in {*_HELD.values()})
+    return any(root in parents for root in tuple(_HELD.values()))
 
 
 def write_bytes(path: Path, data: bytes) -> None:

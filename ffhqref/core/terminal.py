@@ -107,9 +107,9 @@ class Escaped:
 def escaped_output() -> Iterator[None]:
     """Standard output and error write through `Escaped`; after an error they stay so, for its traceback."""
     before = sys.stdout, sys.stderr
-    if not isinstance(sys.stdout, Escaped):
+    if sys.stdout and not isinstance(sys.stdout, Escaped):  # there is none where it is closed
         sys.stdout = cast(TextIO, Escaped(sys.stdout))
-    if not isinstance(sys.stderr, Escaped):
+    if sys.stderr and not isinstance(sys.stderr, Escaped):
         sys.stderr = cast(TextIO, Escaped(sys.stderr))
     try:
         yield

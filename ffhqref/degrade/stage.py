@@ -29,7 +29,7 @@ from ffhqref.degrade.levels import Level
 from ffhqref.degrade.operators import apply
 from ffhqref.degrade.stale import TABLE, level_folder, read_rows, remove_made, remove_stale, rows_without
 
-REVISION = 1
+REVISION = 2  # cut JPEGs with an end marker are unreadable
 Split = Literal["test", "val"]
 PILLOW = {
     "bicubic": Image.Resampling.BICUBIC,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -39,6 +40,11 @@ def test_a_full_disk_behind_standard_output_is_a_sentence(words: list[str], unbu
 def test_where_standard_error_is_full_the_exit_code_says_it() -> None:
     with FULL.open("w") as full:
         assert subprocess.run([*PROGRAM, "--version"], stdout=full, stderr=full).returncode == 1
+
+
+def test_closed_streams_are_no_error() -> None:
+    command = f"exec {sys.executable} -m ffhqref --version >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command]).returncode == 0
 
 
 def test_ctrl_c_while_modules_load_is_one_word() -> None:
@@ -98,6 +104,14 @@ def test_a_traceback_is_escaped(tmp_path: Path) -> None:
     done = subprocess.run([*PROGRAM, "--debug", "verify", name], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" in done.stderr
     assert not set("\x1b\x07\x9b\x7f\u202e") & set(done.stderr) and "title" in done.stderr
+
+
+def test_nothing_is_printed_past_the_escaped_streams() -> None:
+    """Only bars and the word of `__main__` are: they hold no names."""
+    package = Path(__file__).parents[2] / "ffhqref"
+    past = re.compile(r"__std(out|err)__|std(out|err)\.buffer|os\.write\([12]\b|\.stream\b")
+    found = {path.name for path in package.rglob("*.py") if past.search(path.read_text())}
+    assert found == {"__main__.py", "terminal.py"}
 
 
 def test_words_that_are_no_command_are_escaped() -> None:

@@ -131,7 +131,7 @@ def _run_python(program: str) -> str | None:
 
 
 def _providers() -> list[str]:
-    answer = _run_python("import onnxruntime; print(*onnxruntime.get_available_providers())")
+    answer = _run_python("import ffhqref.faces, onnxruntime; print(*onnxruntime.get_available_providers())")
     return answer.split() if answer else []
 
 

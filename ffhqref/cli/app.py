@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -11,10 +13,24 @@ from typer.core import TyperGroup
 
 from ffhqref import __version__
 from ffhqref.core.store import UserError
+from ffhqref.core.terminal import escaped_output
 
 
 class Commands(TyperGroup):
-    """Turns what the user can fix into one sentence and exit code 1; `--debug` shows the traceback."""
+    """Turns what the user can fix into one sentence and exit code 1; `--debug` shows the traceback.
+
+    Whatever a command prints is escaped: see `ffhqref.core.terminal`.
+    """
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> Any:
+        with escaped_output():
+            try:
+                return super().main(args, *more, **extra)
+            except OSError as error:  # before any command: `--version > /dev/full`
+                if "--debug" in (sys.argv[1:] if args is None else args):
+                    raise
+                _say(f"Error: {_sentence(error)}")
+                sys.exit(1)
 
     def invoke(self, ctx: Any) -> Any:
         if ctx.params.get("debug"):
@@ -27,23 +43,39 @@ class Commands(TyperGroup):
             error.message = error.message.removeprefix("Value error, ")
             raise
         except BrokenPipeError:  # the reader of our output has gone, as `| head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             raise typer.Exit(1) from None
         except OSError as error:
-            place = error.filename or "a file"
-            _stop(
-                f"{place}: {os.strerror(error.errno) if error.errno else error}. Nothing finished is lost: "
-                "fix this and run the same command again."
-            )
+            _stop(_sentence(error))
         except MemoryError:
             _stop("Out of memory: use fewer --workers or a smaller --batch-size.")
         except KeyboardInterrupt:
             _stop("Stopped. Nothing finished is lost: run the same command again to continue.", 130)
 
 
+def _sentence(error: OSError) -> str:
+    why = os.strerror(error.errno) if error.errno else str(error)
+    if getattr(sys.stdout, "failed", False):
+        _drop_output()
+        return f"Cannot write to standard output ({why})."
+    place = error.filename or "a file"
+    return f"{place}: {why}. Nothing finished is lost: fix this and run the same command again."
+
+
+def _drop_output() -> None:
+    """What is not written yet goes nowhere: Python would fail on it once more at its end."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _stop(sentence: str, code: int = 1) -> None:
-    typer.echo(f"Error: {sentence}" if code == 1 else sentence, err=True)
+    _say(f"Error: {sentence}" if code == 1 else sentence)
     raise typer.Exit(code)
+
+
+def _say(sentence: str) -> None:
+    with suppress(OSError):  # where standard error is full, the exit code has to do
+        typer.echo(sentence, err=True)
 
 
 app = typer.Typer(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,6 +24,7 @@ from ffhqref.cli.options import (
     option,
 )
 from ffhqref.core.store import Receipt, UserError, recorded_images
+from ffhqref.demo import RESTORER
 
 
 @app.command(no_args_is_help=True)
@@ -52,11 +55,14 @@ def degrade(
     ffhqref degrade mine --level moderate --level severe
     ffhqref degrade --level severe --images photos --out lq --sheet look.png
     """
+    from ffhqref.core.sheets import spare
     from ffhqref.degrade import draws, stage
     from ffhqref.degrade.levels import load_level
 
     levels = [load_level(text) for text in level or []]
     _check(dataset, [one.name for one in levels], images, out, list_, sheet)
+    if sheet is not None:
+        spare(sheet)
     options = draws.DegradeOptions(
         size=size, seed=seed, copies=copies, filter=filter_, format=format_, replay=replay_published,
         table=from_table, workers=workers,
@@ -78,7 +84,8 @@ def degrade(
         stage.level_sheet(sheet, folders, images or recorded_images(dataset or Path()), options)
         summaries.append(f"{sheet} shows them.")
     last = levels[-1].name
-    typer.echo("\n".join(summaries) + f" Next: {_next(dataset, split, last, folders[last][0])}")
+    following = _next(dataset, split, last, folders[last][0], images)
+    typer.echo("\n".join(summaries) + f" Next: {following}")
 
 
 def _check(
@@ -109,9 +116,25 @@ def _made(receipt: Receipt, level: str, out: Path, prefix: str, size: int) -> st
     return f"{good} {level} images are in {out / prefix}{bad}{shape}, their parameters in {out}/tables."
 
 
-def _next(dataset: Path | None, split: str, level: str, folder: Path) -> str:
+def _next(dataset: Path | None, split: str, level: str, folder: Path, images: Path | None) -> str:
+    """A command that runs as it is printed: restoring, with what is there to restore with."""
+    from ffhqref.restore.run import has_torch
+
+    photos = ["--images", str(images or recorded_images(dataset))] if dataset else []
+    if not has_torch():
+        return shlex.join(["ffhqref", "sheet", str(dataset), *photos]) if dataset else "ffhqref doctor"
+    with_ = _checkpoint()
     if dataset is None:
-        return f"ffhqref restore --lq {folder} --refs-dir REFS --checkpoint refldm.ckpt --out restored"
-    if split == "val":
-        return f"ffhqref train refldm --data {dataset}"
-    return f"ffhqref restore {dataset} --level {level} --checkpoint refldm.ckpt --out restored"
+        beside = f"{os.path.normpath(folder)}-restored"
+        return shlex.join(["ffhqref", "restore", "--lq", str(folder), *with_, "--out", beside])
+    place = ["--split", "val", "--out", str(dataset / "restored-val" / level)] if split == "val" else []
+    return shlex.join(["ffhqref", "restore", str(dataset), "--level", level, *place, *photos, *with_])
+
+
+def _checkpoint() -> list[str]:
+    """Options that name a restorer in this folder, as `convert` or `download` leave one; else the demo's."""
+    if os.path.isfile("refldm.safetensors"):
+        return ["--checkpoint", "refldm.safetensors"]
+    if os.path.isfile("refldm.ckpt") and os.path.isfile("vqgan.ckpt"):
+        return ["--checkpoint", "refldm.ckpt", "--autoencoder", "vqgan.ckpt"]
+    return ["--checkpoint", str(RESTORER) if os.path.lexists("demo") else "demo"]

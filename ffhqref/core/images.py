@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ffhqref.core import jpeg
+from ffhqref.core.quiet import listening
 from ffhqref.core.store import UserError, below, is_written, write_bytes
 
 Rgb = npt.NDArray[np.uint8]  # height x width x 3
@@ -27,16 +29,20 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 MAX_PIXELS = 120_000_000  # 360 MB decoded; a larger picture is refused before memory is taken
 MAX_FILE_BYTES = 512 << 20
 HEADER_BYTES = 1 << 20  # of a file, in which its dimensions stand; what comes before them in a JPEG is less
+JPEG = b"\xff\xd8"  # how such a file begins
 FFHQ_NESTED = re.compile(r"(^|/)(\d{2})000/(\2\d{3}\.\w+)$")
 _FILTERS = threading.Lock()  # warning filters belong to the process: two threads at once would mix them up
 
 
 class BadImage(Exception):
-    """One picture that cannot be used: `status` is for tables, the text is the reason for people."""
+    """One picture that cannot be used: `status` is for tables, the text is the reason for people.
 
-    def __init__(self, status: str, reason: str) -> None:
+    `passing` where it may be read another time: the disk or the system failed, not the picture.
+    """
+
+    def __init__(self, status: str, reason: str, *, passing: bool = False) -> None:
         super().__init__(reason)
-        self.status = status
+        self.status, self.passing = status, passing
 
 
 @dataclass(frozen=True)
@@ -173,21 +179,33 @@ def read(path: Path, max_pixels: int = MAX_PIXELS) -> Rgb:
             raise BadImage("too_large", f"larger than {MAX_FILE_BYTES >> 20} MiB")
         return decode(path.read_bytes(), max_pixels)
     except OSError as error:
-        raise BadImage("not_read", f"cannot be read ({error.strerror}); it is tried again") from None
+        raise BadImage("not_read", f"cannot be read ({error.strerror})", passing=True) from None
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Rgb:
-    """Decode PNG, JPEG or WebP bytes; see `read`."""
+    """Decode PNG, JPEG or WebP bytes; see `read`.
+
+    A JPEG that lost its end and got an end marker is refused: always where whole scans of a progressive
+    one are missing, else where libjpeg's complaint can be heard (with glibc; see `ffhqref.core.quiet`).
+    """
     _check_header(data, max_pixels)
     if not _ends_whole(data):
         _check_whole(data)
-    try:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
-        bgr = None
+    with listening() as heard:
+        try:
+            bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        except cv2.error:
+            bgr = None
     if bgr is None:
         raise BadImage("unreadable", "not a whole picture")
+    if data[:2] == JPEG and (jpeg.lacks_scans(data) or (heard.anything and jpeg.is_cut(data, _by_pillow))):
+        raise BadImage("unreadable", "truncated or damaged: its data end before the picture does")
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _by_pillow(data: bytes) -> npt.NDArray[np.uint8]:
+    with _open(data) as picture:
+        return np.asarray(picture)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -214,7 +232,7 @@ def _ends_whole(data: bytes) -> bool:
     """Whether the end of the file shows that nothing was cut off. OpenCV fills a cut JPEG with grey."""
     if data[:4] == b"RIFF":
         return len(data) >= int.from_bytes(data[4:8], "little") + 8
-    if data[:2] == b"\xff\xd8":  # the end marker must come after the last start of a scan
+    if data[:2] == JPEG:  # the end marker must come after the last start of a scan
         return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
     return data[-8:-4] == b"IEND"
 
@@ -224,6 +242,8 @@ def _check_whole(data: bytes) -> None:
     try:
         with _open(data) as picture:
             picture.load()
+    except MemoryError:
+        raise
     except Exception as error:
         raise BadImage("unreadable", f"cut off or damaged ({error})") from None
 

@@ -9,19 +9,20 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TextIO, TypeVar
 
 import cv2
 from threadpoolctl import threadpool_limits
 
-from ffhqref.core.store import below, digest_file, write_text
+from ffhqref.core.store import UserError, below, digest_file, open_unlinked, refuse_leaving, write_text
 from ffhqref.core.terminal import progress_bar
 
+BEGUN = "begun"  # the status of a file that is ours and not yet written
 IN_FLIGHT = 4  # items a worker that are begun and not yet noted: bounds the memory
 
 
@@ -44,7 +45,7 @@ T = TypeVar("T", bound=JournalItem)
 class Made:
     """What the journal says of an item."""
 
-    key: str
+    key: str  # empty where another try is worth it: it is made again on the next run
     sha256: str  # of the file; empty where none was made
     status: str = "ok"
     reason: str = ""  # for people, where the status is not ok
@@ -53,18 +54,29 @@ class Made:
 
 def read(path: Path) -> dict[str, Made]:
     """The journal by file; of several lines for one file the last counts."""
-    known = {}
+    known: dict[str, Made] = {}
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        handle = open_unlinked(path, os.O_RDONLY)
     except FileNotFoundError:
-        return {}
-    for line in lines:
-        try:
-            file, fields = json.loads(line)
-            known[file] = Made(**fields)
-        except (ValueError, TypeError, RecursionError):
-            continue
+        return known
+    with os.fdopen(handle, encoding="utf-8", errors="replace") as journal:
+        for line in journal.read().splitlines():
+            try:
+                file, fields = json.loads(line)
+                made = Made(**fields)
+            except (ValueError, TypeError, RecursionError):
+                continue
+            if all(isinstance(text, str) for text in (file, *asdict(made).values())) and _inside(file):
+                known[file] = made
     return known
+
+
+def _inside(file: str) -> bool:
+    try:
+        below(Path(), file)
+    except UserError:
+        return False
+    return True
 
 
 def write(path: Path, made: Mapping[str, Made]) -> None:
@@ -74,6 +86,26 @@ def write(path: Path, made: Mapping[str, Made]) -> None:
 
 def _line(file: str, made: Made) -> str:
     return json.dumps([file, asdict(made)]) + "\n"
+
+
+def claim(path: Path, files: Iterable[str]) -> None:
+    """Note that these files will be ours, before the first of them is written.
+
+    So whatever stands in the place of a file that the journal does not name is somebody else's.
+    """
+    with _append(path) as journal:
+        journal.writelines(_line(file, Made("", "", BEGUN)) for file in files)
+
+
+def _append(path: Path) -> TextIO:
+    """The journal, open at its end, where a new line begins."""
+    refuse_leaving(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = open_unlinked(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    journal = os.fdopen(handle, "a", encoding="utf-8")
+    if journal.tell():
+        journal.write("\n")  # ends a line that a kill cut off
+    return journal
 
 
 def stands(out: Path, item: JournalItem, made: Made | None) -> bool:
@@ -100,11 +132,8 @@ def make_all(
     items: Sequence[T], make: Callable[[T], Made], path: Path, *, workers: int | None, what: str
 ) -> dict[str, Made]:
     """Make the items in threads, noting each in the journal at `path` as it is done."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     made = {}
-    with path.open("a", encoding="utf-8") as journal, progress_bar(what, "image", len(items)) as bar:
-        if journal.tell():
-            journal.write("\n")  # ends a line that a kill cut off
+    with _append(path) as journal, progress_bar(what, "image", len(items)) as bar:
         for item, result in _in_threads(items, make, workers or cores()):
             made[item.file] = result
             journal.write(_line(item.file, result))

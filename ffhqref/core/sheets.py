@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ffhqref.core.images import Rgb
+from ffhqref.core.store import UserError, write_bytes
+from ffhqref.core.terminal import shown
 
 Colour = tuple[int, int, int]
 
 FONT, LINE = 15, 20  # px, of text
+SOFTWARE, MARK = 0x0131, "ffhqref sheet"  # the EXIF tag that says which program made a file, and ours
 INK, PAPER, GROUND, CROSS = (40, 40, 40), (255, 255, 255), (222, 222, 222), (180, 180, 180)
 
 
@@ -90,6 +95,38 @@ def fitted(image: Rgb, side: int) -> Rgb:
 
 def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """The end of a text that is too long (of a path, the end says more), after an ellipsis."""
+    text = shown(text)  # a font cannot draw half of a surrogate pair
     while text and font.getlength(text) > width:
         text = "..." + text.removeprefix("...")[1:]
     return text
+
+
+def spare(path: Path) -> None:
+    """UserError where a file stands at `path` that is no sheet of ours, such as a photograph."""
+    if not (path.exists() or path.is_symlink()):
+        return
+    try:
+        with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as picture:
+            ours = picture.getexif().get(SOFTWARE) == MARK
+    except Exception:  # hostile bytes: Pillow's parsers raise many kinds
+        ours = False
+    if not ours:
+        raise UserError(
+            f"{path} is there and is no sheet that ffhqref made: give another name, or remove it."
+        )
+
+
+def write(path: Path, page: Rgb) -> None:
+    """Write a sheet as PNG, JPEG or WebP by the path's suffix, with a mark by which `spare` knows it."""
+    spare(path)
+    mark = Image.Exif()
+    mark[SOFTWARE] = MARK
+    data, suffix = io.BytesIO(), path.suffix.lower()
+    picture = Image.fromarray(page)
+    if suffix == ".png":
+        picture.save(data, "PNG", exif=mark, compress_level=3)
+    elif suffix == ".webp":
+        picture.save(data, "WEBP", exif=mark, lossless=True)
+    else:
+        picture.save(data, "JPEG", exif=mark, quality=95)
+    write_bytes(path, data.getvalue())

@@ -15,11 +15,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ffhqref import __version__
+from ffhqref.core.parts import PART_SUFFIX as PART_SUFFIX
+from ffhqref.core.parts import part_of, sweep_parts, sweep_parts_of
 
-PART_SUFFIX = ".part"  # of a file that is still being written
 LOCK_NAME = ".ffhqref.lock"
 MAX_JSON = 1 << 26  # bytes of a JSON file that is read
-_HELD: set[tuple[Path, int]] = set()  # folder and thread of the locks this process holds
+_HELD: dict[tuple[Path, int], Path] = {}  # real folder and thread of each lock held -> the folder as given
 
 JsonObject = Mapping[str, Any]  # as JSON has it: text, numbers, lists and objects by name
 
@@ -61,7 +62,11 @@ def seed_for(seed: int, name: str, purpose: str) -> int:
 def below(root: Path, name: str) -> Path:
     """The path of `name` (POSIX form) below `root`; UserError where it would leave the root."""
     relative = PurePosixPath(name)
-    if not name or relative.is_absolute() or ".." in relative.parts or "\0" in name:
+    try:
+        writable = b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        writable = False
+    if not name or relative.is_absolute() or ".." in relative.parts or not writable:
         raise UserError(f"{name!r} is not a path below {root}: names must be relative, without '..'.")
     return root / relative
 
@@ -78,26 +83,58 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
+def open_unlinked(path: Path, flags: int) -> int:
+    """`os.open` of a file of our own (made with mode 0644): a link in its place is never followed.
+
+    UserError where one stands there, or where its folder leaves a locked folder through a link.
+    """
+    refuse_leaving(path)
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK):
+            raise UserError(f"{path} is a link, which is never written through: remove it.") from None
+        raise
+
+
+def refuse_leaving(path: Path) -> None:
+    """UserError where `path`, named below a folder whose lock is held, lies elsewhere through a link."""
+    whole = path.absolute()
+    for root in tuple(_HELD.values()):
+        if root not in whole.parents:
+            continue
+        there, allowed = os.path.realpath(whole.parent), os.path.realpath(root)
+        if os.path.commonpath([there, allowed]) != allowed:
+            raise UserError(
+                f"{path.parent} is a link, or lies behind one, that leaves {root}: replace it by a folder."
+            )
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; on success it is flushed and renamed, else it is removed.
-
-    Its name is a short digest, so that a `path` with a name of the greatest allowed length works too.
-    """
+    """Yield a path beside `path` to write to; on success it is flushed and renamed, else it is removed."""
+    refuse_leaving(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.parent / f".{digest(os.fsencode(path.name))[:16]}{PART_SUFFIX}"
-    try:
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException as error:
-        with suppress(OSError):  # the part's folder may be what is wrong
-            part.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, str(part)):
-            error.filename, error.filename2 = str(path), None  # users know the file, not its part
-        raise
+    if not _locked(path):  # a locked folder was swept when its lock was taken
+        sweep_parts_of(path)
+    with part_of(path) as part:
+        try:
+            yield part
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except BaseException as error:
+            with suppress(OSError):  # the part's folder may be what is wrong
+                part.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.filename in (None, str(part)):
+                error.filename, error.filename2 = str(path), None  # users know the file, not its part
+            raise
     flush(path.parent)
+
+
+def _locked(path: Path) -> bool:
+    parents = path.absolute().parents
+    return any(root in parents for root in tuple(_HELD.values()))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -122,13 +159,6 @@ def read_text(path: Path, what: str) -> str:
         raise UserError(f"{path} is not UTF-8 text: give {what}.") from None
     except OSError as error:
         raise UserError(f"Cannot read {path} ({error.strerror}): give {what}.") from None
-
-
-def sweep_parts(folder: Path) -> None:
-    """Remove what a killed run left half-written; only for the holder of the folder's lock."""
-    for part in folder.rglob(f".*{PART_SUFFIX}"):
-        if part.is_symlink() or not part.is_dir():
-            part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -159,10 +189,10 @@ def lock(folder: Path, holder: str) -> Iterator[None]:
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"`ffhqref {holder}` (process {os.getpid()})\n".encode(), 0)
         sweep_parts(folder)
-        _HELD.add(key)
+        _HELD[key] = folder.absolute()
         yield
     finally:
-        _HELD.discard(key)
+        _HELD.pop(key, None)
         os.close(handle)
 
 
@@ -174,7 +204,7 @@ def _open_lock(folder: Path) -> int:
         raise UserError(f"{str(folder)!r} is not UTF-8: give a folder of another name.") from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+        return open_unlinked(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT)
     except FileExistsError:
         raise UserError(f"{folder} is a file: give a folder to write to.") from None
     except OSError as error:
@@ -242,6 +272,16 @@ class Receipt:
 
         return asked(self) == asked(other)
 
+    def well_formed(self) -> bool:
+        """Whether every field has its type: JSON may hold anything."""
+        texts = [*self.inputs.items(), *self.outputs.items()] if self._has_tables() else [(None, None)]
+        return all(isinstance(text, str) for pair in texts for text in pair)
+
+    def _has_tables(self) -> bool:
+        tables = (self.parameters, self.inputs, self.outputs, self.notes)
+        simple = isinstance(self.stage, str) and type(self.revision) is int and isinstance(self.version, str)
+        return simple and all(isinstance(table, dict) for table in tables)
+
 
 def receipt_path(out: Path, stage: str) -> Path:
     """Where a stage's receipt lies in the dataset `out`."""
@@ -251,9 +291,11 @@ def receipt_path(out: Path, stage: str) -> Path:
 def read_receipt(out: Path, stage: str) -> Receipt | None:
     """The receipt of a stage, or None where there is none or it cannot be read."""
     try:
-        return Receipt(**json.loads(receipt_path(out, stage).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError):
+        with os.fdopen(open_unlinked(receipt_path(out, stage), os.O_RDONLY), encoding="utf-8") as file:
+            receipt = Receipt(**json.load(file))
+    except (OSError, UserError, ValueError, TypeError, RecursionError):
         return None
+    return receipt if receipt.well_formed() else None
 
 
 def is_written(folder: Path) -> bool:

@@ -33,6 +33,8 @@ def entries(opened: IO[str]) -> Iterator[tuple[str, Any]]:
             if not isinstance(key, str) or colon is None:
                 raise ValueError("it is not a JSON object")
             value, end = decoder.raw_decode(text, colon.end())
+        except RecursionError:
+            raise ValueError("it has brackets in brackets without end") from None
         except ValueError:
             more = opened.read(BUFFER)
             if not more or len(text) - at > MAX_ENTRY:

@@ -10,6 +10,7 @@ import ast
 import csv
 import io
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -238,8 +239,16 @@ def write_rates(path: Path, distances: Float64, true: Sequence[Float64], false: 
 
 def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """A user's CSV with at least these columns, every field as text; UserError where it is not one."""
+    text = io.StringIO(read_text(path, "a CSV"))
     try:
-        frame = pd.read_csv(io.StringIO(read_text(path, "a CSV")), dtype=str, keep_default_na=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(text, dtype=str, keep_default_na=False, index_col=False)
+    except pd.errors.ParserWarning:  # without index_col, pandas takes the first column for row names
+        raise UserError(
+            f"{path} has lines with more fields than its header names, such as a comma at their end: "
+            "remove those commas, or name the columns."
+        ) from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
         raise UserError(f"{path} is not a CSV ({str(error).splitlines()[0]}).") from None
     missing = [column for column in columns if column not in frame.columns]

@@ -11,7 +11,6 @@ import numpy as np
 from ffhqref.core import sheets, tables
 from ffhqref.core.images import BadImage, Rgb, find
 from ffhqref.core.images import read as read_image
-from ffhqref.core.images import write as write_image
 from ffhqref.core.sheets import Panel, Tag
 from ffhqref.core.store import UserError, recorded_images
 
@@ -113,6 +112,7 @@ def contact_sheet(
     target = file or out / "contact-sheet.png"
     if target.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise UserError(f"{target}: give a file that ends in .png, .jpg or .webp.")
+    sheets.spare(target)
     chosen = choose_rows(mappings(out, split), count)
     root = images or recorded_images(out)
     missing: list[str] = []
@@ -122,7 +122,7 @@ def contact_sheet(
     ]
     if len(missing) == sum(len(pictures) for _, pictures in rows):
         raise UserError(f"{root} holds none of the photographs of {out}: give their folder with --images.")
-    write_image(target, lay_out(rows))
+    sheets.write(target, lay_out(rows))
     return ContactSheet(target, len(rows), tuple(missing))
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,9 +27,9 @@ from ffhqref.core.tables import TableRow
 from ffhqref.degrade.draws import DegradeOptions, Drawn, Filter, Target, draws, named, scanned
 from ffhqref.degrade.levels import Level
 from ffhqref.degrade.operators import apply
+from ffhqref.degrade.stale import TABLE, level_folder, read_rows, remove_made, remove_stale, rows_without
 
-REVISION = 1
-TABLE = "tables/degradations.parquet"  # below the output folder
+REVISION = 2  # cut JPEGs with an end marker are unreadable
 Split = Literal["test", "val"]
 PILLOW = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -54,7 +55,14 @@ def degrade_folder(
     if out.resolve() == photos.resolve() or (names is None and photos.resolve() in out.resolve().parents):
         raise UserError(f"{out} lies in the folder of the photographs: give --out a folder outside {photos}.")
     targets = scanned(photos) if names is None else named(photos, names)
-    return DegradeRun(level, out, "", "degrade", options or DegradeOptions()).make(targets)
+    run = DegradeRun(level, out, "", "degrade", options or DegradeOptions(), photos=_inside(photos, out))
+    return run.make(targets)
+
+
+def _inside(photos: Path, out: Path) -> str:
+    """The folder of the photographs as a path below `out`, with a slash at the end; empty where it is not."""
+    real, root = photos.resolve(), out.resolve()
+    return f"{real.relative_to(root).as_posix()}/" if root in real.parents else ""
 
 
 def degrade_dataset(
@@ -69,7 +77,7 @@ def degrade_dataset(
 
     A file has the name that the mapping's `lq_image` gives it, with `.png`.
     `photos` may be left out where `embed` recorded the folder. Files of targets that the mapping no
-    longer has are removed, if they are still as they were made.
+    longer has are removed, those of other levels too, if they are still as they were made.
     """
     options = options or DegradeOptions()
     if options.copies > 1 or options.format != "png":
@@ -78,6 +86,7 @@ def degrade_dataset(
     if not mapping.is_file():
         raise UserError(f"There is no {mapping}: give a built dataset, or --out for a plain folder.")
     rows = tables.read_mapping(mapping)
+    remove_stale(out)
     targets = named(photos or store.recorded_images(out), list(rows))
     if not targets:
         raise UserError(f"{mapping} names no target: build the dataset with a larger {split} split.")
@@ -90,7 +99,7 @@ def degrade_dataset(
 
 def dataset_folder(level: Level, split: Split = "test") -> str:
     """Where a level's images lie in a built dataset, with a slash at the end."""
-    return f"{split}_images/{level.name}_degrad/"
+    return level_folder(level.name, split)
 
 
 # ---- one picture ---------------------------------------------------------------------------------
@@ -120,8 +129,8 @@ class DegradeItem:
             return Made(self.key, "", *target.bad)
         try:
             image = images.read(target.path)
-        except BadImage as error:
-            return Made(self.key, "", error.status, str(error))
+        except BadImage as error:  # what may pass (a disk's error, too many open files) is tried again
+            return Made("" if error.passing else self.key, "", error.status, str(error))
         clean = resize_square(image, options.size, options.filter)
         low = apply(clean, self.drawn.degradation, self.drawn.noise())
         data = images.encode(low, f".{options.format}")
@@ -151,13 +160,29 @@ def level_sheet(
         raise UserError("The sheet would be empty: no image has a low-quality version at every level.")
     cells = []
     for name in (common[round(at)] for at in np.linspace(0, len(common) - 1, min(rows, len(common)))):
-        clean = resize_square(images.read(images.find(photos, name)), options.size, options.filter)
-        line = [Panel(clean, (name, f"{options.size} x {options.size} px"))]
+        line = [_clean_panel(images.find(photos, name), name, options)]
         for level, (out, _) in level_folders.items():
             row = made[level][name]
-            line.append(Panel(images.read(store.below(out, row[tables.LQ_IMAGE])), caption(row)))
+            line.append(Panel(_picture(store.below(out, row[tables.LQ_IMAGE])), caption(row)))
         cells.append(line)
-    images.write(path, sheets.compose(cells, ["clean", *level_folders]))
+    sheets.write(path, sheets.compose(cells, ["clean", *level_folders]))
+
+
+def _clean_panel(path: Path, name: str, options: DegradeOptions) -> Panel:
+    """A photograph as it was degraded, with the size that it has and the one that it got."""
+    photo, side = _picture(path), options.size
+    if photo is None:
+        return Panel(None, (name, "cannot be read"))
+    size = f"{photo.shape[1]} x {photo.shape[0]} px"
+    resized = "" if photo.shape[:2] == (side, side) else f", as {side} x {side}"
+    return Panel(resize_square(photo, side, options.filter), (name, size + resized))
+
+
+def _picture(path: Path) -> Rgb | None:
+    try:
+        return images.read(path)
+    except BadImage:
+        return None
 
 
 def caption(row: TableRow) -> tuple[str, str]:
@@ -175,7 +200,10 @@ def caption(row: TableRow) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class DegradeRun:
-    """One level into one folder: `prefix` is where the files lie below `out`."""
+    """One level into one folder: `prefix` is where the files lie below `out`.
+
+    `photos` is where the photographs lie below `out`, or empty: nothing is written there.
+    """
 
     level: Level
     out: Path
@@ -183,6 +211,7 @@ class DegradeRun:
     stage: str
     options: DegradeOptions
     files: Mapping[str, str] = field(default_factory=dict)  # target -> its file, where not its own name
+    photos: str = ""
 
     @property
     def journal(self) -> Path:
@@ -201,7 +230,9 @@ class DegradeRun:
             wanted = self._wanted(items)
             done = store.read_receipt(self.out, self.stage)
             if not missing and done and done.same_work(wanted) and self._table_stands(items, known):
-                return done
+                return replace(done, notes=self._notes(items, known))
+            self._refuse_others_files(missing, known)
+            journal.claim(self.journal, [item.file for item in missing if item.file not in known])
             self._forget(missing)
             store.need_space(self.out, len(missing) * self.options.size**2, "Writing the low-quality images")
             made = known | journal.make_all(
@@ -215,6 +246,8 @@ class DegradeRun:
         folder = f"copy-{drawn.copy}/" if options.copies > 1 or drawn.copy else ""
         name = images.png_name(self.files.get(drawn.target.name, drawn.target.name))
         file = self.prefix + folder + name.removesuffix("png") + options.format
+        if drawn.target.bad:  # no file is made: its name may be that of another's
+            file = self.prefix + folder + drawn.target.name
         parts = [REVISION, drawn.target.stamp, drawn.target.bad, asdict(drawn.degradation), drawn.draw]
         parts += [options.size, options.filter, asdict(self.level) if drawn.replayed else None]
         return DegradeItem(drawn, file, store.digest(json.dumps(parts).encode()))
@@ -226,30 +259,25 @@ class DegradeRun:
         return Receipt(stage=self.stage, revision=REVISION, parameters=parameters, inputs={"images": keys})
 
     def _table_stands(self, items: Sequence[DegradeItem], known: Mapping[str, Made]) -> bool:
-        return self.table.is_file() and bool(self._merged(items, known).equals(self._rows()))
+        return self.table.is_file() and bool(self._merged(items, known).equals(read_rows(self.out)))
 
-    def _rows(self) -> pa.Table:
-        """The rows that are there, of any level and split."""
-        if not self.table.is_file():
-            return tables.DEGRADATIONS.empty_table()
-        try:
-            return tables.read(self.table, tables.DEGRADATIONS)
-        except UserError:
-            raise UserError(
-                f"{self.table} is damaged or of another version: remove it and run `ffhqref degrade` again "
-                "for each level; images that stand are kept."
-            ) from None
-
-    def _rows_without(self, files: set[str]) -> pa.Table:
-        rows = self._rows()
-        keep = [file not in files for file in rows[tables.LQ_IMAGE].to_pylist()]
-        return rows.filter(pa.array(keep, pa.bool_()))
+    def _refuse_others_files(self, missing: Sequence[DegradeItem], known: Mapping[str, Made]) -> None:
+        """UserError where a file stands in an image's place that no run has made, such as a photograph."""
+        ours = known.keys() | set(read_rows(self.out)[tables.LQ_IMAGE].to_pylist())
+        for item in missing:
+            path = store.below(self.out, item.file)
+            if self.photos and item.file.startswith(self.photos):
+                raise UserError(f"{path} would lie among the photographs: give --out another folder.")
+            if item.file not in ours and os.path.lexists(path):
+                raise UserError(
+                    f"{path} is there and no run of `degrade` made it: move it, or write elsewhere (--out)."
+                )
 
     def _forget(self, missing: Sequence[DegradeItem]) -> None:
         """Take rows of files that will be made anew out of the table, so that none is ever wrong."""
         store.receipt_path(self.out, self.stage).unlink(missing_ok=True)
         if missing and self.table.is_file():
-            tables.write(self.table, tables.DEGRADATIONS, self._rows_without({item.file for item in missing}))
+            tables.write(self.table, tables.DEGRADATIONS, rows_without(self.out, {m.file for m in missing}))
 
     def _finish(
         self,
@@ -265,25 +293,24 @@ class DegradeRun:
             raise UserError(f"No image could be degraded ({first}): give --images the folder of the targets.")
         kept = {item.file for item in items} if self.prefix else made.keys()
         tables.write(self.table, tables.DEGRADATIONS, self._merged(items, made))
-        self._remove_stale(items, known, made)
+        for item in items:  # ours, of targets that became unusable
+            if made[item.file].status != "ok" and item.file in known:
+                remove_made(self.out, item.file, known[item.file])
         journal.write(self.journal, {file: made[file] for file in kept})
-        notes = {"statuses": dict(sorted(statuses.items())), "images": len(items)}
-        squeezed = sum(result.note == "squeezed" for result in results)
-        return store.write_receipt(self.out, wanted, [self.journal], notes | {"squeezed": squeezed})
+        return store.write_receipt(self.out, wanted, [self.journal], self._notes(items, made))
 
-    def _remove_stale(
-        self, items: Sequence[DegradeItem], known: Mapping[str, Made], made: Mapping[str, Made]
-    ) -> None:
-        """Remove our own files of targets that became unusable or, in a dataset, are no longer targets."""
-        wanted = {item.file for item in items}
-        for file, before in known.items():
-            gone = made[file].status != "ok" if file in wanted else bool(self.prefix)
-            if gone and journal.unchanged(self.out, file, before):
-                store.below(self.out, file).unlink()
+    @staticmethod
+    def _notes(items: Sequence[DegradeItem], made: Mapping[str, Made]) -> dict[str, object]:
+        results = [made[item.file] for item in items]
+        return {
+            "statuses": dict(sorted(Counter(result.status for result in results).items())),
+            "images": len(items),
+            "squeezed": sum(result.note == "squeezed" for result in results),
+        }
 
     def _merged(self, items: Sequence[DegradeItem], made: Mapping[str, Made]) -> pa.Table:
         """The table with these items' rows in place of those of the same files (dataset: same folder)."""
-        rows = self._rows_without({item.file for item in items}).to_pylist()
+        rows = rows_without(self.out, {item.file for item in items}).to_pylist()
         if self.prefix:
             rows = [row for row in rows if not row[tables.LQ_IMAGE].startswith(self.prefix)]
         rows += [self._row(item, made[item.file]) for item in items]

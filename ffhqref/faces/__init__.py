@@ -4,3 +4,8 @@ In: pictures (uint8 RGB). Out: boxes, five landmarks in px, crops of 112 x 112 p
 Read `geometry` (what five points say), `networks` (the detector and the embedder), then `align` (how a
 photograph becomes aligned faces).
 """
+
+import os
+
+# ONNX Runtime writes a device id and events below ~/.cache, and sends them, as soon as it is imported
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -57,6 +57,7 @@ def provider_for(device: Device) -> str:
 
 def _session(path: Path, provider: str) -> onnxruntime.InferenceSession:
     """A session whose calls run in the calling thread, so that threads share it and results never vary."""
+    onnxruntime.disable_telemetry_events()  # where it was imported before this package could switch it off
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from ffhqref.core import images, sheets
 from ffhqref.core.images import Rgb
 from ffhqref.core.sheets import GROUND, LINE, PAPER, Panel, Tag, compose, fitted
+from ffhqref.core.store import UserError
 
 SIDE, GAP = 60, 12
 RED, BLUE = (200, 30, 30), (30, 30, 200)
@@ -76,3 +80,29 @@ def test_the_first_column_can_stand_apart() -> None:
     near, apart = compose(rows, side=SIDE), compose(rows, side=SIDE, apart=9)
     np.testing.assert_array_equal(near[:, : GAP + SIDE], apart[:, : GAP + SIDE])
     np.testing.assert_array_equal(near[:, GAP + SIDE :], apart[:, GAP + SIDE + 9 :])
+
+
+def test_half_of_a_surrogate_pair_is_drawn_as_its_escape() -> None:
+    odd, escaped = ([[Panel(plain((9, 9, 9)), [text])]] for text in ("\ud800.png\x1b", "\\ud800.png\\x1b"))
+    np.testing.assert_array_equal(sheets.compose(odd), sheets.compose(escaped))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".jpeg", ".webp"])
+def test_a_sheet_replaces_a_sheet_and_nothing_else(tmp_path: Path, suffix: str) -> None:
+    page, path = plain((200, 40, 90)), tmp_path / f"look{suffix}"
+    for _ in range(2):
+        sheets.write(path, page)
+    assert np.abs(images.read(path).astype(int) - page).max() <= (4 if suffix[1] == "j" else 0)
+    others = {
+        "photo": images.encode(page, ".jpg" if suffix == ".jpeg" else suffix), "text": b"mine", "empty": b"",
+    }  # fmt: skip
+    for name, data in others.items():
+        other = tmp_path / f"{name}{suffix}"
+        other.write_bytes(data)
+        with pytest.raises(UserError, match="no sheet that ffhqref made"):
+            sheets.write(other, page)
+        assert other.read_bytes() == data
+    for odd in (tmp_path / f"folder{suffix}", tmp_path / f"link{suffix}"):
+        odd.mkdir() if odd.name[0] == "f" else odd.symlink_to(tmp_path / "nowhere")
+        with pytest.raises(UserError, match="no sheet"):
+            sheets.spare(odd)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -50,7 +51,7 @@ def test_seed_depends_on_seed_name_and_purpose_alone() -> None:
     assert len(seeds) == 8
 
 
-@pytest.mark.parametrize("name", ["", "/etc/passwd", "../x", "a/../../x", "a/..", "a\0b"])
+@pytest.mark.parametrize("name", ["", "/etc/passwd", "../x", "a/../../x", "a/..", "a\0b", "\ud800.png"])
 def test_no_name_leaves_its_root(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="not a path below"):
         store.below(tmp_path, name)
@@ -122,7 +123,7 @@ def test_the_lock_refuses_a_second_process_and_dies_with_the_first(tmp_path: Pat
     first = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE)
     try:
         assert first.stdout and first.stdout.readline() == b"held\n"
-        left = tmp_path / "tables" / f".0123{PART_SUFFIX}"
+        left = tmp_path / "tables" / f".{'0' * 16}-{first.pid}-{'0' * 8}{PART_SUFFIX}"
         left.parent.mkdir()
         left.write_bytes(b"half")
         with pytest.raises(UserError) as caught, store.lock(tmp_path, "embed"):
@@ -255,7 +256,24 @@ def test_done_is_a_receipt_for_the_same_work_with_outputs_that_stand(tmp_path: P
     assert store.finished(tmp_path, receipt()) is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"stage": "embed"}', '{"odd": 1}'])
+TABLES = ("parameters", "inputs", "outputs", "notes")
+
+
+def whole(**changes: object) -> str:
+    about: dict[str, object] = {"stage": "embed", "revision": 1, "parameters": {}, "inputs": {}}
+    return json.dumps(about | changes)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", "[]", "3", '{"stage": "embed"}', '{"odd": 1}', "[" * 100_000, '{"a":' * 100_000,
+        '{"revision": ' + "1" * 5_000 + "}",
+        *(whole(**{key: odd}) for key in TABLES for odd in ([], None, 3)),
+        whole(stage=[]), whole(revision="1"), whole(revision=None), whole(version=3),
+        whole(inputs={"a": 1}), whole(outputs={"a": []}), whole(outputs={"a": None}),
+    ],
+)  # fmt: skip
 def test_a_damaged_receipt_is_none(tmp_path: Path, text: str) -> None:
     store.write_text(store.receipt_path(tmp_path, "embed"), text)
     assert store.read_receipt(tmp_path, "embed") is None
@@ -295,3 +313,48 @@ def test_read_text_says_what_was_wanted(tmp_path: Path) -> None:
     for name in ("utf16", "missing", "."):
         with pytest.raises(UserError, match=r"give a list of names\."):
             store.read_text(tmp_path / name, "a list of names")
+
+
+# ---- links ---------------------------------------------------------------------------------------
+
+
+def test_a_lock_that_is_a_link_leaves_its_target_alone(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / store.LOCK_NAME).symlink_to(mine)
+    with pytest.raises(UserError, match="is a link"), store.lock(tmp_path / "out", "embed"):
+        pass
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / store.LOCK_NAME).symlink_to(tmp_path / "made")
+    with pytest.raises(UserError, match="is a link"), store.lock(tmp_path / "new", "embed"):
+        pass
+    assert mine.read_text() == "mine" and not (tmp_path / "made").exists()
+
+
+def test_a_receipt_behind_a_link_is_none_and_is_replaced(tmp_path: Path) -> None:
+    store.write_receipt(tmp_path, receipt(), [], {})
+    mine = tmp_path / "mine.json"
+    store.receipt_path(tmp_path, "embed").rename(mine)
+    before = mine.read_bytes()
+    store.receipt_path(tmp_path, "embed").symlink_to(mine)
+    assert store.read_receipt(tmp_path, "embed") is None
+    store.write_receipt(tmp_path, receipt(revision=2), [], {})
+    assert mine.read_bytes() == before and not store.receipt_path(tmp_path, "embed").is_symlink()
+
+
+def test_no_file_is_written_through_a_folder_that_leaves_the_locked_one(tmp_path: Path) -> None:
+    away, real = tmp_path / "away", tmp_path / "real"
+    for folder in (away, real / "inside"):
+        folder.mkdir(parents=True)
+    (real / "tables").symlink_to(away)
+    (real / "link").symlink_to(real / "inside")
+    (tmp_path / "out").symlink_to(real)  # the folder itself may be a link: it is the user's word
+    out = tmp_path / "out"
+    with store.lock(out, "embed"):
+        for name in ("tables/a", "tables/new/a"):
+            with pytest.raises(UserError, match="leaves"):
+                store.write_text(out / name, "x")
+        store.write_text(out / "link" / "a", "x")
+        store.write_text(out / "a", "x")
+    assert list(away.iterdir()) == [] and (real / "inside" / "a").is_file()

@@ -376,7 +376,7 @@ def test_what_could_not_be_read_for_now_is_tried_again(
         patch.setattr(Path, "read_bytes", failing)
         assert run(photos, out, recipe) == {"not_read": 1, "ok": 11}
         assert run(photos, out, recipe) == {"not_read": 1, "ok": 11}
-    assert "tried again" in statuses(out)[names[3]][1]
+        assert "Input/output error" in statuses(out)[names[3]][1]
     assert run(photos, out, recipe) == {"ok": 12}
     run(photos, tmp_path / "anew", recipe)
     assert rows_of(out).equals(rows_of(tmp_path / "anew"))

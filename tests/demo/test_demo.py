@@ -35,7 +35,7 @@ from ffhqref.faces.align import read_landmarks
 from ffhqref.faces.geometry import align
 from ffhqref.faces.networks import Embedder
 from ffhqref.identities.calibrate import match_rates
-from ffhqref.refldm.model.checkpoint import load
+from ffhqref.refldm.model.checkpoint import load_networks
 from ffhqref.refldm.model.unet import ReferenceCache
 from ffhqref.refldm.restorer import Restorer, resize_bicubic
 from tests.photographs import PEOPLE, SEED, Known
@@ -225,7 +225,7 @@ def test_the_person_in_the_references_comes_back(portraits: dict[int, list[Portr
     """The shipped restorer judged anew as `make demo-models` judges it, on eight pictures of four people."""
     from ffhqref.demo.making.judge_restorer import Case, restored, to_targets
 
-    restorer, degrade, judged = Restorer(load(RESTORER)), sampler("severe"), []
+    restorer, degrade, judged = Restorer(load_networks(RESTORER)), sampler("severe"), []
     for number in sorted(portraits, key=lambda number: -len(portraits[number]))[:4]:
         photos = portraits[number]
         lq = [degrade(photo.image, f"{number}, {i}") for i, photo in enumerate(photos[:2])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -406,3 +407,19 @@ def test_ffhqs_frame_keeps_an_ffhq_picture_where_it_is(photographs: list[Known])
             assert 0.85 < np.hypot(*matrix[:, 0]) < 1.15
             tried += 1
     assert tried >= 10
+
+
+def test_onnx_runtime_writes_and_sends_nothing_of_its_own(tmp_path: Path) -> None:
+    """Its telemetry keeps a device id and a queue of events below ~/.cache, from the import on."""
+    program = (
+        "import pathlib, sys; from ffhqref.faces import networks\n"
+        "networks._session(pathlib.Path(sys.argv[1]), 'CPUExecutionProvider')\n"
+    )
+    network = write_embedder(tmp_path / "network.onnx")
+    quiet = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "CI", "GITHUB_ACTIONS")  # each would hide it
+    there = {key: value for key, value in os.environ.items() if key not in quiet}
+    home = tmp_path / "home"
+    home.mkdir()
+    command = [sys.executable, "-c", program, str(network)]
+    subprocess.run(command, env=there | {"HOME": str(home)}, check=True)
+    assert list(home.rglob("*")) == []

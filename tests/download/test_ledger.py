@@ -58,7 +58,7 @@ def test_doctor_reads_it_without_a_traceback(tmp_path: Path, monkeypatch: pytest
     journal = tmp_path / LEDGER
     journal.parent.mkdir()
     journal.write_text("\n".join(LINES.values()))
-    monkeypatch.setattr("ffhqref.doctor._ask", lambda program: None)
+    monkeypatch.setattr("ffhqref.doctor._run_python", lambda program: None)
     result = CliRunner().invoke(app, ["doctor", str(tmp_path)])
     assert result.exception is None or isinstance(result.exception, SystemExit)
 

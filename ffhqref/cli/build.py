@@ -19,6 +19,8 @@ from ffhqref.cli.options import (
     PhotosOption,
     RecipeOptions,
     WorkersOption,
+    after_building,
+    next_line,
     option,
     recipe_options,
 )
@@ -137,7 +139,7 @@ def _report(built: Built) -> list[str]:
         if built.fresh
         else f"Nothing to do: {built.out} is finished and verified."
     )
-    lines.append(f"{done} Next: ffhqref degrade --level severe {built.out}")
+    lines.append(f"{done} {after_building(built.out)}")
     return lines
 
 
@@ -162,7 +164,7 @@ def embed(
     embedding = partial(embed_photos, images, device=device, workers=workers, batch_size=batch_size)
     notes = _run(embedding, out, recipe)
     typer.echo(
-        f"Embedded into {out}/tables/embeddings: {_counts(notes['statuses'])}. Next: ffhqref cluster {out}"
+        f"Embedded into {out}/tables/embeddings: {_counts(notes['statuses'])}. " + next_line("cluster", out)
     )
 
 
@@ -179,7 +181,7 @@ def cluster(out: OutArgument, recipe: RecipeOptions) -> None:
     notes = _run(find_identities, out, recipe)
     typer.echo(
         f"Found {notes['identities']:,} identities in {notes['photos']:,} photos from {notes['pairs']:,} "
-        f"pairs below {notes['distance']}: {out}/tables/identities.parquet. Next: ffhqref split {out}"
+        f"pairs below {notes['distance']}: {out}/tables/identities.parquet. " + next_line("split", out)
     )
 
 
@@ -198,7 +200,7 @@ def split(out: OutArgument, recipe: RecipeOptions) -> None:
     notes = _run(split_identities, out, recipe)
     parts = ", ".join(f"{name} {notes[name]['photos']:,}" for name in ("train", "val", "test"))
     typer.echo(
-        f"Split by identity into {parts} photos: {out}/id_based_ffhq_split. Next: ffhqref references {out}"
+        f"Split by identity into {parts} photos: {out}/id_based_ffhq_split. " + next_line("references", out)
     )
 
 
@@ -216,7 +218,7 @@ def references(out: OutArgument, recipe: RecipeOptions) -> None:
 
     notes = _run(write_references, out, recipe)
     parts = ", ".join(f"{name} {notes[name]['targets']:,}" for name in ("train", "val", "test"))
-    typer.echo(f"Targets with references: {parts}: {out}/reference_mapping. Next: ffhqref verify {out}")
+    typer.echo(f"Targets with references: {parts}: {out}/reference_mapping. {next_line('verify', out)}")
 
 
 def _run(stage: Callable[[Path, Recipe], Receipt], out: Path, given: RecipeOptions) -> JsonObject:

@@ -9,7 +9,14 @@ from typing import Annotated, Literal
 import typer
 
 from ffhqref.cli.app import app
-from ffhqref.cli.options import AcceptTermsOption, OutArgument, RecordedPhotosOption, ask_terms, option
+from ffhqref.cli.options import (
+    AcceptTermsOption,
+    OutArgument,
+    RecordedPhotosOption,
+    ask_terms,
+    next_line,
+    option,
+)
 
 
 @app.command()
@@ -106,5 +113,5 @@ def sheet(
     if len(made.missing) > 5:
         typer.echo(f"Warning: so are {len(made.missing) - 5:,} more.", err=True)
     typer.echo(
-        f"Laid out {made.rows:,} targets with their references: {made.path}. Next: ffhqref verify {out}"
+        f"Laid out {made.rows:,} targets with their references: {made.path}. {next_line('verify', out)}"
     )

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ffhqref.cli.app import app
-from ffhqref.cli.options import OutArgument, RecordedPhotosOption, option
+from ffhqref.cli.options import OutArgument, RecordedPhotosOption, after_building, next_line, option
 from ffhqref.core.store import UserError
 
 
@@ -28,7 +28,7 @@ def verify(out: OutArgument, images: RecordedPhotosOption = None) -> None:
     if report.violations:
         raise UserError(refusal(out, report))
     warned = f" ({len(report.warnings):,} warnings)" if report.warnings else ""
-    typer.echo(f"{out} is sound: {report.line()}{warned}. Next: ffhqref degrade --level severe {out}")
+    typer.echo(f"{out} is sound: {report.line()}{warned}. {after_building(out)}")
 
 
 @app.command()
@@ -78,5 +78,5 @@ def calibrate(
         )
     typer.echo(
         f"Suggested distance {found.suggested:.3f}; plot: {found.plot}, table: {found.table}. "
-        f"Next: ffhqref build-refs --distance {found.suggested:.3f} ..."
+        + next_line("cluster", out, "--distance", f"{found.suggested:.3f}")
     )

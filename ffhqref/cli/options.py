@@ -8,6 +8,7 @@ A help text ends with the default: Typer adds one that is a plain value, `defaul
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, fields
@@ -252,3 +253,20 @@ def _column_names(text: str) -> tuple[str, ...]:
 
 METAVARS = {"test_references": "LEAST:MOST", "balance": "COLUMN,..."}
 PARSERS: dict[str, Callable[[str], object]] = {"test_references": _window, "balance": _column_names}
+
+
+def next_line(*words: object) -> str:
+    """The end of a command's last line: the command to run next, which runs as it is printed."""
+    return "Next: " + shlex.join(["ffhqref", *map(str, words)])
+
+
+def after_building(out: Path) -> str:
+    """What to run next on a built dataset, by the targets that it has."""
+    from ffhqref.core.tables import read_mapping
+
+    for split, more in (("test", ()), ("val", ("--split", "val"))):
+        if read_mapping(out / "reference_mapping" / f"{split}_references.csv"):
+            return next_line("degrade", "--level", "severe", *more, out)
+    if read_mapping(out / "reference_mapping" / "train_references.csv"):
+        return next_line("sheet", out)
+    return next_line("doctor")

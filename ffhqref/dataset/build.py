@@ -9,7 +9,7 @@ from ffhqref.core import store
 from ffhqref.core.recipe import FILES, Recipe, load_recipe, to_toml, with_known_distance
 from ffhqref.core.store import Receipt, UserError
 from ffhqref.dataset.cluster import find_identities
-from ffhqref.dataset.embed import Estimate, embed_photos, estimate
+from ffhqref.dataset.embed import Estimate, check, embed_photos, estimate
 from ffhqref.dataset.references import write_references
 from ffhqref.dataset.split import split_identities
 from ffhqref.dataset.verify import STAGES, Report, verify_dataset
@@ -85,6 +85,7 @@ def build_refs(
     something given is missing or wrong, or where the result is not sound.
     """
     chosen = _checked_recipe(load_recipe(recipe) if isinstance(recipe, str) else recipe)
+    check(images, out, chosen, device)  # before anything is written
     with store.lock(out, "build-refs"):
         before = _stamps(out)
         done = embed_photos(images, out, chosen, device=device, workers=workers, batch_size=batch_size)

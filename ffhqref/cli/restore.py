@@ -41,6 +41,9 @@ def restore(
     ] = None,
     level: Annotated[str | None, option("Level of a dataset: severe, moderate or your own.")] = None,
     split: Annotated[Literal["test", "val"], option("Split of a dataset.")] = "test",
+    references_of: Annotated[
+        Literal["own", "wrong"], option("wrong: those of another person of the dataset, as a control.")
+    ] = "own",
     steps: Annotated[int, option("DDIM steps.", min=1, max=1000)] = 50,
     schedule: Annotated[
         Literal["uniform_trailing", "uniform"], option("Which timesteps to take.")
@@ -84,6 +87,8 @@ def restore(
     dataset, more = _positional(list(paths or []), lq)
     shared = [*(refs or []), *more]
     _check_align(align, paste_back, detector)
+    if references_of == "wrong" and dataset is None:
+        raise UserError("--references-of wrong needs a built dataset: it knows who is another person.")
     out = _destination(out, dataset, level)
     from ffhqref.restore import run
 
@@ -101,8 +106,9 @@ def restore(
                 "photographs, and none of --lq, --refs, --refs-dir, --references."
             )
         outcome = run.restore_dataset(
-            dataset, checkpoint, level=level, photos=images, split=split, out=out, options=options
-        )
+            dataset, checkpoint, level=level, photos=images, split=split, out=out,
+            references_of=references_of, options=options,
+        )  # fmt: skip
     else:
         if lq is None:
             raise UserError("Give --lq, a picture or a folder of them, or a built dataset and --level.")

@@ -32,6 +32,7 @@ IDENTITY, COMPONENT, SPLIT = "identity", "component", "split"
 KEPT, KIND, COHESION, MEMBERS, OTHER = "kept", "kind", "cohesion", "members", "other"
 LEVEL, COPY, KERNEL, SIGMA_X, SIGMA_Y, THETA = "level", "copy", "kernel", "sigma_x", "sigma_y", "theta"
 SCALE, NOISE, QUALITY, SEED, DRAW = "scale", "noise", "quality", "seed", "draw"
+METHOD, METRIC, VALUE, COMPUTED_BY = "method", "metric", "value", "computed_by"
 GT_IMAGE, LQ_IMAGE, REF_IMAGE = "gt_image", "lq_image", "ref_image"  # the published CSV's columns
 
 URL, BYTES, MD5, PIXEL_MD5, CATEGORY = "url", "bytes", "md5", "pixel_md5", "category"
@@ -119,6 +120,16 @@ DEGRADATIONS = pa.schema(
         HEIGHT: COUNT,
     }
 )
+SCORES = pa.schema(
+    {
+        METHOD: TEXT,
+        IMAGE: TEXT,  # the target; empty where the score is of all pictures together (FID)
+        METRIC: TEXT,
+        VALUE: REAL,
+        COMPUTED_BY: TEXT,  # library and version, the network's SHA-256
+    }
+)
+FAILURES = (METHOD, IMAGE, STATUS, REASON)  # columns of failures.csv
 SPLIT_TABLE = pa.schema({IMAGE: TEXT, IDENTITY: TEXT, SPLIT: TEXT})
 
 LISTING = pa.schema({IMAGE: TEXT, URL: TEXT, BYTES: pa.int64(), MD5: TEXT, PIXEL_MD5: TEXT})
@@ -219,6 +230,15 @@ def write_rates(
     lines = [f"{DISTANCE},true_match_rate,false_match_rate"]
     lines += [f"{d:.3f},{t:.9g},{f:.9g}" for d, t, f in zip(distances, true, false, strict=True)]
     write_text(path, "\n".join(lines) + "\n")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV of these columns: minimal quoting, newline line ends."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from ffhqref.dataset.compare import people_of_rows
 from ffhqref.restore.jobs import wrong_references
 
 LOW_QUALITY = "low quality"  # the method that does nothing: what the others are compared with
+TARGET = "target"  # where a target itself is listed among methods
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +149,7 @@ def parse_method(text: str) -> Method:
     name, equals, folder = text.partition("=")
     path = Path(folder if equals else text)
     label = (name if equals else path.name).strip()
-    if not label or label == LOW_QUALITY:
+    if not label or label in (LOW_QUALITY, TARGET):
         raise UserError(f"--restored {text}: give NAME=FOLDER with a name for the tables.")
     if not path.is_dir():
         raise UserError(f"--restored {text}: {path} is not a folder; give the folder of the results.")

@@ -17,8 +17,8 @@ C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # Wang et al. 2004, equation 13, 
 
 def psnr(one: Rgb, other: Rgb) -> float:
     """Peak signal-to-noise ratio in dB over all RGB values of two pictures of one size."""
-    error = np.subtract(one, other, dtype=np.int16).astype(np.int64)
-    mean = float((error * error).sum()) / error.size / 255**2  # the sum is exact
+    error = np.subtract(one, other, dtype=np.float64).ravel()
+    mean = float(error @ error) / error.size / 255**2  # whole numbers below 2^53: the sum is exact
     return float(10 * np.log10(1 / (mean + PSNR_EPS)))
 
 
@@ -32,11 +32,14 @@ def ssim(one: Float64, other: Float64) -> float:
 
     The contrast-structure term counts as 0 where it is negative, as in pyiqa.
     """
-    maps = np.dstack([one, other, one * one + other * other, one * other])
-    kernel = cv2.getGaussianKernel(TAPS, SIGMA, cv2.CV_64F)
-    blurred = cv2.sepFilter2D(maps, cv2.CV_64F, kernel, kernel)
-    edge = TAPS // 2
-    a, b, squares, product = np.moveaxis(blurred[edge:-edge, edge:-edge], 2, 0)
+    kernel, edge = cv2.getGaussianKernel(TAPS, SIGMA, cv2.CV_64F), TAPS // 2
+
+    def blurred(plane: Float64) -> Float64:
+        whole = cv2.sepFilter2D(plane, cv2.CV_64F, kernel, kernel)
+        return np.asarray(whole[edge:-edge, edge:-edge], np.float64)
+
+    a, b = blurred(one), blurred(other)
+    squares, product = blurred(one * one + other * other), blurred(one * other)
     means = a * b
     both = a * a + b * b
     structure = (2 * (product - means) + C2) / (squares - both + C2)

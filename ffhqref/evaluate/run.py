@@ -113,6 +113,9 @@ def evaluate(
         found = _collect(cases, [method.name for method in methods], scored)
         if recogniser:
             _identity(cases, scored, found)
+        if not any(case.target for case in cases.cases):
+            wanted = [metric for metric in OURS if metric in options.metrics]
+            found.notes += [f"{metric}: not computed, there are no targets." for metric in wanted]
         external.measure(cases, files, found, options, out / EXTERNAL_JOURNAL)
         _write(out, found, _computed_by(recogniser, found, options))
     return found

@@ -24,11 +24,11 @@ from ffhqref.core.journal import Made
 from ffhqref.core.store import digest
 from ffhqref.degrade.stage import fit
 from ffhqref.evaluate import measures
-from ffhqref.evaluate.cases import LOW_QUALITY, Cases
+from ffhqref.evaluate.cases import LOW_QUALITY, TARGET, Cases
 from ffhqref.evaluate.views import Points, Recogniser, scaled
 
 REVISION = 1
-TRUTH = "target"  # the entry of the target itself, or of a reference
+TRUTH = TARGET  # the entry of the target itself, or of a reference
 PSNR, SSIM = "psnr", "ssim"
 RESIZED = "resized"  # noted where a result has another size: it is resized as published
 
@@ -130,13 +130,18 @@ def score_all(
     items: Sequence[Item], settings: Settings, path: Path, workers: int | None
 ) -> dict[str, Scored]:
     """Item -> its entries; what the journal at `path` knows is kept."""
-    known = {file: made for file, made in journal.read(path).items() if made.note}
-    todo = [item for item in items if item.file not in known or known[item.file].key != item.key]
-    scorer = Scorer(settings, {item.file: _entries(known.get(item.file)) for item in todo})
+    made = journal.read(path)
+    known = {item.file: _entries(made.get(item.file)) for item in items}
+    todo = [item for item in items if not _stands(item, made.get(item.file), known[item.file])]
     if todo:
-        known |= journal.make_all(todo, scorer.make, path, workers=workers, what="score")
-        journal.write(path, {item.file: known[item.file] for item in items})
-    return {item.file: _entries(known[item.file]) for item in items}
+        fresh = journal.make_all(todo, Scorer(settings, known).make, path, workers=workers, what="score")
+        journal.write(path, {item.file: (made | fresh)[item.file] for item in items})
+        known |= {file: _entries(one) for file, one in fresh.items()}
+    return known
+
+
+def _stands(item: Item, made: Made | None, entries: Scored) -> bool:
+    return made is not None and made.key == item.key and set(item.keys) <= set(entries)
 
 
 Scored = dict[str, Entry]  # target, method -> entry

@@ -48,7 +48,7 @@ def mean_over_people(values: Mapping[str, float], person: Mapping[str, str]) -> 
     place = {who: at for at, who in enumerate(people)}
     index = np.array([place[person[name]] for name in names])
     numbers = np.array([values[name] for name in names], np.float64)
-    sums = np.bincount(index, numbers, len(people))
+    sums = np.bincount(index, numbers, len(people)).astype(np.float64)
     counts = np.bincount(index, minlength=len(people)).astype(np.float64)
     low, high = _interval(sums, counts)
     return Mean(float(numbers.mean()), low, high, len(names), len(people))

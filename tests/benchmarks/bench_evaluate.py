@@ -101,7 +101,7 @@ def run(copies: int = COPIES, rounds: int = ROUNDS) -> list[dict[str, Any]]:
     if worst["ids"] > 1e-3 or worst["psnr"] > 1e-2 or worst["ssim"] > 1e-3:
         raise AssertionError(f"the two do not measure the same: {worst}")
     note = (
-        f"{len(names)} results and targets of 512 px, IDS, PSNR and SSIM, tables and intervals included; beside "
+        f"{len(names)} results and targets of 512 px, IDS, PSNR and SSIM, scores.parquet included; beside "
         "Pillow, scikit-image and ONNX Runtime's default session, both pictures read for each metric"
     )
     return [row("evaluate, three metrics", len(names) / own, len(names) / other, ratio, "pictures/s", note)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ffhqref.cli import app
-from ffhqref.core import images, store, tables
+from ffhqref.core import images, journal, store, tables
 from ffhqref.demo import EMBEDDER
 from ffhqref.evaluate import cases as collecting
 from ffhqref.evaluate import run as running
@@ -107,6 +108,21 @@ def test_the_command_scores_every_method_and_the_input(data: Path, out: Path, kn
     assert any(store.digest_file(EMBEDDER) in text for text in by) and all("ffhqref" in text for text in by)
 
 
+def test_scores_by_group(data: Path, out: Path, tmp_path: Path, known: list[Known]) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("image,set\n" + "".join(f"{one.path.name},{n % 2}\n" for n, one in enumerate(known)))
+    words = [*both(data), "--labels", labels, "--metrics", "psnr", "--out", out]
+    said = run(*words, "--by", "references", "--by", "yaw", "--by", "set")
+    for by in ("references", "yaw", "set"):
+        assert (out / f"by-{by}.png").is_file() and f"psnr by {by} (table: {out}/by-{by}.csv" in said
+    with (out / "by-set.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["method"] == "blurred"]
+    found = scores(out)["blurred", "psnr"]
+    assert sum(int(row["pictures"]) for row in rows) == len(found)
+    total = sum(int(row["pictures"]) * float(row["mean"]) for row in rows)
+    assert total == pytest.approx(sum(found.values()))
+
+
 def test_workers_order_and_other_methods_change_no_digit(data: Path, out: Path, tmp_path: Path) -> None:
     run(*both(data), "--out", out, "--workers", 1)
     turned = ["--data", data / "mine", "--restored", f"blurred={data / 'blurred'}"]
@@ -140,6 +156,13 @@ def test_a_second_run_scores_only_what_changed(
     after = (out / "scores.parquet").read_bytes()
     run(*words)
     assert (out / "scores.parquet").read_bytes() == after != before
+    kept = journal.read(out / "scored.jsonl")
+    hostile = ["[]", '{"target": 1}', '{"target": {"key": "x", "views": {"crop": "?"}}}', "{"]
+    for file, note in zip(kept, hostile, strict=False):
+        kept[file] = replace(kept[file], note=note)
+    journal.write(out / "scored.jsonl", kept)
+    run(*words)
+    assert (out / "scores.parquet").read_bytes() == after
 
 
 def test_failures_are_listed_and_never_make_a_method_better(data: Path, out: Path, tmp_path: Path) -> None:
@@ -212,7 +235,7 @@ def test_folders_without_a_dataset(data: Path, out: Path, tmp_path: Path, known:
     real = scores(tmp_path / "real")
     assert {"likeness_references", "likeness_wrong"} <= {metric for _, metric in real}
     assert not {"ids", "psnr", "copying"} & {metric for _, metric in real}
-    assert "pictures of" in said
+    assert "Note: psnr: not computed, there are no targets." in said
 
 
 def test_matches_are_counted_at_the_rate_of_the_dataset() -> None:

@@ -79,7 +79,7 @@ def evaluate(
         Path | None, option("For flpips: folder of CelebAMask-HQ label maps, or an ONNX parser.")
     ] = None,
     fid_statistics: Annotated[
-        str, option("clean-fid's statistics for fid, such as FFHQ:1024:trainval70k.", default="the targets")
+        str, option("Published statistics for fid, such as FFHQ:512:trainval70k.", default="the targets")
     ] = "",
     by: Annotated[
         list[str] | None,
@@ -117,7 +117,7 @@ def evaluate(
         return
     from ffhqref.evaluate import run
     from ffhqref.evaluate.cases import parse_method
-    from ffhqref.evaluate.summary import summarise, write_tables
+    from ffhqref.evaluate.summary import remarks, summarise, write_tables
 
     methods = [parse_method(text) for text in restored or []]
     cases = _cases(data, level, split, images, targets, lq, refs_dir, labels, max_references)
@@ -129,7 +129,7 @@ def evaluate(
     )  # fmt: skip
     found = run.evaluate(cases, methods, out, options, dataset=data)
     summary = summarise(found, published or "")
-    write_tables(out, summary, found.notes)
+    write_tables(out, summary, remarks(found))
     _say(found, summary, out)
     for name in by or []:
         _curve(name, found, cases, labels, data, out)

@@ -24,10 +24,9 @@ Pair = Callable[[Rgb, Rgb | None], float]  # a result and its target (None where
 
 @dataclass(frozen=True)
 class External:
-    """A metric of another library. `names` are pyiqa's; a lower value is better where `lower`."""
+    """A metric of another library; `called` is pyiqa's name. A lower value is better where `lower`."""
 
     name: str
-    package: str
     called: str
     needs_target: bool
     lower: bool
@@ -36,14 +35,14 @@ class External:
 EXTERNAL = {
     one.name: one
     for one in (
-        External("lpips", "pyiqa", "lpips-vgg", True, True),
-        External("flpips", "pyiqa", "lpips-vgg", True, True),
-        External("dists", "pyiqa", "dists", True, True),
-        External("niqe", "pyiqa", "niqe", False, True),
-        External("musiq", "pyiqa", "musiq", False, False),
-        External("clipiqa", "pyiqa", "clipiqa", False, False),
-        External("maniqa", "pyiqa", "maniqa", False, False),
-        External("qalign", "pyiqa", "qalign", False, False),
+        External("lpips", "lpips-vgg", True, True),
+        External("flpips", "lpips-vgg", True, True),
+        External("dists", "dists", True, True),
+        External("niqe", "niqe", False, True),
+        External("musiq", "musiq", False, False),
+        External("clipiqa", "clipiqa", False, False),
+        External("maniqa", "maniqa", False, False),
+        External("qalign", "qalign", False, False),
     )
 }
 FID = "fid"
@@ -59,12 +58,9 @@ class Opened:
 
 def absent(metric: str) -> str:
     """What a metric lacks, in words with the command that installs it; empty where nothing."""
-    if metric == FID:
-        missing = [] if find_spec("cleanfid") else ["clean-fid"]
-    else:
-        either = metric in ("lpips", "flpips") and find_spec("lpips")
-        missing = [] if either or find_spec(EXTERNAL[metric].package) else [EXTERNAL[metric].package]
-    return f"{metric} needs {missing[0]}, which is not installed: {INSTALL}" if missing else ""
+    if find_spec("pyiqa") or (metric in ("lpips", "flpips") and find_spec("lpips")):
+        return ""
+    return f"{metric} needs pyiqa, which is not installed: {INSTALL}"
 
 
 def open_metric(metric: str, device: str) -> Opened:
@@ -125,22 +121,33 @@ def _number(network: Any, tensors: list[Any]) -> float:
 
 
 def fid(results: Path, targets: Path | None, statistics: str, device: str) -> float:
-    """Frechet Inception distance in clean-fid's mode: of two folders, or to its published statistics.
+    """Frechet Inception distance in clean-fid's mode: of two folders, or to published statistics.
 
-    `statistics` is clean-fid's `NAME:RESOLUTION:SPLIT`, such as FFHQ:1024:trainval70k; used where not empty.
+    `statistics` is `NAME:RESOLUTION:SPLIT`, used where not empty. Those of FFHQ at 512 px, which the paper
+    has, come with pyiqa; without it they are clean-fid's own.
     """
-    cleanfid = import_module("cleanfid.fid")
-    common = {"mode": "clean", "num_workers": 0, "verbose": False, "device": device}
-    if statistics:
-        name, resolution, split = statistics.split(":")
+    if not statistics:
+        distance = import_module("cleanfid.fid").compute_fid
         return float(
-            cleanfid.compute_fid(
-                str(results), dataset_name=name, dataset_res=int(resolution), dataset_split=split, **common
-            )
+            distance(str(results), str(targets), mode="clean", num_workers=0, verbose=False, device=device)
         )
-    return float(cleanfid.compute_fid(str(results), str(targets), **common))
+    name, resolution, split = statistics.split(":")
+    known = {"dataset_name": name, "dataset_res": int(resolution), "dataset_split": split, "mode": "clean"}
+    if find_spec("pyiqa"):
+        metric = import_module("pyiqa").create_metric("fid", device=device)
+        return float(metric(str(results), num_workers=0, verbose=False, **known))
+    distance = import_module("cleanfid.fid").compute_fid
+    return float(distance(str(results), num_workers=0, verbose=False, device=device, **known))
 
 
 def fid_computed_by(statistics: str) -> str:
     """Library and version, and against what."""
-    return f"clean-fid {_version('clean-fid')} against {statistics or 'the targets'}"
+    library = "pyiqa" if statistics and find_spec("pyiqa") else "clean-fid"
+    return f"{library} {_version(library)} against {statistics or 'the targets'}"
+
+
+def fid_absent(statistics: str) -> str:
+    """As `absent`, for FID against the targets or against statistics."""
+    if find_spec("cleanfid") or (statistics and find_spec("pyiqa")):
+        return ""
+    return f"fid needs clean-fid, which is not installed: {INSTALL}"

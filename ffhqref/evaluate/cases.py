@@ -104,7 +104,8 @@ def of_folders(
     known = tables.read_labels(labels) if labels else {}
     by_stem = {images.png_name(name): who for name, who in known.items()}
     low = {images.png_name(one.name): one.path for one in _scan(lq)} if lq else {}
-    cases, pictures = [], {}
+    cases: list[Case] = []
+    pictures: dict[str, Path] = {}
     for one in _scan(root):
         name = images.png_name(one.name)
         found = _folder_of(references, one.name)[:most]

@@ -173,7 +173,8 @@ def plot(one: Curve) -> Rgb:
         cv2.line(picture, (X0, y(value)), (X1, y(value)), GRID, 1)
         text(f"{value:.{digits(one.metric)}f}", (X0 - 65, y(value) + 5), AXIS)
     for at, name in enumerate(one.groups):
-        text(name[:14], (x(at) - 4 * min(len(name), 14), Y1 + 25 + 18 * (at % 2)), AXIS)
+        lower = 18 * (at % 2) if max(map(len, one.groups)) > 8 else 0  # long names would touch
+        text(name[:14], (x(at) - 4 * min(len(name), 14), Y1 + 25 + lower), AXIS)
     for number, (method, row) in enumerate(one.means.items()):
         ink, shift = INKS[number % len(INKS)], 5 * number
         dots = [(x(at) + shift, row[name]) for at, name in enumerate(one.groups) if row[name].count]

@@ -59,7 +59,7 @@ def open_labeller(path: Path, device: Device = "auto") -> Labeller:
     fair = FairFace(path)
 
     def label(image: Rgb, points: Float32) -> Label:
-        found = {}
+        found: Label = {}
         for part, (classes, odds) in fair.predict(image, points).items():
             best = int(odds.argmax())
             found |= {part: classes[best], f"{part}_probability": f"{odds[best]:.4f}"}

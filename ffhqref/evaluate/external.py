@@ -127,7 +127,7 @@ class _Worker:
 
 
 def _fid(cases: Cases, files: Files, found: Evaluation, options: EvaluateOptions) -> None:
-    reason = adapters.absent(FID)
+    reason = adapters.fid_absent(options.fid_statistics)
     targets = [case.target for case in cases.cases if case.target and case.image in found.person]
     if not reason and not targets and not options.fid_statistics:
         reason = "fid needs targets or --fid-statistics"

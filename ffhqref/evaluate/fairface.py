@@ -85,7 +85,9 @@ class FairFace:
     def predict(self, image: Rgb, landmarks: Float32) -> dict[str, tuple[tuple[str, ...], Float64]]:
         """Part (race, gender, age) -> its classes and their probabilities."""
         chip = face_chip(image, landmarks).astype(np.float32) / 255
-        blob = ((chip - np.float32(MEAN)) / np.float32(DEVIATION)).transpose(2, 0, 1)[None]
+        blob = ((chip - np.array(MEAN, np.float32)) / np.array(DEVIATION, np.float32)).transpose(2, 0, 1)[
+            None
+        ]
         outputs = self.network(torch.from_numpy(np.ascontiguousarray(blob, np.float32)))[0]
         found = {}
         for part, (begin, classes) in PARTS.items():

@@ -119,14 +119,15 @@ def _intervals(*sums: Float64) -> list[tuple[float, float]]:
     drawn = np.empty((len(PARTS), RESAMPLES))
     for at in range(RESAMPLES):
         weight = np.bincount(random.integers(len(photos), size=len(photos)), minlength=len(photos))
-        pp, pr = _over(right @ weight, grouped @ weight), _over(right @ weight, true @ weight)
+        pairs, together, theirs = (float(part @ weight) for part in (right, grouped, true))
+        pp, pr = _over(pairs, together), _over(pairs, theirs)
         bp, br = (float(part @ weight / (photos @ weight)) for part in (precision, recall))
         drawn[:, at] = pp, pr, _harmonic(pp, pr), bp, br, _harmonic(bp, br)
     return [tuple(map(float, np.percentile(row, (2.5, 97.5)))) for row in drawn]  # type: ignore[misc]
 
 
 def _over(part: float, whole: float) -> float:
-    return float(part / whole) if whole else 1.0
+    return part / whole if whole else 1.0
 
 
 def _harmonic(a: float, b: float) -> float:
@@ -157,7 +158,8 @@ def _ratio(counts: Mapping[str, tuple[int, int]]) -> Share | None:
     drawn = []
     for _ in range(RESAMPLES):
         weight = np.bincount(random.integers(len(totals), size=len(totals)), minlength=len(totals))
-        drawn.append(_over(wrong @ weight, totals @ weight) if totals @ weight else 0.0)
+        bad, every = float(wrong @ weight), float(totals @ weight)
+        drawn.append(bad / every if every else 0.0)
     low, high = np.percentile(drawn, (2.5, 97.5))
     return Share(float(wrong.sum() / totals.sum()), float(low), float(high))
 

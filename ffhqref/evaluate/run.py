@@ -51,7 +51,7 @@ class EvaluateOptions:
     size: int = 512  # px: pictures of another size are resized, as published
     device: Device = "auto"
     workers: int | None = None
-    fid_statistics: str = ""  # clean-fid's NAME:RESOLUTION:SPLIT in place of the targets
+    fid_statistics: str = ""  # NAME:RESOLUTION:SPLIT in place of the targets
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.metrics if name not in METRICS]
@@ -60,7 +60,7 @@ class EvaluateOptions:
         if not 32 <= self.size <= 4096:
             raise UserError(f"--size {self.size}: give a number of px from 32 to 4096.")
         if self.fid_statistics and len(self.fid_statistics.split(":")) != 3:
-            raise UserError("--fid-statistics takes NAME:RESOLUTION:SPLIT, such as FFHQ:1024:trainval70k.")
+            raise UserError("--fid-statistics takes NAME:RESOLUTION:SPLIT, such as FFHQ:512:trainval70k.")
 
 
 Failure = tuple[str, str, str, str]  # method, image, status, reason
@@ -176,9 +176,9 @@ def _collect(cases: Cases, names: Sequence[str], scored: Mapping[str, Scored]) -
     usable = len(found.person)
     for name in names:
         if len(found.failed(name)) == usable:
-            status = next(row for row in found.failures if row[0] == name)
+            first = next(row for row in found.failures if row[0] == name)
             raise UserError(
-                f"No result of {name} could be used ({status[1]}: {status[3]}): its files must have the "
+                f"No result of {name} could be used ({first[1]}: {first[3]}): its files must have the "
                 "targets' names."
             )
     return found

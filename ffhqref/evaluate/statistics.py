@@ -7,7 +7,7 @@ taken once, and the mean of a draw is the sum over its people divided by the cou
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,11 +73,17 @@ def paired(one: Mapping[str, float], other: Mapping[str, float], person: Mapping
 
 
 def with_failures(
-    values: Mapping[str, float], fallback: Mapping[str, float], wanted: Sequence[str]
+    values: Mapping[str, float],
+    fallback: Mapping[str, float],
+    wanted: Sequence[str],
+    worse: Callable[[float, float], float] = min,
 ) -> dict[str, float]:
     """The values of all `wanted` pictures: one that failed has the low-quality picture's.
 
-    Empty where a failed picture has no fallback either: a mean without it would be no mean of all.
+    It has the mean of the rest where that is `worse`: no method may gain by failing, not even one that makes
+    pictures worse than they were. Empty where a failed picture has no fallback: it would be no mean of all.
     """
-    full = {name: values.get(name, fallback.get(name)) for name in wanted}
-    return {} if None in full.values() else {name: float(value or 0.0) for name, value in full.items()}
+    if not values or any(name not in values and name not in fallback for name in wanted):
+        return {}
+    rest = float(np.mean([values[name] for name in sorted(values)]))
+    return {name: values[name] if name in values else worse(fallback[name], rest) for name in wanted}

@@ -72,7 +72,7 @@ def evaluate_dataset(
     methods = [Method(name, folder) for name, folder in restored.items()]
     found = evaluate(cases, methods, place, chosen, dataset=dataset)
     summary = summarise(found)
-    write_tables(place, summary, found.notes)
+    write_tables(place, summary, remarks(found))
     return summary
 
 
@@ -87,7 +87,8 @@ def summarise(found: Evaluation, published: str = "") -> Summary:
         row = {}
         for metric in found.metrics:
             if metric in values:
-                full = with_failures(values[metric], fallback.get(metric, {}), wanted) if failed else {}
+                low, worse = fallback.get(metric, {}), max if metric in LOWER else min
+                full = with_failures(values[metric], low, wanted, worse) if failed else {}
                 row[metric] = Cell(
                     mean_over_people(values[metric], found.person),
                     mean_over_people(full, found.person) if full else None,
@@ -208,12 +209,27 @@ def latex(summary: Summary) -> str:
     ])  # fmt: skip
 
 
+def remarks(found: Evaluation) -> list[str]:
+    """What a reader of the table must know beside the numbers."""
+    lines = [
+        f"Mean of {len(found.person):,} pictures of {len(set(found.person.values())):,} people, "
+        "95 % bootstrap interval over people."
+    ]
+    lines += [
+        f"{metric}: {limit}, over {limit.pairs:,} pairs of two people."
+        for metric, limit in found.limits.items()
+        if limit.similarity is not None
+    ]
+    lines += [f"{count:,} pictures of {name} were resized." for name, count in found.resized.items() if count]
+    return [*lines, *found.notes]
+
+
 def write_tables(out: Path, summary: Summary, notes: Sequence[str]) -> None:
-    """summary.csv, differences.csv, table.md and table.tex."""
+    """summary.csv, differences.csv, table.md (with the notes below) and table.tex."""
     tables.write_csv(out / "summary.csv", COLUMNS, _csv_rows(summary))
     tables.write_csv(out / "differences.csv", DIFFERENCES, _difference_rows(summary))
-    remarks = "".join(f"- {note}\n" for note in notes)
-    write_text(out / "table.md", markdown(summary) + (f"\n{remarks}" if remarks else ""))
+    below = "".join(f"- {note}\n" for note in notes)
+    write_text(out / "table.md", f"{markdown(summary)}\n{below}")
     write_text(out / "table.tex", latex(summary))
 
 

@@ -27,8 +27,10 @@ from ffhqref.evaluate.run import EvaluateOptions, Evaluation, evaluate
 from ffhqref.evaluate.summary import Summary, digits, summarise
 from ffhqref.restore.run import RestoreOptions, restore_pictures
 
-KEYS = {"checkpoint": str, "order": str, "steps": int, "guidance": float, "max_references": int, "seed": int,
-        "schedule": str, "reference_encoding": str, "noise": str, "precision": str}  # fmt: skip
+KEYS: dict[str, type] = {
+    "checkpoint": str, "order": str, "steps": int, "guidance": float, "max_references": int, "seed": int,
+    "schedule": str, "reference_encoding": str, "noise": str, "precision": str,
+}  # fmt: skip
 MOST = 1000  # runs of one grid
 Setting = dict[str, Any]  # of one run: a value by key
 
@@ -79,7 +81,7 @@ def read_grid(path: Path) -> Grid:
 
 
 def _values(path: Path, key: str, value: object) -> list[Any]:
-    given = value if isinstance(value, list) else [value]
+    given: list[Any] = value if isinstance(value, list) else [value]
     kind = KEYS[key]
     kinds = (int, float) if kind is float else (kind,)
     if not given or any(isinstance(one, bool) or not isinstance(one, kinds) for one in given):

@@ -72,7 +72,7 @@ class GenderAge:
         """Labels of the face with these five points (5 x 2 px)."""
         points = np.asarray(TEMPLATE, np.float32)
         if self._side == PACK_SIDE:
-            points = (points - np.float32(BOX_CENTRE)) * np.float32(PACK_SIDE / BOX) + PACK_SIDE / 2
+            points = (points - np.array(BOX_CENTRE, np.float32)) * np.float32(PACK_SIDE / BOX) + PACK_SIDE / 2
         matrix = similarity_to(landmarks, np.asarray(points, np.float32))
         face = cv2.warpAffine(image, matrix, (self._side, self._side), flags=cv2.INTER_LINEAR)
         return read_outputs(self._forward(np.asarray(face, np.uint8)))

@@ -32,7 +32,9 @@ class FaceParser:
     def labels(self, image: Rgb) -> npt.NDArray[np.uint8]:
         """S' x S' labels, 0 to 18."""
         small = resize(image, self._side, self._side).astype(np.float32) / 255
-        blob = ((small - np.float32(MEAN)) / np.float32(DEVIATION)).transpose(2, 0, 1)[None]
+        blob = ((small - np.array(MEAN, np.float32)) / np.array(DEVIATION, np.float32)).transpose(2, 0, 1)[
+            None
+        ]
         try:
             scores = np.asarray(self._run.run(None, {self._input: np.ascontiguousarray(blob)})[0])
         except Exception as error:  # ONNX Runtime's own exceptions have no common base

@@ -150,6 +150,21 @@ def test_fid_sees_exactly_the_usable_pictures(folders: Path, monkeypatch: pytest
     assert seen[-1][1] == ["FFHQ"]
 
 
+def test_published_statistics_come_with_pyiqa(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def create_metric(name: str, device: str) -> Any:
+        assert name == "fid"
+        return lambda folder, **options: asked.append(options) or 37.6
+
+    monkeypatch.setitem(sys.modules, "pyiqa", module("pyiqa", create_metric=create_metric))
+    found = measured(folders, metrics=("fid",), fid_statistics="FFHQ:512:trainval70k")
+    assert found.overall["a"] == {"fid": 37.6} and not found.notes
+    assert asked[0]["dataset_res"] == 512 and asked[0]["mode"] == "clean"
+    rows = tables.read(folders / "out/scores.parquet", tables.SCORES).to_pylist()
+    assert {row["computed_by"] for row in rows} == {"pyiqa of unknown version against FFHQ:512:trainval70k"}
+
+
 def test_the_challenge_s_score() -> None:
     means = {"clipiqa": 0.5, "maniqa": 0.4, "musiq": 60.0, "niqe": 4.0, "qalign": 3.0, "fid": 40.0}
     assert ntire_score(means) == pytest.approx(0.5 + 0.4 + 0.6 + 0.6 + 0.6 + 0.6)

@@ -58,3 +58,5 @@ def test_a_failure_counts_as_the_low_quality_picture() -> None:
     lq = {"a1": 0.1, "a2": 0.2, "b1": 0.3}
     assert with_failures({"a1": 0.9, "a2": 0.8}, lq, ["a1", "a2", "b1"]) == {"a1": 0.9, "a2": 0.8, "b1": 0.3}
     assert with_failures({"a1": 0.9}, {"a1": 0.1}, ["a1", "b1"]) == {}
+    assert with_failures({"a1": 0.1}, lq, ["a1", "b1"]) == {"a1": 0.1, "b1": 0.1}  # no gain by failing
+    assert with_failures({"a1": 0.5}, lq, ["a1", "b1"], max) == {"a1": 0.5, "b1": 0.5}

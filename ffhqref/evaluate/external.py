@@ -136,9 +136,19 @@ def _fid(cases: Cases, files: Files, found: Evaluation, options: EvaluateOptions
         return
     with _folder(targets) as truth:
         for method in found.methods:
-            with _folder([path for _, path in usable(cases, files, found, method)]) as results:
-                value = adapters.fid(results, truth, options.fid_statistics, _device(options))
+            paths = [path for _, path in usable(cases, files, found, method)]
+            value = _distance(paths, truth, options)
             found.overall.setdefault(method, {})[FID] = value
+            failed = set(found.failed(method))
+            instead = [case.lq for case in cases.cases if case.image in failed and case.image in found.person]
+            if instead and all(path is not None and path.is_file() for path in instead):
+                full = _distance([*paths, *(path for path in instead if path)], truth, options)
+                found.overall_full.setdefault(method, {})[FID] = max(value, full)  # no gain by failing
+
+
+def _distance(paths: list[Path], truth: Path, options: EvaluateOptions) -> float:
+    with _folder(paths) as results:
+        return adapters.fid(results, truth, options.fid_statistics, _device(options))
 
 
 @contextmanager

@@ -74,6 +74,9 @@ class Evaluation:
     person: dict[str, str]
     values: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     overall: dict[str, dict[str, float]] = field(default_factory=dict)  # of all pictures together
+    overall_full: dict[str, dict[str, float]] = field(
+        default_factory=dict
+    )  # failures as the low-quality ones
     failures: list[Failure] = field(default_factory=list)  # results that cannot be used
     unmeasured: list[Failure] = field(default_factory=list)  # usable ones that one metric cannot judge
     resized: dict[str, int] = field(default_factory=dict)

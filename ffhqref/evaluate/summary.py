@@ -93,7 +93,9 @@ def summarise(found: Evaluation, published: str = "") -> Summary:
                     mean_over_people(values[metric], found.person),
                     mean_over_people(full, found.person) if full else None,
                 )
-        row |= {metric: Cell(_single(value)) for metric, value in found.overall.get(method, {}).items()}
+        with_all = found.overall_full.get(method, {})
+        for metric, value in found.overall.get(method, {}).items():
+            row[metric] = Cell(_single(value), _single(with_all[metric]) if metric in with_all else None)
         if all(name in row for name in NTIRE):
             row["ntire2026"] = Cell(_single(ntire_score({name: row[name].mean.mean for name in NTIRE})))
         cells[method] = row

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import ffhqref
+from ffhqref.cli import app
 from ffhqref.core import images, tables
 from ffhqref.core.store import UserError
 from ffhqref.demo import EMBEDDER
@@ -36,10 +38,6 @@ def test_wrong_references_are_the_next_person_s() -> None:
 @pytest.fixture
 def dataset(built: Path, known: list[Known], tmp_path: Path) -> Path:
     """A copy with three people in test and the targets, shrunk, as their low-quality pictures."""
-    from typer.testing import CliRunner
-
-    from ffhqref.cli import app
-
     out = tmp_path / "mine"
     shutil.copytree(built, out)
     for words in (["split", "--test-identities", "3"], ["references"]):
@@ -59,6 +57,12 @@ def test_restore_and_evaluate_agree_on_who_is_wrong(dataset: Path, known: list[K
     }
     who = {one.path.name: one.person for one in known}
     assert all(who[case.image] != who[name] for case in found.cases for name in found.wrong[case.image])
+
+
+def test_wrong_references_need_a_dataset(tmp_path: Path) -> None:
+    words = ["restore", "--checkpoint", "demo", "--lq", str(tmp_path), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*words, "--references-of", "wrong"])
+    assert done.exit_code == 1 and "needs a built dataset" in done.output
 
 
 def test_people_of_lists_alone(dataset: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,6 +166,26 @@ def test_a_second_run_scores_only_what_changed(
     journal.write(out / "scored.jsonl", kept)
     run(*words)
     assert (out / "scores.parquet").read_bytes() == after
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on(data: Path, tmp_path: Path) -> None:
+    """Killed wherever it is, and run again: the same bytes as without a kill."""
+    words = [str(word) for word in both(data)]
+    run(*words, "--out", tmp_path / "whole")
+    wanted = (tmp_path / "whole/scores.parquet").read_bytes()
+    for share in (0.2, 0.5, 0.9):
+        out = tmp_path / f"killed-{share}"
+        call = [sys.executable, "-m", "ffhqref", "evaluate", *words, "--out", str(out), "--workers", "1"]
+        size = share * (tmp_path / "whole/scored.jsonl").stat().st_size
+        process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        journal_file = out / "scored.jsonl"
+        while process.poll() is None and not (journal_file.exists() and journal_file.stat().st_size > size):
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        run(*words, "--out", out)
+        assert (out / "scores.parquet").read_bytes() == wanted
 
 
 def test_failures_are_listed_and_never_make_a_method_better(data: Path, out: Path, tmp_path: Path) -> None:

@@ -144,7 +144,8 @@ def test_fid_sees_exactly_the_usable_pictures(folders: Path, monkeypatch: pytest
     (folders / "a" / "1.png").unlink()
     found = measured(folders, metrics=("psnr", "fid"))
     assert found.overall == {LOW_QUALITY: {"fid": 12.5}, "a": {"fid": 12.5}}
-    assert [len(results) for results, _ in seen] == [3, 2] and {len(t) for _, t in seen} == {3}
+    assert [len(results) for results, _ in seen] == [3, 2, 3] and {len(t) for _, t in seen} == {3}
+    assert found.overall_full == {"a": {"fid": 12.5}}  # its failure counted as the low-quality picture
     assert summarise(found).cells["a"]["fid"].mean.text(2) == "12.50"
     measured(folders, metrics=("fid",), fid_statistics="FFHQ:1024:trainval70k")
     assert seen[-1][1] == ["FFHQ"]

@@ -39,6 +39,12 @@ def test_worked_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert (found.photos, found.people) == (7, 3)
     for share in found.shares.values():
         assert share.low <= share.value <= share.high
+    right, together, true, precision, recall, photos = groups._sums(list("1112333"), list("aabbccc"))
+    assert right.sum() / together.sum() == pytest.approx(4 / 6) and right.sum() / true.sum() == pytest.approx(
+        4 / 5
+    )
+    assert precision.sum() / photos.sum() == pytest.approx(values["BCubed precision"])
+    assert recall.sum() / photos.sum() == pytest.approx(values["BCubed recall"])
     perfect = judge(known, known)
     assert {(s.value, s.low, s.high) for s in perfect.shares.values()} == {(1.0, 1.0, 1.0)}
 

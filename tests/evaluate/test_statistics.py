@@ -18,6 +18,19 @@ def test_the_mean_is_that_of_pictures_and_the_interval_that_of_people() -> None:
     assert (found.low, found.high) == (0.0, 1.0)  # 1 draw in 27 is a, a, a: above 2.5 %
 
 
+def test_the_interval_is_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    """People with all their pictures, drawn one by one: a person of many pictures weighs more."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 300)
+    pictures = {"a": [0.0, 0.1, 0.2, 0.3, 0.4], "b": [1.0], "c": [2.0, 4.0], "d": [3.0]}
+    values = {f"{who}{n}": value for who, found in pictures.items() for n, value in enumerate(found)}
+    random = np.random.Generator(np.random.PCG64(0))
+    drawn = [
+        np.mean([v for at in random.integers(4, size=4) for v in pictures["abcd"[at]]]) for _ in range(300)
+    ]
+    found = mean_over_people(values, {name: name[0] for name in values})
+    assert [found.low, found.high] == pytest.approx(np.percentile(drawn, (2.5, 97.5)).tolist())
+
+
 def test_equal_pictures_have_no_width_and_one_person_has_no_interval() -> None:
     assert mean_over_people(dict.fromkeys(PERSON, 0.25), PERSON).text() == "0.250 [0.250, 0.250]"
     alone = mean_over_people({"a1": 1.0, "a2": 3.0}, PERSON)

@@ -34,9 +34,9 @@ def published(folder: Path, rows: dict[str, dict[str, list[str]]]) -> Path:
 
 def test_people_are_components_of_rows() -> None:
     """a-b-c chain: rows list direct neighbours only, and grouping rows would make two people of them."""
-    rows = {"a": ["b"], "b": ["a", "c"], "c": ["b"], "d": ["e"], "e": ["d"]}
-    assert people_of_rows(rows) == {"a": "a", "b": "a", "c": "a", "d": "d", "e": "d"}
-    assert len({frozenset([target, *found]) for target, found in rows.items()}) == 4
+    rows = {"a": ["b"], "b": ["a", "c"], "c": ["b"], "d": ["e", "f"], "e": ["d"]}  # f has no row
+    assert people_of_rows(rows) == {"a": "a", "b": "a", "c": "a", "d": "d", "e": "d", "f": "d"}
+    assert len({frozenset([target, *found]) for target, found in rows.items()}) == 5
 
 
 def test_people_of_a_built_dataset_are_recovered_from_its_csvs(built: Path, tmp_path: Path) -> None:

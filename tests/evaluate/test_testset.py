@@ -84,14 +84,24 @@ def test_a_test_set_in_one_command(
 
 
 def test_the_nearest_by_pixels_is_brute_force() -> None:
+    """Dark and bright pictures; of each seventh there is a noisy copy."""
     rng = np.random.default_rng(0)
-    near = Thumbs([f"{n:03d}" for n in range(300)], rng.uniform(0, 255, (300, 1728)).astype(np.float32))
+    rows = rng.uniform(0, 1, (300, 1728)) * np.linspace(40, 255, 300)[:, None]
+    near = Thumbs([f"{n:03d}" for n in range(300)], rows.astype(np.float32))
     noisy = near.rows[::7] + rng.normal(0, 1.5, near.rows[::7].shape).astype(np.float32)
     found = by_pixels(Thumbs(near.names[::7], noisy), near)
     assert [match.photo for match in found] == near.names[::7] and len(found) > CANDIDATES
     wanted = np.sqrt(((noisy.astype(np.float64) - near.rows[::7]) ** 2).mean(1))
     assert [match.apart for match in found] == pytest.approx(wanted.tolist(), rel=1e-6)
     assert by_pixels(Thumbs(["x"], rng.uniform(0, 255, (1, 1728)).astype(np.float32)), near) == []
+
+
+@pytest.mark.parametrize(("second", "photos"), [(3.5, ["a"]), (5.0, []), (9.0, ["a"])])
+def test_a_target_between_two_photos_is_neither(second: float, photos: list[str]) -> None:
+    """The nearest is 3 of 255 away: another at 3.5 is its copy, one at 5 leaves a doubt, one at 9 none."""
+    target = np.full((1, 1728), 100, np.float32)
+    near = Thumbs(["a", "b"], np.concatenate([target + 3, target - second]))
+    assert [match.photo for match in by_pixels(Thumbs(["x"], target), near)] == photos
 
 
 def test_small_pictures_outlast_encoding_and_resizing(known: list[Known]) -> None:

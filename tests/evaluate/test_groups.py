@@ -26,9 +26,8 @@ def write(path: Path, rows: dict[str, str]) -> Path:
     return path
 
 
-def test_worked_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worked_by_hand(tmp_path: Path) -> None:
     """a a b | b c c c: groups 1 = {a a b}, 2 = {b}, 3 = {c c c}."""
-    monkeypatch.setattr(groups, "RESAMPLES", 500)
     known = write(tmp_path / "known.csv", dict(zip("123456789"[:7], "aabbccc", strict=True)))
     found = judge(write(tmp_path / "found.csv", dict(zip("1234567", "1112333", strict=True))), known)
     values = {name: share.value for name, share in found.shares.items()}
@@ -49,8 +48,7 @@ def test_worked_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert {(s.value, s.low, s.high) for s in perfect.shares.values()} == {(1.0, 1.0, 1.0)}
 
 
-def test_wrong_references_and_crossing_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups, "RESAMPLES", 200)
+def test_wrong_references_and_crossing_people(tmp_path: Path) -> None:
     folder = tmp_path / "lists"
     folder.mkdir()
     rows = {"train": [("1.png", ["2.png", "3.png"])], "val": [("4.png", ["5.png"])], "test": []}
@@ -61,10 +59,7 @@ def test_wrong_references_and_crossing_people(tmp_path: Path, monkeypatch: pytes
     assert (judged.wrong_references, judged.references, judged.crossing) == (1, 3, ("a",))
 
 
-def test_the_command_judges_a_dataset(
-    built: Path, known: list[Known], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(groups, "RESAMPLES", 200)
+def test_the_command_judges_a_dataset(built: Path, known: list[Known], tmp_path: Path) -> None:
     labels = write(tmp_path / "people.csv", {one.path.name: one.person for one in known})
     said = run("--groups", built, "--labels", labels)
     assert "60 photos of 12 known people" in said and "People in two splits: 0." in said

@@ -6,7 +6,7 @@ BIN := .venv/bin
 LOWEST := .venv-lowest/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # Tests that need no torch: what macOS and the lowest versions are tried with.
-CORE := tests/core tests/dataset tests/degrade tests/download tests/export tests/faces tests/identities \
+CORE := tests/core tests/dataset tests/degrade tests/download tests/evaluate tests/export tests/faces tests/identities \
 	$(wildcard tests/test_*.py) --ignore=tests/degrade/test_golden.py
 
 .PHONY: help install demo demo-restore demo-models test test-core test-lowest test-slow lint bench clean

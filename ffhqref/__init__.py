@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from ffhqref.core.store import UserError
     from ffhqref.dataset.build import build_refs
     from ffhqref.dataset.cluster import find_identities
+    from ffhqref.dataset.compare import compare_datasets
     from ffhqref.dataset.embed import embed_photos
     from ffhqref.dataset.references import write_references
     from ffhqref.dataset.split import split_identities
     from ffhqref.dataset.verify import verify_dataset
     from ffhqref.degrade.operators import sampler
     from ffhqref.degrade.stage import degrade_dataset, degrade_folder
+    from ffhqref.evaluate.summary import evaluate_dataset
     from ffhqref.export.options import ExportOptions
     from ffhqref.export.stage import export_dataset
     from ffhqref.identities.calibrate import calibrate_distance
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 _PLACES = {
     "build_refs": "dataset.build",
     "calibrate_distance": "identities.calibrate",
+    "compare_datasets": "dataset.compare",
+    "evaluate_dataset": "evaluate.summary",
     "find_identities": "dataset.cluster",
     "degrade_dataset": "degrade.stage",
     "degrade_folder": "degrade.stage",
@@ -49,9 +53,9 @@ _PLACES = {
 
 __all__ = [
     "ExportOptions", "Recipe", "RestoreOptions", "UserError", "build_refs", "calibrate_distance",
-    "degrade_dataset", "degrade_folder", "embed_photos", "export_dataset", "find_identities", "load_recipe",
-    "restore_dataset", "restore_pictures", "sampler", "split_identities", "verify_dataset",
-    "write_references",
+    "compare_datasets", "degrade_dataset", "degrade_folder", "embed_photos", "evaluate_dataset",
+    "export_dataset", "find_identities", "load_recipe", "restore_dataset", "restore_pictures",
+    "sampler", "split_identities", "verify_dataset", "write_references",
 ]  # fmt: skip
 
 

@@ -25,6 +25,7 @@ LAYERS: dict[str, set[str]] = {  # a room -> the rooms that it may import, itsel
     "download": {"faces", "core"},
     "refldm": CORE,
     "restore": {"faces", "core", "refldm"},
+    "evaluate": STAGES,
     "demo": STAGES | {"download"},  # `demo --real`
     "export": STAGES,
     "doctor": {"download", "core"},  # what was downloaded, and whether it is right
@@ -33,8 +34,9 @@ HALL = {"", "__main__", "doctor"}  # modules beside the rooms
 EVERYTHING = {"", "__main__", "cli"}  # may import all
 OWN_LAYERS = {"demo.making": LAYERS["demo"] | {"refldm"}}  # trains what the demo ships
 # modules of `dataset` are stages: they call each other in `build` alone
-DATASET_STAGES = {"embed", "cluster", "split", "references", "verify", "sheet"}
-TORCH = ("refldm.", "restore.", "demo.making.", "export.faceme")  # prefixes of modules that may import torch
+DATASET_STAGES = {"embed", "cluster", "split", "references", "verify", "sheet", "compare"}
+# prefixes of modules that may import torch
+TORCH = ("refldm.", "restore.", "demo.making.", "evaluate.adapters", "evaluate.fairface", "export.faceme")
 
 
 @cache

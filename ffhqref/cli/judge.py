@@ -1,14 +1,23 @@
-"""verify and calibrate: is a dataset sound, is a distance right."""
+"""verify, calibrate, compare, audit: is a dataset sound, a distance right, a test set unseen."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ffhqref.cli.app import app
-from ffhqref.cli.options import OutArgument, RecordedPhotosOption, after_building, next_line, option
+from ffhqref.cli.options import (
+    DeviceOption,
+    OutArgument,
+    RecordedPhotosOption,
+    WorkersOption,
+    after_building,
+    next_line,
+    option,
+)
 from ffhqref.core.store import UserError
 
 
@@ -80,3 +89,67 @@ def calibrate(
         f"Suggested distance {found.suggested:.3f}; plot: {found.plot}, table: {found.table}. "
         + next_line("cluster", out, "--distance", f"{found.suggested:.3f}")
     )
+
+
+@app.command(no_args_is_help=True)
+def compare(
+    dataset: OutArgument,
+    other: Annotated[
+        Path,
+        typer.Argument(metavar="OTHER", help="Another dataset, or a folder of published lists and CSVs."),
+    ],
+    out: Annotated[Path | None, option("Folder for the tables.", default="OUT/compare")] = None,
+) -> None:
+    """Compare two datasets: people, pairs, splits, references.
+
+    Of published CSVs alone, people are the connected components of their rows. Writes
+    people.csv (who was split or joined), counts.csv and summary.txt.
+
+    \b
+    ffhqref compare mine other
+    ffhqref compare ffhq-ref FFHQ-Ref --out compared
+    """
+    from ffhqref.dataset import compare as comparing
+
+    place = out or dataset / "compare"
+    result = comparing.compare_datasets(dataset, other)
+    comparing.write_comparison(place, result)
+    for line in comparing.lines(result):
+        typer.echo(line)
+    typer.echo(f"Compared: {place}. Next: cat {shlex.quote(str(place / 'people.csv'))}")
+
+
+@app.command(no_args_is_help=True)
+def audit(
+    dataset: OutArgument,
+    trained_on: Annotated[
+        Path,
+        option(
+            "List of names, folder of pictures, or dataset that a restorer was trained on.", "--trained-on"
+        ),
+    ],
+    names: Annotated[bool, option("Compare names only; read no picture.", "--names")] = False,
+    out: Annotated[Path | None, option("CSV to write.", default="OUT/audit/leaks.csv")] = None,
+    device: DeviceOption = "auto",
+    workers: WorkersOption = 2,
+) -> None:
+    """Find the test people that a restorer was trained on.
+
+    Looks by name, by pixels, and by face: the same person under another name. A folder of
+    pictures is embedded as the dataset was; run it again to continue.
+
+    \b
+    ffhqref audit mine --trained-on train.txt
+    ffhqref audit mine --trained-on photos
+    """
+    from ffhqref.dataset import audit as auditing
+    from ffhqref.dataset.build import recipe_of
+
+    place = out or dataset / "audit" / "leaks.csv"
+    found = auditing.audit(
+        dataset, trained_on, recipe_of(dataset), names_only=names, device=device, workers=workers
+    )
+    auditing.write_audit(place, found)
+    for line in auditing.lines(found):
+        typer.echo(line)
+    typer.echo(f"Photos found: {place}. Next: cat {shlex.quote(str(place))}")

@@ -45,6 +45,9 @@ def restore(
     images: MappedPhotosOption = None,
     level: Annotated[str | None, option("Level of a dataset: severe, moderate or your own.")] = None,
     split: Annotated[Literal["test", "val"], option("Split of a dataset.")] = "test",
+    references_of: Annotated[
+        Literal["own", "wrong"], option("wrong: those of another person of the dataset, as a control.")
+    ] = "own",
     steps: Annotated[int, option("DDIM steps.", min=1, max=1000)] = 50,
     schedule: ScheduleOption = "uniform_trailing",
     guidance: Annotated[float, option("How far to follow the conditions; 1 is no guidance.")] = 1.5,
@@ -76,6 +79,8 @@ def restore(
     dataset, more = _positional(list(paths or []), lq)
     shared = [*(refs or []), *more]
     _check_align(align, paste_back, detector)
+    if references_of == "wrong" and dataset is None:
+        raise UserError("--references-of wrong needs a built dataset: it knows who is another person.")
     out = _destination(out, dataset, level)
     from ffhqref.restore.run import RestoreOptions, need_torch
 
@@ -90,13 +95,13 @@ def restore(
         outcome = _of_pictures(checkpoint, lq, shared, refs_dir, references, images, out, options)
     else:
         others = bool(lq or shared or refs_dir or references)
-        outcome = _of_dataset(checkpoint, dataset, level, images, split, others, out, options)
+        outcome = _of_dataset(checkpoint, dataset, level, images, split, others, references_of, out, options)
     say(outcome, out)
 
 
 def _of_dataset(
     checkpoint: Path, dataset: Path, level: str | None, images: Path | None, split: str, others: bool,
-    out: Path, options: RestoreOptions,
+    references_of: Literal["own", "wrong"], out: Path, options: RestoreOptions,
 ) -> RestoreOutcome:  # fmt: skip
     from ffhqref.restore.run import restore_dataset
 
@@ -106,8 +111,9 @@ def _of_dataset(
             "photographs, and none of --lq, --refs, --refs-dir, --references."
         )
     return restore_dataset(
-        dataset, checkpoint, level=level, photos=images, split=split, out=out, options=options
-    )
+        dataset, checkpoint, level=level, photos=images, split=split, out=out, references_of=references_of,
+        options=options,
+    )  # fmt: skip
 
 
 def _of_pictures(

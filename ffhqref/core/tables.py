@@ -37,6 +37,7 @@ KEPT, KIND, COHESION, MEMBERS, OTHER = "kept", "kind", "cohesion", "members", "o
 DOUBT = "doubt"
 LEVEL, COPY, KERNEL, SIGMA_X, SIGMA_Y, THETA = "level", "copy", "kernel", "sigma_x", "sigma_y", "theta"
 SCALE, NOISE, QUALITY, SEED, DRAW = "scale", "noise", "quality", "seed", "draw"
+METHOD, METRIC, VALUE, COMPUTED_BY = "method", "metric", "value", "computed_by"
 GT_IMAGE, LQ_IMAGE, REF_IMAGE = "gt_image", "lq_image", "ref_image"  # the published CSV's columns
 NAME, REFERENCES = "name", "references"
 
@@ -128,6 +129,16 @@ DEGRADATIONS = pa.schema(
         HEIGHT: COUNT,
     }
 )
+SCORES = pa.schema(
+    {
+        METHOD: TEXT,
+        IMAGE: TEXT,  # the target; empty where the score is of all pictures together (FID)
+        METRIC: TEXT,
+        VALUE: REAL,
+        COMPUTED_BY: TEXT,  # library and version, the network's SHA-256
+    }
+)
+FAILURES = (METHOD, IMAGE, STATUS, REASON)  # columns of failures.csv
 SPLIT_TABLE = pa.schema({IMAGE: TEXT, IDENTITY: TEXT, SPLIT: TEXT})
 PICTURE: pa.DataType = pa.struct([("bytes", pa.binary()), ("path", TEXT)])  # as `datasets` has it
 HUB = pa.schema(  # of an export for the Hugging Face Hub: a row a target
@@ -235,6 +246,15 @@ def write_rates(path: Path, distances: Float64, true: Sequence[Float64], false: 
     for distance, *rates in zip(distances, *true, *false, strict=True):
         lines.append(f"{distance:.3f}," + ",".join(f"{rate:.9g}" for rate in rates))
     write_text(path, "\n".join(lines) + "\n")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV of these columns: minimal quoting, newline line ends."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:

@@ -39,12 +39,21 @@ def align(image: Rgb, landmarks: Float32) -> Rgb:
 
 def crop_middle(image: Rgb) -> Rgb:
     """The middle of an FFHQ-aligned picture as 112 x 112 px: the crop of the paper's identity metric."""
+    size = (ALIGNED_SIDE, ALIGNED_SIDE)
+    return np.asarray(cv2.resize(_middle(image), size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def published_crop(image: Rgb) -> Float32:
+    """`crop_middle` without rounding, as the paper's metric has it: 112 x 112 x 3, 0 to 255."""
+    middle, size = _middle(image).astype(np.float32), (ALIGNED_SIDE, ALIGNED_SIDE)
+    return np.asarray(cv2.resize(middle, size, interpolation=cv2.INTER_AREA), np.float32)
+
+
+def _middle(image: Rgb) -> Rgb:
     height, width = image.shape[:2]
     top, bottom = (int(part * height) for part in METRIC_CROP)
     left, right = (int(part * width) for part in METRIC_CROP)
-    middle = image[top:bottom, left:right]
-    face = cv2.resize(middle, (ALIGNED_SIDE, ALIGNED_SIDE), interpolation=cv2.INTER_AREA)
-    return np.asarray(face, np.uint8)
+    return image[top:bottom, left:right]
 
 
 def five_of_68(points: Float32) -> Float32:

@@ -22,6 +22,7 @@ from ffhqref.core.store import UserError, digest_file, need_memory
 from ffhqref.faces.geometry import ALIGNED_SIDE
 
 Device = Literal["auto", "cpu", "cuda"]
+RUNTIME = f"onnxruntime {onnxruntime.__version__}"  # what embeddings are computed by
 
 DIMENSIONS = (128, 256, 512, 1024)  # that an embedding may have
 SAME_EMBEDDING = 0.9999  # cosine between a face embedded alone and beside another
@@ -55,7 +56,7 @@ def provider_for(device: Device) -> str:
     )
 
 
-def _session(path: Path, provider: str) -> onnxruntime.InferenceSession:
+def open_session(path: Path, provider: str) -> onnxruntime.InferenceSession:
     """A session whose calls run in the calling thread, so that threads share it and results never vary."""
     onnxruntime.disable_telemetry_events()  # where it was imported before this package could switch it off
     options = onnxruntime.SessionOptions()
@@ -106,7 +107,7 @@ class Detector:
     """
 
     def __init__(self, path: Path, device: Device = "auto", *, size: int = 320, min_score: float = 0.5):
-        session = _session(path, provider_for(device))
+        session = open_session(path, provider_for(device))
         if len(session.get_outputs()) not in (9, 15):
             raise UserError(f"{path} is not an SCRFD detector with landmarks: it must have 9 or 15 outputs.")
         from insightface.model_zoo.scrfd import SCRFD  # a second to import: only where it is used
@@ -217,7 +218,7 @@ class Embedder:
 
     def __init__(self, path: Path, device: Device = "auto"):
         self.provider = provider_for(device)
-        self._run = _session(path, self.provider)
+        self._run = open_session(path, self.provider)
         inputs, outputs = self._run.get_inputs(), self._run.get_outputs()
         shape = inputs[0].shape
         if len(inputs) != 1 or len(outputs) != 1 or list(shape[1:]) != [3, ALIGNED_SIDE, ALIGNED_SIDE]:
@@ -242,8 +243,8 @@ class Embedder:
             )
         return int(found.shape[1])
 
-    def _forward(self, faces: Rgb) -> Float32:
-        """N x 112 x 112 x 3 uint8 RGB -> N x D as the network gives it."""
+    def _forward(self, faces: Rgb | Float32) -> Float32:
+        """N x 112 x 112 x 3 RGB, 0 to 255 -> N x D as the network gives it."""
         blob = (faces.astype(np.float32) - self._mean) / self._scale
         blob = np.ascontiguousarray(blob.transpose(0, 3, 1, 2))  # NHWC -> NCHW
         try:
@@ -271,8 +272,8 @@ class Embedder:
             return False
         return together.shape == single.shape and bool((together * single).sum(1).min() > SAME_EMBEDDING)
 
-    def embed(self, faces: Rgb) -> Float32:
-        """N x 112 x 112 x 3 uint8 RGB -> N x D float32 of unit length (any N)."""
+    def embed(self, faces: Rgb | Float32) -> Float32:
+        """N x 112 x 112 x 3 RGB, 0 to 255 -> N x D float32 of unit length (any N)."""
         if len(faces) == 0:
             return np.zeros((0, self.dimension), np.float32)
         try:
@@ -280,7 +281,7 @@ class Embedder:
         except ValueError as error:
             raise UserError(f"{self.path} gives {error}: it is damaged or no ArcFace network.") from None
 
-    def _one_by_one(self, faces: Rgb) -> Float32:
+    def _one_by_one(self, faces: Rgb | Float32) -> Float32:
         return _unit(np.concatenate([self._forward(faces[i : i + 1]) for i in range(len(faces))]))
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from ffhqref.core import images, tables
 from ffhqref.core.store import UserError
+
+ReferencesOf = Literal["own", "wrong"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +31,32 @@ class Jobs:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def of_dataset(dataset: Path, level: str, photos: Path, *, split: str, most: int) -> Jobs:
-    """The low-quality pictures of a level of a built dataset, each with its first `most` references."""
+def of_dataset(
+    dataset: Path, level: str, photos: Path, *, split: str, most: int, of: ReferencesOf = "own"
+) -> Jobs:
+    """The low-quality pictures of a level of a built dataset, each with its first `most` references.
+
+    `of` wrong gives each the references of another person: the control for what a restorer copies.
+    """
     mapping = dataset / "reference_mapping" / f"{split}_references.csv"
     lq = dataset / f"{split}_images" / f"{level}_degrad"
-    return of_pictures(lq, mapping=mapping, photos=photos, most=most)
+    jobs = of_pictures(lq, mapping=mapping, photos=photos, most=most)
+    return jobs if of == "own" else _exchanged(jobs, dataset, mapping, photos, most)
+
+
+def _exchanged(jobs: Jobs, dataset: Path, mapping: Path, photos: Path, most: int) -> Jobs:
+    """The jobs with another person's references; UserError where the dataset has one person."""
+    table = tables.read(tables.path_of(dataset, "identities"), tables.IDENTITIES)
+    names, people = (tables.texts(table, column) for column in (tables.IMAGE, tables.IDENTITY))
+    rows = {target: found[:most] for target, found in tables.read_references(mapping).items()}
+    wrong = wrong_references(rows, dict(zip(names, people, strict=True)))
+    if not wrong:
+        raise UserError(f"{mapping} has targets of one person only: nobody else's references can be given.")
+    of = {
+        images.png_name(target): [images.find(photos, name) for name in found]
+        for target, found in wrong.items()
+    }
+    return Jobs([replace(job, references=tuple(of[job.name])) for job in jobs.jobs], jobs.failed)
 
 
 def of_pictures(
@@ -103,6 +127,23 @@ def _by_mapping(
             Job(name=name, lq=found[lq], references=paths, truth=truth if truth.is_file() else None)
         )
     return jobs
+
+
+def wrong_references(
+    rows: Mapping[str, Sequence[str]], person: Mapping[str, str]
+) -> dict[str, tuple[str, ...]]:
+    """Target -> the references of the next person's first target (people in the order of their names).
+
+    They are the control for what a restorer copies from references. Empty where there is one person only.
+    """
+    first: dict[str, str] = {}
+    for target in sorted(rows):
+        first.setdefault(person[target], target)
+    people = sorted(first)
+    if len(people) < 2:
+        return {}
+    after = dict(zip(people, [*people[1:], people[0]], strict=True))
+    return {target: tuple(rows[first[after[person[target]]]]) for target in rows}
 
 
 def _by_folder(found: Mapping[str, Path], root: Path, most: int) -> Jobs:

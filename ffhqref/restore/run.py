@@ -87,17 +87,20 @@ def restore_dataset(
     photos: Path,
     split: str = "test",
     out: Path | None = None,
+    references_of: collecting.ReferencesOf = "own",
     options: RestoreOptions | None = None,
 ) -> RestoreOutcome:
     """Restore the low-quality pictures of a built dataset with its references, best first.
 
     Results are PNGs of the checkpoint's size under the targets' names in `out`, by default
     `dataset`/restored/`level`, with run.json beside them; finished ones are kept when it is run again.
-    `photos` is the folder of the targets and references. UserError where dataset, checkpoint or options
+    `photos` is the folder of the targets and references. With `references_of` wrong each picture gets those
+    of another person: a control. UserError where dataset, checkpoint or options
     do not allow it; a picture that fails is named in the outcome and the others go on.
     """
     options = options or RestoreOptions()
-    found = collecting.of_dataset(dataset, level, photos, split=split, most=options.max_references)
+    most = options.max_references
+    found = collecting.of_dataset(dataset, level, photos, split=split, most=most, of=references_of)
     return restore_jobs(found, checkpoint, out or restored_folder(dataset, level), options)
 
 

@@ -35,6 +35,8 @@ OPTIONS = {  # names that scripts of users rely on
     "references": "fps-start max-references min-distance order recipe test-references",
     "verify": "images",
     "calibrate": "false-match-rate labels",
+    "compare": "out",
+    "audit": "device names out trained-on workers",
     "sheet": "count images out split",
     "demo": "accept-terms checkpoint out people real seed workers",
     "download": "accept-terms dry-run exclude jobs mirror only out rate retries timeout least-speed verify",
@@ -42,9 +44,16 @@ OPTIONS = {  # names that scripts of users rely on
     "degrade": """copies filter format from-table images level list out replay-published seed sheet size split
         workers""",
     "export": "for images landmarks least level links out seed shard-mb size split workers",
+    "evaluate": """by data detector device embedder fid-statistics groups images judge labels landmarks
+        level lq max-references metrics out parsing protocol published refs-dir restored size split targets
+        workers""",
+    "demographics": "device images network out workers",
+    "sweep": "embedder grid images level metrics out restore-device split workers",
+    "test-refs": """align detector device distance embedder images level lq min-distance order out recipe
+        targets workers""",
     "restore": """align architecture autoencoder batch-size checkpoint compile detector device guidance images
-        level lq max-references noise out paste-back precision reference-encoding references refs refs-dir
-        schedule seed shard sheet split steps""",
+        level lq max-references noise out paste-back precision reference-encoding references references-of
+        refs refs-dir schedule seed shard sheet split steps""",
     "convert": "architecture autoencoder checkpoint out",
     "train": """autoencoder batch-size config data device identity images init level lr out precision resume
         set steps unverified workers""",

@@ -413,7 +413,7 @@ def test_onnx_runtime_writes_and_sends_nothing_of_its_own(tmp_path: Path) -> Non
     """Its telemetry keeps a device id and a queue of events below ~/.cache, from the import on."""
     program = (
         "import pathlib, sys; from ffhqref.faces import networks\n"
-        "networks._session(pathlib.Path(sys.argv[1]), 'CPUExecutionProvider')\n"
+        "networks.open_session(pathlib.Path(sys.argv[1]), 'CPUExecutionProvider')\n"
     )
     network = write_embedder(tmp_path / "network.onnx")
     quiet = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "CI", "GITHUB_ACTIONS")  # each would hide it

@@ -25,7 +25,8 @@ LAYERS: dict[str, set[str]] = {  # a room -> the rooms that it may import, itsel
     "download": {"faces", "core"},
     "refldm": CORE,
     "restore": {"faces", "core", "refldm"},
-    "demo": STAGES | {"download"},  # `demo --real`
+    "report": STAGES,
+    "demo": STAGES | {"download", "report"},  # `demo --real`
     "doctor": {"download", "core"},  # what was downloaded, and whether it is right
 }
 HALL = {"", "__main__", "doctor"}  # modules beside the rooms
@@ -134,6 +135,8 @@ HEAVY = {
     "faiss",
     "torch",
     "requests",
+    "matplotlib",
+    "jinja2",
 }
 
 

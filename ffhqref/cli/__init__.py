@@ -7,9 +7,9 @@ several commands share, and those of a recipe), then a file per group of command
 
 from ffhqref.cli.app import app
 
-from ffhqref.cli import build, degrade, demo, download, judge, restore, train  # isort: skip  (order of --help)
+from ffhqref.cli import build, degrade, demo, download, judge, report, restore, train  # isort: skip  (order of --help)
 
-__all__ = ["app", "build", "degrade", "demo", "download", "judge", "main", "restore", "train"]
+__all__ = ["app", "build", "degrade", "demo", "download", "judge", "main", "report", "restore", "train"]
 
 
 def main() -> None:

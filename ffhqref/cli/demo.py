@@ -42,6 +42,7 @@ def demo(
     ffhqref demo --real --out real-out
     """
     from ffhqref.demo.run import closing_lines, run_demo, run_real
+    from ffhqref.report.page import write_report
 
     def accept(name: str, terms: str) -> bool:
         typer.echo(f"{name}:\n{terms.strip()}\n", err=True)
@@ -55,6 +56,7 @@ def demo(
     for line in closing_lines(out, result):
         typer.echo(line)
     _restore(out, checkpoint)
+    typer.echo(f"Look at it all: {write_report(out / 'dataset', out / 'photos').path}")
 
 
 def _restore(out: Path, checkpoint: Path | None) -> None:

@@ -32,6 +32,7 @@ IDENTITY, COMPONENT, SPLIT = "identity", "component", "split"
 KEPT, KIND, COHESION, MEMBERS, OTHER = "kept", "kind", "cohesion", "members", "other"
 LEVEL, COPY, KERNEL, SIGMA_X, SIGMA_Y, THETA = "level", "copy", "kernel", "sigma_x", "sigma_y", "theta"
 SCALE, NOISE, QUALITY, SEED, DRAW = "scale", "noise", "quality", "seed", "draw"
+METHOD, METRIC, VALUE, COMPUTED_BY = "method", "metric", "value", "computed_by"
 GT_IMAGE, LQ_IMAGE, REF_IMAGE = "gt_image", "lq_image", "ref_image"  # the published CSV's columns
 
 URL, BYTES, MD5, PIXEL_MD5, CATEGORY = "url", "bytes", "md5", "pixel_md5", "category"
@@ -40,6 +41,9 @@ LANDMARK_COLUMNS = tuple(
     for point in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")  # as the picture shows them
     for axis in "xy"
 )  # px
+
+LEFT_PIXELS, RIGHT_PIXELS, WHO, WHEN, NOTE = "left_pixels", "right_pixels", "who", "when", "note"
+VERDICTS = (KIND, LEFT, LEFT_PIXELS, RIGHT, RIGHT_PIXELS, WHO, WHEN, NOTE)  # columns of verdicts.csv
 
 SPLITS = ("train", "val", "test")
 
@@ -117,6 +121,15 @@ DEGRADATIONS = pa.schema(
         DRAW: COUNT,  # place in the published order of draws; -1 where drawn by the image's name
         WIDTH: COUNT,  # px of the low-quality file
         HEIGHT: COUNT,
+    }
+)
+SCORES = pa.schema(
+    {
+        METHOD: TEXT,
+        IMAGE: TEXT,  # the target; empty where the score is of all pictures together (FID)
+        METRIC: TEXT,
+        VALUE: REAL,
+        COMPUTED_BY: TEXT,  # library and version, the network's SHA-256
     }
 )
 SPLIT_TABLE = pa.schema({IMAGE: TEXT, IDENTITY: TEXT, SPLIT: TEXT})

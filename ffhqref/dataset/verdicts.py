@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -33,7 +34,7 @@ from ffhqref.core.store import UserError, write_text
 
 Kind = Literal["same", "different", "frozen", "excluded", "note", "skipped", "undone"]
 KINDS: tuple[str, ...] = get_args(Kind)
-_CLASS = {"same": "pair", "different": "pair"}  # two kinds that answer one question; others their own
+_CLASS = {"same": "pair", "different": "pair", "skipped": "pair"}  # answers to one question; others their own
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,18 @@ def as_csv(verdicts: Iterable[Verdict], header: bool = True) -> str:
 
 
 def append(path: Path, verdicts: Sequence[Verdict]) -> None:
-    """Add lines; the file is written beside its place and renamed, so that no line is ever half there."""
-    write_text(path, as_csv([*read(path), *verdicts]))
+    """Add lines; the file is written beside its place and renamed, so that no line is ever half there.
+
+    Programs that add at the same time wait for each other.
+    """
+    import fcntl
+
+    handle = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        write_text(path, as_csv([*read(path), *verdicts]))
+    finally:
+        os.close(handle)
 
 
 def merge(*files: Sequence[Verdict]) -> list[Verdict]:
@@ -126,7 +137,7 @@ def standing(verdicts: Iterable[Verdict]) -> list[Verdict]:
     """What still holds: of each person's answers to a question the latest that was not taken back."""
     answers: dict[tuple[str, tuple[str, frozenset[str]]], list[Verdict]] = {}
     order: dict[tuple[str, frozenset[str]], list[tuple[str, tuple[str, frozenset[str]]]]] = {}
-    for verdict in verdicts:
+    for verdict in sorted(verdicts, key=lambda verdict: verdict.when):  # a merged file is not in order
         about = (verdict.who, verdict.photos)
         if verdict.kind != "undone":
             key = (verdict.who, verdict.question)
@@ -140,7 +151,7 @@ def standing(verdicts: Iterable[Verdict]) -> list[Verdict]:
 
 @dataclass(frozen=True)
 class Contradiction:
-    """Verdicts that cannot all hold: `against`, and those that say the opposite of it, alone or as a chain."""
+    """Verdicts that cannot all hold: `against`, and those that say its opposite, alone or as a chain."""
 
     against: Verdict
     chain: tuple[Verdict, ...]
@@ -152,13 +163,13 @@ class Contradiction:
 def agreed(held: Iterable[Verdict]) -> list[Verdict]:
     """Standing verdicts without those that were outvoted on one and the same pair.
 
-    Of an equal number on both sides both stay, unless what was said of other pairs leads from one photo to the
-    other: that counts as one more for `same`.
+    Of an equal number on both sides both stay, unless what was said of other pairs leads from one photo to
+    the other: that counts as one more for `same`.
     """
     verdicts = list(held)
     votes: dict[frozenset[str], list[Verdict]] = {}
     for verdict in verdicts:
-        if _CLASS.get(verdict.kind):
+        if verdict.kind in ("same", "different"):
             votes.setdefault(verdict.photos, []).append(verdict)
     dropped: set[Verdict] = set()
     for photos, cast in votes.items():
@@ -280,12 +291,17 @@ def constraints(verdicts: Iterable[Verdict], names: Sequence[str], pixels: Seque
         sorted({at for name in person if (at := known[name]) is not None}) for person in frozen_people(alive)
     ]
     return Constraints(
-        must=np.array(must, np.int64).reshape(-1, 2),
-        cannot=np.array(cannot, np.int64).reshape(-1, 2),
+        must=_pairs(must),
+        cannot=_pairs(cannot),
         frozen=tuple(np.array(group, np.int64) for group in groups),
         excluded=np.array(sorted(set(excluded)), np.int64),
         stale=tuple(stale),
     )
+
+
+def _pairs(found: Sequence[Sequence[int]]) -> Int64:
+    """m x 2, each pair once, in order."""
+    return np.array(sorted({tuple(pair) for pair in found}), np.int64).reshape(-1, 2)
 
 
 def _sides(verdict: Verdict) -> list[tuple[str, str]]:

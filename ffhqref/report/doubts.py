@@ -151,9 +151,13 @@ def _between(vectors: Vectors, left: Sequence[int], right: Sequence[int]) -> Flo
 
 def why(doubt: Doubt, distance: float) -> str:
     """The reason for a doubt, in a sentence."""
+    if "contradiction" in doubt.kinds:
+        return f"Verdicts on these contradict each other: take a third look (distance {doubt.distance:.3f})."
     pair = f"nearest pair {doubt.distance:.3f}, threshold {distance:g}"
     if not doubt.together:
         return f"Two people, yet two of their photos lie below the distance ({pair})."
+    if "whole" in doubt.kinds:
+        return f"A person of {len(doubt.left_side) + len(doubt.right_side)} photos, to be looked through."
     reasons = []
     if "weak_link" in doubt.kinds:
         reasons.append(f"held together by one weak link ({pair})")

@@ -89,9 +89,7 @@ def test_merging_does_not_depend_on_the_order_of_files_and_takes_each_line_once(
     assert {v.kind for v in standing(whole)} == {"frozen", "different", "same"}
 
 
-def test_two_people_against_each_other_and_a_chain_are_contradictions_one_person_s_change_of_mind_is_not() -> (
-    None
-):
+def test_people_against_each_other_are_contradictions_a_change_of_mind_is_not() -> None:
     ann = [said("same", "a", "b"), said("same", "b", "c")]
     assert contradictions([*ann, said("different", "a", "b")]) == []
     bob = said("different", "a", "c", "bob")
@@ -100,6 +98,25 @@ def test_two_people_against_each_other_and_a_chain_are_contradictions_one_person
     assert "bob said different of a and c" in str(found) and "ann said same of a and b" in str(found)
     with pytest.raises(UserError, match="bob said different of a and c.*ann said same of a and b"):
         constraints([*ann, bob], NAMES, PIXELS)
+
+
+def test_a_third_look_makes_a_majority() -> None:
+    lines = [said("same", "a", "b"), said("different", "b", "a", "bob")]
+    assert len(contradictions(lines)) == 1
+    for kind in ("same", "different"):
+        settled = [*lines, said(kind, "a", "b", "cat")]
+        assert contradictions(settled) == []
+        found = constraints(settled, NAMES, PIXELS)
+        assert (len(found.must), len(found.cannot)) == ((1, 0) if kind == "same" else (0, 1))
+
+
+def test_a_chain_counts_as_one_more_for_same() -> None:
+    chain = [said("same", "a", "b"), said("same", "b", "c"), said("different", "a", "c", "bob")]
+    assert len(contradictions(chain)) == 1
+    assert contradictions([*chain, said("same", "a", "c", "cat")]) == []
+    assert len(contradictions([*chain, said("different", "a", "c", "cat")])) == 2, "now a link must go"
+    links = [said("different", "b", "c", who) for who in ("bob", "cat")]
+    assert contradictions([*chain, *links]) == []
 
 
 def test_a_frozen_person_takes_nobody_in() -> None:

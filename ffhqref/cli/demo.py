@@ -42,7 +42,7 @@ def demo(
     ffhqref demo --real --out real-out
     """
     from ffhqref.demo.run import closing_lines, run_demo, run_real
-    from ffhqref.report.page import write_report
+    from ffhqref.report.write import write_report
 
     def accept(name: str, terms: str) -> bool:
         typer.echo(f"{name}:\n{terms.strip()}\n", err=True)

@@ -36,13 +36,17 @@ def report(
     \b
     ffhqref report mine
     """
-    from ffhqref.report.page import ReportOptions, write_report
+    from ffhqref.report.card import curator_path, listed
+    from ffhqref.report.page import ReportOptions
+    from ffhqref.report.write import write_report
 
     options = ReportOptions(gallery=gallery, seed=seed, labels=labels, label_accuracy=label_accuracy)
     written = write_report(out, images, options)
     for name in written.missing[:5]:
         typer.echo(f"Warning: {name} could not be read and is grey.", err=True)
-    typer.echo(f"Wrote {written.path}: open it in a browser. Next: ffhqref review {out}")
+    for line in listed(written.to_complete, curator_path(out)):
+        typer.echo(line)
+    typer.echo(f"Wrote {written.path} and the card beside it. Next: ffhqref review {out}")
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -1,8 +1,9 @@
-"""The report: sections into one self-contained HTML file."""
+"""The report: sections into one self-contained page."""
 
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -11,9 +12,9 @@ from typing import Any
 
 from ffhqref import __version__
 from ffhqref.core.images import find, png_name
-from ffhqref.core.store import UserError, below, write_text
+from ffhqref.core.store import UserError, below
 from ffhqref.core.terminal import shown
-from ffhqref.report import doubts, facts, labels, views
+from ffhqref.report import doubts, labels, views
 from ffhqref.report.doubts import Doubt
 from ffhqref.report.facts import Facts
 from ffhqref.report.thumbnails import Thumbnails, of_file
@@ -36,14 +37,6 @@ class ReportOptions:
 
 
 @dataclass(frozen=True)
-class Written:
-    """A report that was written: its file, and the photographs that could not be shown."""
-
-    path: Path
-    missing: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class ShownDoubt:
     """A doubt as the page shows it."""
 
@@ -62,28 +55,10 @@ class Restored:
     pictures: tuple[tuple[str, str | None], ...]
 
 
-def write_report(out: Path, images: Path | None = None, options: ReportOptions | None = None) -> Written:
-    """Write OUT/report.html of a built dataset; UserError where it is not built.
-
-    `images` is the folder of the photographs; by default the one that embed recorded. Photographs that cannot
-    be read are left grey, and named in the result.
-    """
-    return write_page(facts.load(out, images), options or ReportOptions())
-
-
-def write_page(known: Facts, options: ReportOptions) -> Written:
-    """`write_report` of facts that are read already."""
+def render(known: Facts, pictures: Thumbnails, options: ReportOptions) -> str:
+    """The whole page as text; UserError where an option is out of range."""
     if not 1 <= options.gallery <= 200:
         raise UserError(f"--gallery {options.gallery}: give a number of targets from 1 to 200.")
-    pictures = Thumbnails(known.images, known.faces)
-    text = render(known, pictures, options)
-    path = known.out / "report.html"
-    write_text(path, text)
-    return Written(path, tuple(sorted(pictures.missing)))
-
-
-def render(known: Facts, pictures: Thumbnails, options: ReportOptions) -> str:
-    """The whole page as text."""
     found = doubts.find(known)
     doubtful = [show_doubt(known, doubt) for doubt in found[:MOST_DOUBTS]]
     gallery, copies = views.gallery(known, options.seed, options.gallery), views.copies(known)
@@ -104,17 +79,29 @@ def render(known: Facts, pictures: Thumbnails, options: ReportOptions) -> str:
     )  # fmt: skip
 
 
-def environment() -> Any:
-    """Jinja2 that escapes everything it is not told is markup; an undefined name is an error."""
+def environment(escape: bool = True) -> Any:
+    """Jinja2 that escapes everything it is not told is markup; an undefined name is an error.
+
+    Without `escape` it makes Markdown, in which the filter `plain` keeps a text from being markup.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     made = Environment(
-        autoescape=True, undefined=StrictUndefined, loader=FileSystemLoader(TEMPLATES), trim_blocks=True,
+        autoescape=escape, undefined=StrictUndefined, loader=FileSystemLoader(TEMPLATES), trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    filters: dict[str, Callable[..., str]] = {"shown": shown, "number": lambda value: f"{value:,}"}
+    filters: dict[str, Callable[..., str]] = {
+        "shown": shown,
+        "number": lambda value: f"{value:,}",
+        "plain": plain,
+    }
     made.filters.update(filters)
     return made
+
+
+def plain(text: str) -> str:
+    """A user's text as a line of Markdown that is text alone: no tags, links, tables or line ends in it."""
+    return re.sub(r"([\\<>\[\]|*])", r"\\\1", shown(" ".join(text.split())))
 
 
 def show_doubt(known: Facts, doubt: Doubt, most: int = MOST_PHOTOS) -> ShownDoubt:

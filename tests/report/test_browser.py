@@ -21,8 +21,8 @@ import pytest
 
 from ffhqref.dataset import verdicts
 from ffhqref.report import facts
-from ffhqref.report.page import write_report
 from ffhqref.report.session import ReviewOptions, questions
+from ffhqref.report.write import write_report
 from tests.report.making import HOSTILE, make_dataset, names_of
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +58,15 @@ def browser() -> Iterator[Any]:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
         yield started
         started.close()
+
+
+def until(page: Any, expression: str) -> None:
+    """Wait until JavaScript is true; the page's own policy forbids Playwright's way of waiting."""
+    for _ in range(400):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"never true: {expression}")
 
 
 def open_page(browser: Any, address: str, width: int = 1280, scheme: str = "light") -> Watched:
@@ -148,7 +157,7 @@ def kinds(out: Path) -> list[str]:
 
 
 def seen_count(page: Any, count: int) -> None:
-    page.wait_for_function(f"document.getElementById('progress').textContent.startsWith('{count} of')")
+    until(page, f"document.getElementById('progress').textContent.startsWith('{count} of')")
 
 
 @pytest.mark.parametrize("width, scheme", SCHEMES)
@@ -186,8 +195,8 @@ def test_keys_alone_write_the_right_file(browser: Any, fresh: Path) -> None:
         page.keyboard.type("yes, no: two <b>people</b>")
         page.keyboard.press("Escape")
         page.keyboard.press("p")
-        page.wait_for_function("!document.getElementById('undo').disabled")
-        page.wait_for_function("document.getElementById('note').value === ''")
+        until(page, "!document.getElementById('undo').disabled")
+        until(page, "document.getElementById('note').value === ''")
         running.stop(signal.SIGINT)
     assert "Next: ffhqref cluster" in running.said
     lines = verdicts.standing(verdicts.read(verdicts.path_of(fresh)))
@@ -206,7 +215,7 @@ def test_merge_freeze_exclude_and_a_second_window(browser: Any, fresh: Path) -> 
         page.click("#near li:nth-child(1) button")
         page.click("#near li:nth-child(2) button")
         page.keyboard.press("m")
-        page.wait_for_function("!document.getElementById('undo').disabled")
+        until(page, "!document.getElementById('undo').disabled")
         other.wait_for_selector("#sides img")
         other.keyboard.press("1")
         other.keyboard.press("x")
@@ -226,7 +235,7 @@ def test_a_killed_server_loses_nothing_and_the_page_says_so(browser: Any, fresh:
         seen_count(page, 1)
         running.stop()
         page.keyboard.press("u")
-        page.wait_for_function("document.getElementById('message').textContent.includes('has stopped')")
+        until(page, "document.getElementById('message').textContent.includes('has stopped')")
     with review(fresh) as again:
         page = open_page(browser, again.address).page
         seen_count(page, 1)
@@ -238,8 +247,6 @@ def test_a_killed_server_loses_nothing_and_the_page_says_so(browser: Any, fresh:
 def test_without_doubts_the_page_says_so(browser: Any, fresh: Path) -> None:
     with review(fresh, "--only", "contradictions") as running:
         seen = open_page(browser, running.address)
-        seen.page.wait_for_function(
-            "document.getElementById('title').textContent === 'There is nothing to ask'"
-        )
+        until(seen.page, "document.getElementById('title').textContent === 'There is nothing to ask'")
         seen.page.keyboard.press("y")
         assert seen.complaints == [] and accessible(seen.page) == []

@@ -16,8 +16,9 @@ from ffhqref.core import tables
 from ffhqref.core.store import UserError, write_text
 from ffhqref.report import doubts, facts, views
 from ffhqref.report.labels import share_interval
-from ffhqref.report.page import ReportOptions, render, write_report
+from ffhqref.report.page import ReportOptions, render
 from ffhqref.report.thumbnails import Thumbnails, face_square
+from ffhqref.report.write import write_report
 from tests.report.making import HOSTILE, make_dataset, names_of
 
 
@@ -183,7 +184,7 @@ def test_the_face_is_cut_as_ffhq_frames_it() -> None:
 def test_the_command_says_where_and_what_next(dataset: Path) -> None:
     result = CliRunner().invoke(app, ["report", str(dataset)])
     assert result.exit_code == 0 and f"Next: ffhqref review {dataset}" in result.output
-    assert re.search(r"Wrote .*report.html", result.output)
+    assert re.search(r"Wrote .*report.html and the card", result.output)
 
 
 @pytest.mark.parametrize("words, said", [([], "not a finished dataset"), (["--gallery", "0"], "--gallery 0")])

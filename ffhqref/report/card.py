@@ -172,7 +172,8 @@ def built(known: Facts) -> list[str]:
     sentences = [
         f"Built by ffhqref {__version__} with the recipe `{recipe.name}`. {views.summary(known)[1]}",
         f"Network of the embeddings: SHA-256 `{embed.parameters.get('embedder', 'not recorded')}`.",
-        f"Test targets have {low} to {high or 'any number of'} references, at a distance of {recipe.min_distance:g} or more; order: {recipe.order}.",
+        f"Test targets have {low} to {high or 'any number of'} references, "
+        f"at a distance of {recipe.min_distance:g} or more; order: {recipe.order}.",
         views.summary(known)[2],
     ]
     if recipe.balance:

@@ -1,7 +1,7 @@
 """What deserves a look, the most useful first: a question about two sides, and what hangs on the answer.
 
 A doubt has two sides, groups of photos of which the dataset says either that they are one person (an
-identity, parted at its weakest link) or that they are two (identities with a pair below the distance). What
+identity, parted at its weakest link) or that they are two (with a pair below the distance, or alike). What
 hangs on it is the number of references that are wrong, or missing, if the dataset is mistaken. The chance of
 that is read off the mean similarity between the sides, which is what average linkage decides by:
 
@@ -13,7 +13,7 @@ The order is by chance x references: the wrong references that one answer is exp
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,8 @@ from ffhqref.identities.grouping import Edges, Vectors, components, linkage_cut,
 from ffhqref.report.facts import Facts
 
 LARGEST = 3000  # photos of an identity that is parted by all its pairs
+MOST_PEOPLE, BLOCK = 20_000, 1024  # people compared with each other; rows at a time
+LEAST_CHANCE = 0.05  # of two people being one, from which they are asked about
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,13 @@ class Doubt:
 
 def one_person(mean: float, distance: float) -> float:
     """How likely two groups of this mean similarity are one person, 0..1."""
-    middle, width = linkage_cut(distance) + lowest_baseline(distance), (1 - distance) / 8
+    middle, width = _curve(distance)
     return 1 / (1 + math.exp(-max(-50.0, min(50.0, (mean - middle) / width))))
+
+
+def _curve(distance: float) -> tuple[float, float]:
+    """Middle and width of `one_person`."""
+    return linkage_cut(distance) + lowest_baseline(distance), (1 - distance) / 8
 
 
 def find(facts: Facts) -> list[Doubt]:
@@ -71,7 +78,31 @@ def find(facts: Facts) -> list[Doubt]:
     for row in facts.suspects:
         if row[tables.LEFT] in index and row[tables.RIGHT] in index:
             grouped.setdefault((row[tables.IDENTITY], row[tables.OTHER]), []).append(row)
-    return ordered(_doubt(facts, rows) for rows in grouped.values())
+    found = [_doubt(facts, rows) for rows in grouped.values()]
+    asked = {frozenset((d.identity, d.other)) for d in found if not d.together}
+    return ordered([*found, *_alike(facts, asked)])
+
+
+def _alike(facts: Facts, asked: set[frozenset[str]]) -> Iterator[Doubt]:
+    """Two people without a pair below the distance who may yet be one: by the mean over all their pairs.
+
+    The mean similarity of two groups is the product of their mean vectors. Of very many people only the
+    largest are compared, those with several photos before those of one.
+    """
+    people = sorted(facts.people, key=lambda name: (-len(facts.people[name]), name))[:MOST_PEOPLE]
+    vectors = facts.faces.vectors
+    means = np.stack([vectors[facts.people[name]].mean(axis=0) for name in people])
+    middle, width = _curve(facts.distance)
+    least = middle - width * math.log(1 / LEAST_CHANCE - 1)
+    for begin in range(0, len(people), BLOCK):
+        likeness = means[begin : begin + BLOCK] @ means[begin:].T
+        for row, column in np.argwhere(np.triu(likeness > least, 1)).tolist():
+            one, other = people[begin + row], people[begin + column]
+            if frozenset((one, other)) not in asked:
+                sides = tuple(facts.people[one]), tuple(facts.people[other])
+                between = _between(vectors, *sides)
+                left, right = np.unravel_index(int(between.argmax()), between.shape)
+                yield make(facts, ("alike",), False, sides[0][left], sides[1][right], sides)
 
 
 def ordered(doubts: Iterable[Doubt]) -> list[Doubt]:
@@ -154,6 +185,8 @@ def why(doubt: Doubt, distance: float) -> str:
     if "contradiction" in doubt.kinds:
         return f"Verdicts on these contradict each other: take a third look (distance {doubt.distance:.3f})."
     pair = f"nearest pair {doubt.distance:.3f}, threshold {distance:g}"
+    if "alike" in doubt.kinds:
+        return f"Two people who are much alike ({pair}; mean similarity {doubt.mean:.2f})."
     if not doubt.together:
         return f"Two people, yet two of their photos lie below the distance ({pair})."
     if "whole" in doubt.kinds:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ffhqref.core.store import write_text
 from ffhqref.report import facts
-from ffhqref.report.card import read_curator, write_card
+from ffhqref.report.card import Curator, read_curator, write_card
 from ffhqref.report.croissant import write_croissant
+from ffhqref.report.facts import Facts
 from ffhqref.report.page import ReportOptions, render
 from ffhqref.report.thumbnails import Thumbnails
 
@@ -31,8 +32,14 @@ def write_report(out: Path, images: Path | None = None, options: ReportOptions |
     known = facts.load(out, images)
     pictures = Thumbnails(known.images, known.faces)
     page = render(known, pictures, options or ReportOptions())
-    curator = read_curator(out)
-    write_card(known, curator)
-    write_croissant(known, curator)
+    curator = write_cards(known)
     write_text(out / "report.html", page)
     return Written(out / "report.html", tuple(sorted(pictures.missing)), tuple(curator.missing()))
+
+
+def write_cards(known: Facts) -> Curator:
+    """Write README.md and croissant.json; the curator's facts that they were written with."""
+    curator = read_curator(known.out)
+    write_card(known, curator)
+    write_croissant(known, curator)
+    return curator

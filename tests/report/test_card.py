@@ -1,4 +1,4 @@
-"""README.md and croissant.json: read back by what reads such files, true to the dataset, safe with any text."""
+"""README.md and croissant.json: read back by others' readers, true to the dataset, safe with any text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ffhqref.core import tables
 from ffhqref.core.store import UserError, digest_file, write_text
 from ffhqref.report import card, facts
 from ffhqref.report.card import Curator, as_yaml, curator_path, read_curator
-from ffhqref.report.write import write_report
+from ffhqref.report.write import write_cards
 from tests.report.making import make_dataset
 
 
@@ -28,6 +28,11 @@ def fresh(dataset: Path) -> Path:
     for name in ("card.toml", "README.md", "croissant.json"):
         (dataset / name).unlink(missing_ok=True)
     return dataset
+
+
+def cards(out: Path) -> Curator:
+    """Write both files, without the page."""
+    return write_cards(facts.load(out))
 
 
 def head(out: Path) -> Any:
@@ -55,9 +60,9 @@ def test_what_nobody_said_is_listed_at_the_end_and_stands_in_one_place(fresh: Pa
 
 def test_what_the_curator_said_is_kept_and_put_in(fresh: Path) -> None:
     write_text(curator_path(fresh), 'licence = "CC-BY-4.0"\ncreators = "Ada L; Bob"\nname = "Faces: mine"\n')
-    written = write_report(fresh)
+    curator = cards(fresh)
     assert curator_path(fresh).read_text().startswith("licence"), "never written over"
-    assert not any(one.startswith(("licence", "creators", "name:")) for one in written.to_complete)
+    assert not any(one.startswith(("licence", "creators", "name:")) for one in curator.missing())
     assert "- Licence: CC-BY-4.0" in (fresh / "README.md").read_text()
     found = json.loads((fresh / "croissant.json").read_text())
     assert found["license"] == "CC-BY-4.0" and [c["name"] for c in found["creator"]] == ["Ada L", "Bob"]
@@ -67,11 +72,11 @@ def test_what_the_curator_said_is_kept_and_put_in(fresh: Path) -> None:
 def test_a_wrong_entry_is_a_sentence(fresh: Path) -> None:
     write_text(curator_path(fresh), "license = 'x'\n")
     with pytest.raises(UserError, match="card.toml: unknown key 'license' .did you mean licence"):
-        write_report(fresh)
+        cards(fresh)
 
 
 def test_the_hub_reads_the_head_and_its_configs_are_there(fresh: Path) -> None:
-    write_report(fresh)
+    cards(fresh)
     found = head(fresh)
     assert found["size_categories"] == ["n<1K"] and found["task_categories"] == ["image-to-image"]
     assert [c["config_name"] for c in found["configs"]] == ["train", "val", "test"]
@@ -80,7 +85,7 @@ def test_the_hub_reads_the_head_and_its_configs_are_there(fresh: Path) -> None:
 
 
 def test_the_counts_are_those_of_the_lists(fresh: Path) -> None:
-    write_report(fresh)
+    cards(fresh)
     text = (fresh / "README.md").read_text()
     for split in tables.SPLITS:
         rows = tables.read_references(fresh / "reference_mapping" / f"{split}_references.csv")
@@ -96,7 +101,7 @@ def test_the_counts_are_those_of_the_lists(fresh: Path) -> None:
 def test_a_text_stays_a_text(fresh: Path) -> None:
     evil = "<script>alert(1)</script> | [x](http://e) \\u202e\\n# no heading\\n---"
     write_text(curator_path(fresh), f'consent = "{evil}"\nname = "{evil}"\n')
-    write_report(fresh)
+    cards(fresh)
     text = (fresh / "README.md").read_text()
     body = text.split("---\n", 2)[2]
     assert "<script" not in body.replace("\\<script", "") and "\u202e" not in body
@@ -131,7 +136,7 @@ def test_croissant_is_valid_and_its_records_are_the_mappings(fresh: Path) -> Non
     """By mlcroissant, the vocabulary's own reader: Croissant 1.1, no error, and the rows of each split."""
     mlcroissant = pytest.importorskip("mlcroissant", reason="pip install mlcroissant")
     write_text(curator_path(fresh), "".join(f'{f} = "2026-01-01"\n' for f in Curator.__dataclass_fields__))
-    assert write_report(fresh).to_complete == ()
+    assert cards(fresh).missing() == []
     read = mlcroissant.Dataset(jsonld=str(fresh / "croissant.json"))
     assert not read.metadata.ctx.issues.errors and read.metadata.ctx.is_v1_1()
     assert not [w for w in read.metadata.ctx.issues.warnings if "rai" in w.lower()]
@@ -142,7 +147,7 @@ def test_croissant_is_valid_and_its_records_are_the_mappings(fresh: Path) -> Non
 
 
 def test_responsible_ai_is_said(fresh: Path) -> None:
-    write_report(fresh)
+    cards(fresh)
     found = json.loads((fresh / "croissant.json").read_text())
     asked = (
         "rai:dataLimitations", "rai:dataBiases", "rai:personalSensitiveInformation", "rai:dataUseCases",

@@ -6,7 +6,7 @@ let state = { order: [] };
 let current = null; // key of the question that is shown
 let shown = null; // the question itself
 let selected = new Set(); // numbers of photos
-let busy = false;
+let waiting = Promise.resolve();
 
 async function ask(path, body) {
   const options = { headers: { "X-Token": token } };
@@ -117,21 +117,21 @@ async function step(by) {
   if (count) await show(state.order[(place + by + count) % count][0]);
 }
 
-async function guarded(act) {
-  if (busy) return;
-  busy = true;
-  element("message").textContent = "";
-  try {
-    await act();
-  } catch (error) {
-    element("message").textContent = error.message;
-  } finally {
-    busy = false;
-  }
+// What is pressed while something is under way is done after it, in order.
+function guarded(act) {
+  waiting = waiting.then(async () => {
+    element("message").textContent = "";
+    try {
+      await act();
+    } catch (error) {
+      element("message").textContent = error.message;
+    }
+  });
+  return waiting;
 }
 
-const answer = (kind, photos = [...selected]) => guarded(async () => {
-  if (!current) return;
+const answer = (kind, photos = [...selected], about = current) => guarded(async () => {
+  if (!about || about !== current) return; // pressed twice: the next question was not seen yet
   const stays = ["exclude", "note", "merge"].includes(kind);
   showState(await ask("/answer", { kind, key: current, photos, note: element("note").value }));
   element("note").value = "";

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ffhqref.degrade.operators import sampler
     from ffhqref.degrade.stage import degrade_dataset, degrade_folder
     from ffhqref.identities.calibrate import calibrate_distance
+    from ffhqref.report.page import ReportOptions
+    from ffhqref.report.write import write_report
     from ffhqref.restore.run import RestoreOptions, restore_dataset, restore_pictures
 
 _PLACES = {
@@ -37,6 +39,8 @@ _PLACES = {
     "write_references": "dataset.references",
     "split_identities": "dataset.split",
     "UserError": "core.store",
+    "ReportOptions": "report.page",
+    "write_report": "report.write",
     "RestoreOptions": "restore.run",
     "restore_dataset": "restore.run",
     "restore_pictures": "restore.run",
@@ -44,9 +48,10 @@ _PLACES = {
 }
 
 __all__ = [
-    "Recipe", "RestoreOptions", "UserError", "build_refs", "calibrate_distance", "degrade_dataset",
+    "Recipe", "ReportOptions", "RestoreOptions", "UserError",
+    "build_refs", "calibrate_distance", "degrade_dataset",
     "degrade_folder", "embed_photos", "find_identities", "load_recipe", "restore_dataset", "restore_pictures",
-    "sampler", "split_identities", "verify_dataset", "write_references",
+    "sampler", "split_identities", "verify_dataset", "write_references", "write_report",
 ]  # fmt: skip
 
 

@@ -179,7 +179,7 @@ def agreed(held: Iterable[Verdict]) -> list[Verdict]:
             others = _graph(v for v in verdicts if v.photos != photos)
             dropped |= set(different if _chain(others, *sorted(photos)) else ())
         elif same and different:
-            dropped |= set(min(same, different, key=len))
+            dropped |= set(same if len(same) < len(different) else different)
     return [verdict for verdict in verdicts if verdict not in dropped]
 
 
@@ -274,27 +274,27 @@ def constraints(verdicts: Iterable[Verdict], names: Sequence[str], pixels: Seque
             "`ffhqref review --only contradictions`."
         )
     place = _Places(names, pixels)
-    must, cannot, excluded, stale = [], [], [], []
-    groups: list[list[int]] = []
+    pairs: dict[str, list[list[int]]] = {"same": [], "different": []}
+    excluded: set[int] = set()
+    stale = []
     for verdict in held:
-        at = [place.of(name, seen) for name, seen in _sides(verdict)]
-        found = sorted({one for one in at if one is not None})
-        if None in at:
+        found = [place.of(name, seen) for name, seen in _sides(verdict)]
+        at = sorted({one for one in found if one is not None})
+        if None in found:
             stale.append(verdict)
-        elif verdict.kind in ("same", "different") and len(found) == 2:
-            (must if verdict.kind == "same" else cannot).append(found)
+        elif verdict.kind in pairs and len(at) == 2:
+            pairs[verdict.kind].append(at)
         elif verdict.kind == "excluded":
-            excluded.append(found[0])
-    alive = [v for v in held if v.kind == "frozen" and v not in stale]
-    known = {name: place.of(name, seen) for v in alive for name, seen in _sides(v)}
-    groups = [
-        sorted({at for name in person if (at := known[name]) is not None}) for person in frozen_people(alive)
-    ]
+            excluded.update(at)
+    frozen = [line for line in held if line.kind == "frozen"]
+    seen_as = {name: seen for line in frozen for name, seen in _sides(line)}
+    groups = [[place.of(name, seen_as[name]) for name in person] for person in frozen_people(frozen)]
+    alive = [sorted({at for at in group if at is not None}) for group in groups]
     return Constraints(
-        must=_pairs(must),
-        cannot=_pairs(cannot),
-        frozen=tuple(np.array(group, np.int64) for group in groups),
-        excluded=np.array(sorted(set(excluded)), np.int64),
+        must=_pairs(pairs["same"]),
+        cannot=_pairs(pairs["different"]),
+        frozen=tuple(np.array(group, np.int64) for group in alive if group),
+        excluded=np.array(sorted(excluded), np.int64),
         stale=tuple(stale),
     )
 

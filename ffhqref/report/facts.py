@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ffhqref.core import tables
 from ffhqref.core.arrays import Float32, Float64, Int64
@@ -49,7 +50,8 @@ class Faces:
     @cached_property
     def eye_distance(self) -> Float64:
         """Between the eyes, px of the picture."""
-        return np.linalg.norm(self.landmarks[:, 1] - self.landmarks[:, 0], axis=1).astype(np.float64)
+        apart = self.landmarks[:, 1] - self.landmarks[:, 0]
+        return np.asarray(np.linalg.norm(apart, axis=1), np.float64)
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ def _faces(out: Path, receipt: Receipt) -> tuple[Faces, list[LeftOut]]:
     good = table.filter(pa.array(ok)).combine_chunks()
     embeddings = tables.load_embeddings(out)
     count = len(good)
-    points = np.asarray(good[tables.LANDMARKS].combine_chunks().flatten(), np.float32)
+    points = np.asarray(pc.list_flatten(good[tables.LANDMARKS]), np.float32)
     landmarks = (
         points.reshape(count, 5, 2) if len(points) == count * 10 else np.zeros((count, 5, 2), np.float32)
     )

@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +23,7 @@ VARIABLES = {
     INK: "--ink", MUTED: "--muted", LINE: "--line", FIRST: "--first", SECOND: "--second", THIRD: "--third",
     MARK: "--mark",
 }  # fmt: skip
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none", "font.size": 10, "axes.edgecolor": LINE, "axes.labelcolor": MUTED,
     "text.color": INK, "xtick.color": MUTED, "ytick.color": MUTED, "axes.spines.top": False,
     "axes.spines.right": False, "axes.titlesize": 10, "axes.titleweight": "bold",
@@ -103,7 +103,7 @@ def similarities(same: Float64, different: Float64, marks: Mapping[str, float]) 
 
     def draw(axes: list[Axes]) -> None:
         axis = axes[0]
-        bins = np.linspace(-0.4, 1.0, 71)
+        bins = np.linspace(-0.4, 1.0, 71).tolist()
         for values, colour, name in ((different, SECOND, "two people"), (same, FIRST, "one person")):
             if len(values):
                 axis.hist(

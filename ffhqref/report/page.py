@@ -66,7 +66,7 @@ def render(known: Facts, pictures: Thumbnails, options: ReportOptions) -> str:
     pictures.prepare(photo.name for row in rows for photo in row.photos)
     statuses, left_out, more_left_out = views.left_out(known)
     scores = views.scores(known, options.seed)
-    return environment().get_template("report.html").render(
+    page: str = environment().get_template("report.html").render(
         facts=known, address=pictures.address, summary=views.summary(known), numbers=views.numbers(known),
         references=views.reference_charts(known), similarity=views.similarity_chart(known, options.seed),
         sizes=views.sizes_chart(known), doubts=doubtful, doubt_count=len(found),
@@ -77,6 +77,7 @@ def render(known: Facts, pictures: Thumbnails, options: ReportOptions) -> str:
         more_left_out=more_left_out, crossing=views.crossing(known), recipe=recipe_text(known),
         versions=versions(), command=f"ffhqref report {known.out}",
     )  # fmt: skip
+    return page
 
 
 def environment(escape: bool = True) -> Any:

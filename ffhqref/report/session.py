@@ -159,7 +159,8 @@ class Session:
         own = {known.identity[doubt.left], known.identity[doubt.right]}
         rejected = {v.photos for v in verdicts.standing(self.lines) if v.kind == "different"}
         apart = {known.identity[i] for pair in rejected for i in self._other_side(pair, own)}
-        likeness, found = vectors @ centre, {}
+        likeness = vectors @ centre
+        found: dict[str, int] = {}
         for at in np.argsort(-likeness)[: 50 * MOST_NEAR].tolist():
             if (identity := known.identity[at]) not in own | apart:
                 found.setdefault(identity, at)

@@ -28,7 +28,7 @@ from ffhqref.report.doubts import Doubt
 from ffhqref.report.facts import Facts
 from tests.benchmarks.common import FACES, ROOT, needed, row
 
-DISTANCE, VERDICTS = 0.6, 60
+DISTANCE, VERDICTS = 0.6, 150
 PICTURE = ROOT / ".github" / "pictures" / "review.svg"
 Order = Callable[[Sequence[Doubt]], Doubt]
 

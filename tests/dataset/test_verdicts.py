@@ -144,6 +144,12 @@ def test_a_person_of_one_photo_can_be_frozen() -> None:
     assert [group.tolist() for group in found.frozen] == [[1]]
 
 
+def test_a_frozen_person_outlives_any_of_its_photos() -> None:
+    lines = [said("frozen", "a", "b"), said("frozen", "a", "c")]
+    found = constraints(lines, ["b", "c", "z"], ["pb", "pc", "pz"])
+    assert [group.tolist() for group in found.frozen] == [[0, 1]] and found.stale == tuple(lines)
+
+
 def test_a_renamed_photo_is_known_by_its_pixels_and_another_picture_of_the_name_is_not_meant() -> None:
     line = said("same", "a", "b")
     moved = constraints([line], ["b", "new", "z"], ["pb", "pa", "pz"])

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from ffhqref.core import tables
-from ffhqref.core.arrays import Float64
+from ffhqref.core.arrays import Float64, Int64
 from ffhqref.identities.grouping import Edges, Vectors, components, linkage_cut, lowest_baseline
 from ffhqref.report.facts import Facts
 
 LARGEST = 3000  # photos of an identity that is parted by all its pairs
 MOST_PEOPLE, BLOCK = 20_000, 1024  # people compared with each other; rows at a time
-LEAST_CHANCE = 0.05  # of two people being one, from which they are asked about
+LEAST_CHANCE, MOST_ALIKE = 0.05, 1000  # of being one, from which two people are asked about; pairs of people
 
 
 @dataclass(frozen=True)
@@ -93,16 +93,25 @@ def _alike(facts: Facts, asked: set[frozenset[str]]) -> Iterator[Doubt]:
     vectors = facts.faces.vectors
     means = np.stack([vectors[facts.people[name]].mean(axis=0) for name in people])
     middle, width = _curve(facts.distance)
-    least = middle - width * math.log(1 / LEAST_CHANCE - 1)
-    for begin in range(0, len(people), BLOCK):
-        likeness = means[begin : begin + BLOCK] @ means[begin:].T
-        for row, column in np.argwhere(np.triu(likeness > least, 1)).tolist():
-            one, other = people[begin + row], people[begin + column]
-            if frozenset((one, other)) not in asked:
-                sides = tuple(facts.people[one]), tuple(facts.people[other])
-                between = _between(vectors, *sides)
-                left, right = np.unravel_index(int(between.argmax()), between.shape)
-                yield make(facts, ("alike",), False, sides[0][left], sides[1][right], sides)
+    for row, column in _likest(means, middle - width * math.log(1 / LEAST_CHANCE - 1)).tolist():
+        one, other = people[row], people[column]
+        if frozenset((one, other)) not in asked:
+            sides = tuple(facts.people[one]), tuple(facts.people[other])
+            between = _between(vectors, *sides)
+            left, right = np.unravel_index(int(between.argmax()), between.shape)
+            yield make(facts, ("alike",), False, sides[0][left], sides[1][right], sides)
+
+
+def _likest(means: Vectors, least: float) -> Int64:
+    """Pairs of rows (m x 2) with a product above `least`: at most MOST_ALIKE, the greatest first."""
+    pairs, products = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)]
+    for begin in range(0, len(means), BLOCK):
+        likeness = np.triu(means[begin : begin + BLOCK] @ means[begin:].T, 1)
+        found = np.argwhere(likeness > least)
+        products.append(likeness[tuple(found.T)])
+        pairs.append(found + begin)
+    order = np.argsort(-np.concatenate(products), kind="stable")
+    return np.asarray(np.concatenate(pairs)[order[:MOST_ALIKE]], np.int64)
 
 
 def ordered(doubts: Iterable[Doubt]) -> list[Doubt]:

@@ -30,9 +30,9 @@ from ffhqref.demo.album import album, photographs
 from ffhqref.report.page import ReportOptions
 from ffhqref.report.write import write_report
 from tests.benchmarks.common import FACES, child, needed, row
-from tests.benchmarks.synthetic import ffhq_like
+from tests.benchmarks.synthetic import planted
 
-PHOTOS, DRAWN = 70_000, 50
+PHOTOS, PEOPLE, DRAWN = 70_000, 7_200, 50  # people of two photos or more
 SECONDS, GIGABYTES, MEGABYTES = 60, 2, 15  # what the report may take
 
 
@@ -49,7 +49,9 @@ def build(folder: Path) -> Path:
         cv2.imwrite(
             str(small[-1]), cv2.resize(cv2.imread(str(file)), (128, 128), interpolation=cv2.INTER_AREA)
         )
-    vectors, _ = ffhq_like(PHOTOS)
+    rng = np.random.default_rng(0)
+    share = 0.5 ** np.arange(8)
+    vectors, _ = planted(PHOTOS, rng.choice(np.arange(2, 10), PEOPLE, p=share / share.sum()), 1)
     names = [f"{number:05d}.png" for number in range(PHOTOS)]
     for number, name in enumerate(names):
         os.link(small[number % len(small)], images / name)
@@ -62,7 +64,7 @@ def build(folder: Path) -> Path:
     tables.write_columns(shard, tables.EMBEDDINGS, columns)
     notes = {"images": str(images), "statuses": {"ok": PHOTOS}}
     write_receipt(out, wanted_receipt([], [], {"embedder": "planted"}), [shard], notes)
-    recipe = Recipe(name="bench", distance=0.4, val_identities=300, test_identities=150)
+    recipe = Recipe(name="bench", distance=0.5, val_identities=300, test_identities=150)
     write_recipe(out, recipe)
     for stage in (find_identities, split_identities, write_references):
         stage(out, recipe)
@@ -71,16 +73,17 @@ def build(folder: Path) -> Path:
 
 def measure(out: Path) -> dict[str, float]:
     """Seconds, GB at the peak, MB of the page and targets, in a process of its own."""
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     options = ReportOptions(labels=FACES / "ffhq_features.csv", label_accuracy=0.9)
     path = write_report(out, options=options).path
-    took = time.perf_counter() - began
+    took, cpu = time.perf_counter() - began, time.process_time() - worked
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     rows = [
         tables.read_references(out / f"reference_mapping/{split}_references.csv") for split in tables.SPLITS
     ]
     return {
         "seconds": took,
+        "cpu": cpu,  # beside the seconds: on a machine that others use too, it says what is ours
         "gigabytes": peak / 1e9,
         "megabytes": path.stat().st_size / 1e6,
         "targets": float(sum(map(len, rows))),
@@ -93,7 +96,7 @@ def run() -> list[dict[str, Any]]:
         found = child("tests.benchmarks.bench_report", str(build(Path(folder))))
     about = f"{PHOTOS:,} photos, {found['targets']:,.0f} targets; may take"
     return [
-        row("report", found["seconds"], None, None, "s", f"{about} {SECONDS} s"),
+        row("report", found["seconds"], None, None, "s", f"{about} {SECONDS} s; CPU {found['cpu']:.1f} s"),
         row("report, memory", found["gigabytes"], None, None, "GB", f"{about} {GIGABYTES} GB"),
         row("report, size", found["megabytes"], None, None, "MB", f"{about} {MEGABYTES} MB"),
     ]

@@ -138,6 +138,8 @@ def plot(found: dict[str, dict[str, Curve]], path: Path = PICTURE) -> None:
                 axis.set_xlabel("verdicts")
                 axis.spines[["top", "right"]].set_visible(False)
                 axis.grid(alpha=0.3)
+                if place:
+                    axis.set_ylim(bottom=0)
         figure.axes[0].legend(frameon=False)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="svg", metadata={"Date": None})
@@ -149,12 +151,12 @@ def rows_of(found: dict[str, dict[str, Curve]]) -> list[dict[str, Any]]:
     for name, of_order in found.items():
         ours, theirs = of_order["expected gain"], of_order["random"]
         ends = [
-            f"{order}: {c.f[0]:.4f} to {c.f[-1]:.4f}, wrong references {c.wrong[0]:,} to {c.wrong[-1]:,}"
+            f"{order}: {c.f[0]:.4f} to {c.f[-1]:.4f} (first at {c.f.index(c.f[-1])}), "
+            f"wrong references {c.wrong[0]:,} to {c.wrong[-1]:,} (first at {c.wrong.index(c.wrong[-1])})"
             for order, c in of_order.items()
         ]
         note = f"after {len(ours.f) - 1} verdicts, beside random order; " + "; ".join(ends)
-        gain = (1 - theirs.f[-1]) / max(1 - ours.f[-1], 1e-4)
-        rows.append(row(f"review, {name}", ours.f[-1], theirs.f[-1], gain, "BCubed F", note))
+        rows.append(row(f"review, {name}", ours.f[-1], theirs.f[-1], None, "BCubed F", note))
     return rows
 
 

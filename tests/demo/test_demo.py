@@ -120,6 +120,12 @@ def test_the_report_names_what_lies_where(demo: tuple[Path, str]) -> None:
     assert read(out / "dataset" / "contact-sheet.png").shape[1] > 400
 
 
+def test_it_ends_with_its_report(demo: tuple[Path, str]) -> None:
+    out, said = demo
+    assert said.splitlines()[-1] == f"Look at it all: {out / 'dataset' / 'report.html'}"
+    assert "data:image/jpeg" in (out / "dataset" / "report.html").read_text()
+
+
 def test_running_again_does_nothing_anew(demo: tuple[Path, str]) -> None:
     out, _ = demo
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.png") if p.name != "contact-sheet.png"}

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from ffhqref.cli import app
 from ffhqref.core import tables
 from ffhqref.core.store import UserError, write_text
-from ffhqref.report import doubts, facts, views
+from ffhqref.report import doubts, facts, labels, views
 from ffhqref.report.labels import share_interval
 from ffhqref.report.page import ReportOptions, render
 from ffhqref.report.thumbnails import Thumbnails, face_square
@@ -90,11 +90,14 @@ def test_names_never_become_markup(tmp_path: Path) -> None:
     out = make_dataset(tmp_path, names)
     known = facts.load(out)
     bad = facts.LeftOut("two\nlines<i>.png", "bad_name", "<u>why</u>\u202e")
-    known = replace(known, left_out=[bad], out=tmp_path / "made")
+    scored = [("<b>ours", name, "ids", 0.5, "test") for name in known.faces.names]
+    columns = list(zip(*scored, strict=True))
+    known = replace(known, left_out=[bad], scores=tables.from_columns(tables.SCORES, columns))
     text = render(known, Thumbnails(known.images, known.faces), ReportOptions(gallery=100))
     page = Page(text)
     assert not page.of("script") and not page.of("b") and not page.of("i") and not page.of("u")
     assert all("onerror" not in attrs for _, attrs in page.elements)
+    assert "<b>ours" in page.text and 'id="scores"' in text
     assert "\u202e" not in text and "49 & " not in page.text
     assert "two\\nlines<i>.png" in page.text and "{{ 7 * 7 }} & <b>.png" in page.text
     assert "photo\\u202egnp.png" in page.text
@@ -130,8 +133,9 @@ def test_the_gallery_shows_nobody_twice_and_true_distances(dataset: Path) -> Non
 
 
 def test_the_same_seed_gives_the_same_page_and_another_one_other_people(dataset: Path) -> None:
-    first = write_report(dataset, options=ReportOptions(gallery=3)).path.read_bytes()
-    assert write_report(dataset, options=ReportOptions(gallery=3)).path.read_bytes() == first
+    first = write_report(dataset).path.read_text()
+    again = facts.load(dataset)
+    assert render(again, Thumbnails(again.images, again.faces), ReportOptions()) == first
     titles = [{row.title for row in views.gallery(facts.load(dataset), seed, 3)} for seed in range(6)]
     assert any(one != titles[0] for one in titles)
 
@@ -152,13 +156,17 @@ def test_a_share_is_never_bare() -> None:
 
 
 def test_labels_are_shown_with_the_labeller_s_errors(dataset: Path, tmp_path: Path) -> None:
-    rows = "".join(f"{name},{'a<b' if at % 3 else 'c'}\n" for at, name in enumerate(names_of(29)))
-    write_text(tmp_path / "labels.csv", "image,kind\n" + rows)
-    options = ReportOptions(labels=tmp_path / "labels.csv", label_accuracy=0.71)
-    text = Page(write_report(dataset, options=options).path.read_text()).text
-    assert "right in 71% of the pictures" in text and "kind" in text
+    rows = "".join(f"{name},{'a<b' if at % 3 else 'c'},{at}\n" for at, name in enumerate(names_of(29)))
+    write_text(tmp_path / "labels.csv", "image,kind,number\n" + rows)
+    known = facts.load(dataset)
+    (found,) = labels.charts(
+        known, tmp_path / "labels.csv", 0.71
+    )  # a label of 29 values is no label to count
+    assert found.name == "kind" and "right in 71% of the pictures" in found.note
+    assert "a<b (" in found.chart.label and "a<b" not in found.chart.svg
+    assert "was not given" in labels.charts(known, tmp_path / "labels.csv", None)[0].note
     with pytest.raises(UserError, match="label-accuracy 2"):
-        write_report(dataset, options=replace(options, label_accuracy=2))
+        labels.charts(known, tmp_path / "labels.csv", 2)
 
 
 def test_scores_are_means_with_intervals_over_people(dataset: Path) -> None:
@@ -168,8 +176,8 @@ def test_scores_are_means_with_intervals_over_people(dataset: Path) -> None:
     (score,) = views.scores(known, 0)
     assert score.mean == 3.5 and score.pictures == 8
     assert score.low <= 3.5 <= score.high
-    text = render(known, Thumbnails(known.images, known.faces), ReportOptions())
-    assert 'id="scores"' in text
+    (chart,) = views.score_charts([score])
+    assert chart.label.startswith("ids: ours 3.5, from ")
 
 
 def test_the_face_is_cut_as_ffhq_frames_it() -> None:
@@ -193,3 +201,23 @@ def test_what_cannot_be_reported_is_a_sentence(
 ) -> None:
     result = CliRunner().invoke(app, ["report", str(dataset if words else tmp_path), *words])
     assert result.exit_code == 1 and said in result.output
+
+
+def test_alike_people_are_the_pairs_of_greatest_mean_similarity(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against all pairs of people, photo by photo; with the bound on how many, the likest of them."""
+    known = facts.load(dataset)
+    vectors = known.faces.vectors.astype(np.float64)
+    monkeypatch.setattr(doubts, "LEAST_CHANCE", doubts.one_person(0.05, known.distance))
+    monkeypatch.setattr(doubts, "BLOCK", 3)
+    means = {
+        frozenset((a, b)): float((vectors[known.people[a]] @ vectors[known.people[b]].T).mean())
+        for a in known.people for b in known.people if a < b
+    }  # fmt: skip
+    wanted = {pair: mean for pair, mean in means.items() if mean > 0.05}
+    found = {frozenset((d.identity, d.other)): d.mean for d in doubts.find(known) if d.kinds == ("alike",)}
+    assert wanted and found == pytest.approx(wanted)
+    monkeypatch.setattr(doubts, "MOST_ALIKE", 2)
+    few = {frozenset((d.identity, d.other)) for d in doubts.find(known) if d.kinds == ("alike",)}
+    assert few == set(sorted(wanted, key=lambda pair: -wanted[pair])[:2])

@@ -87,6 +87,7 @@ def test_merging_does_not_depend_on_the_order_of_files_and_takes_each_line_once(
     whole = merge(ann, bob)
     assert whole == merge(bob, ann) == merge(whole, ann, bob)
     assert {v.kind for v in standing(whole)} == {"frozen", "different", "same"}
+    assert standing(whole) == standing(bob + ann) == standing(ann[2:] + bob + ann[:2]), "the time decides"
 
 
 def test_people_against_each_other_are_contradictions_a_change_of_mind_is_not() -> None:

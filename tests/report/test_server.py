@@ -96,7 +96,8 @@ def test_a_damaged_answer_is_refused(server: Review, body: bytes) -> None:
 
 
 def test_an_answer_that_is_too_long_is_refused(server: Review) -> None:
-    assert ask(server, "/answer", b" " * (1 << 17))[0] == 400
+    assert ask(server, "/answer", b'{"kind": "same"}' + b" " * (1 << 17))[0] == 400
+    assert ask(server, "/answer", b'{"kind": "same"}' + b" " * (1 << 15))[0] == 409, "the same, not too long"
     assert ask(server, "/answer", b"{}", Content_Length="x")[0] == 400
 
 

@@ -139,8 +139,28 @@ class Session:
                 found[key] = "excluded"
             elif kind := pairs.get(photos):
                 found[key] = kind
-            elif (photos if doubt.together else frozenset()) & frozen == photos:
+            elif doubt.together and photos <= frozen:
                 found[key] = "frozen"
+        return self._answered_by_others(held) | found
+
+    def _answered_by_others(self, held: Sequence[Verdict]) -> dict[str, str]:
+        """Questions that a verdict on other photos of the same two sides answers.
+
+        After a rebuild two people's nearest pair may be another one: what was rejected must not come back.
+        """
+        if self.options.only == "contradictions":  # these are about their very pairs
+            return {}
+        index, identity = self.known.faces.index, self.known.identity
+        at = {v: [index[name] for name in v.photos if name in index] for v in held}
+        same = [set(at[v]) for v in held if v.kind == "same" and len(at[v]) == 2]
+        apart = {frozenset(identity[i] for i in at[v]) for v in held if v.kind == "different"}
+        found = {}
+        for key, doubt in self.asked.items():
+            if not doubt.together and frozenset((doubt.identity, doubt.other)) in apart:
+                found[key] = "different"
+            left, right = set(doubt.left_side), set(doubt.right_side)
+            if any(pair & left and pair & right for pair in same):
+                found[key] = "same"
         return found
 
     def _photos(self, doubt: Doubt) -> frozenset[str]:

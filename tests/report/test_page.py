@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 from ffhqref.cli import app
 from ffhqref.core import tables
-from ffhqref.core.store import UserError, write_text
+from ffhqref.core.store import UserError, read_receipt, write_text
+from ffhqref.dataset.build import Built
+from ffhqref.dataset.verify import STAGES
 from ffhqref.report import doubts, facts, labels, views
 from ffhqref.report.labels import share_interval
 from ffhqref.report.page import ReportOptions, render
@@ -221,3 +223,16 @@ def test_alike_people_are_the_pairs_of_greatest_mean_similarity(
     monkeypatch.setattr(doubts, "MOST_ALIKE", 2)
     few = {frozenset((d.identity, d.other)) for d in doubts.find(known) if d.kinds == ("alike",)}
     assert few == set(sorted(wanted, key=lambda pair: -wanted[pair])[:2])
+
+
+def test_build_refs_ends_with_its_report(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The build itself is another test's: here it is one that is done."""
+    receipts = {stage: receipt for stage in STAGES if (receipt := read_receipt(dataset, stage))}
+    monkeypatch.setattr("ffhqref.dataset.build.build_refs", lambda *_, **__: Built(dataset, receipts, False))
+    (dataset / "report.html").unlink(missing_ok=True)
+    words = ["build-refs", "--images", str(dataset.parent / "photos"), "--out", str(dataset), "--report"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    last = done.output.splitlines()[-1]
+    assert last == f"Look at it: {dataset / 'report.html'}. Next: ffhqref review {dataset}"
+    assert (dataset / "report.html").is_file()

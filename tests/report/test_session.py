@@ -141,6 +141,24 @@ def test_a_rejected_suggestion_does_not_come_back(session: Session) -> None:
     }
 
 
+def test_what_was_rejected_does_not_come_back_by_another_pair(known: Facts, tmp_path: Path) -> None:
+    """After a rebuild, two people's nearest pair may be another than the one that was answered."""
+    parted = replace(
+        known, identity=["one" if i < 4 else "two" if i < 8 else n for i, n in enumerate(known.identity)]
+    )
+    line = {"identity": "one", "other": "two", "left": "003.png", "right": "004.png"}
+    parted = replace(parted, suspects=[{**line, "kind": "close_identities"}])
+    session = Session(parted, ANN, tmp_path / "verdicts.csv")
+    (key,) = (key for key, doubt in session.asked.items() if not doubt.together and doubt.identity == "one")
+    names, pixels = known.faces.names, known.faces.pixels
+    for kind in ("different", "same"):
+        verdicts.append(session.path, [Verdict(kind, names[0], pixels[0], names[6], pixels[6], "bob", kind)])
+        session.refresh()
+        assert session.answered()[key] == kind
+    session.answer("different", key)
+    assert session.answered()[key] == "different", "what was said of the pair itself comes first"
+
+
 def test_two_people_divide_the_list(known: Facts) -> None:
     whole = {key_of(known, d) for d in questions(known, replace(ANN, only="train"), [])}
     parts = [

@@ -34,7 +34,7 @@ test-lowest: .venv-lowest/dev  ## the same with the lowest versions that pyproje
 	$(LOWEST)/python -m pytest $(CORE)
 	$(LOWEST)/ffhqref demo --out .venv-lowest/demo-out --people 12
 
-test-slow: .venv/dev  ## the tests of more than a minute: kills, large inputs
+test-slow: .venv/dev .venv/browser  ## the tests of more than a minute: kills, large inputs, pages in Chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 install: .venv/core  ## set up .venv with the command ffhqref
@@ -64,6 +64,16 @@ clean:  ## remove both environments and what the demo made
 
 .venv/dev: .venv/core pyproject.toml
 	$(PIP) --editable '.[dev,train]' '$(TORCH)'
+	@touch $@
+
+# What the tests of pages in a real browser need. What cannot be had here is named, and those tests skip.
+.venv/browser: .venv/dev
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& apt-get update -qq && apt-get install -qq --no-install-recommends chromium >/dev/null; } \
+		|| echo "No chromium here, nor the right to install it: the tests of pages in it will skip."
+	$(PIP) playwright
+	@npm install --silent --no-audit --no-fund --prefix .venv/node axe-core@4 >/dev/null 2>&1 \
+		|| echo "axe-core could not be installed with npm: the tests of accessibility will skip."
 	@touch $@
 
 # uv finds the lowest versions; pip would take the highest. Only the dependencies are held to them: what runs

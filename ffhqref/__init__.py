@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ffhqref.export.options import ExportOptions
     from ffhqref.export.stage import export_dataset
     from ffhqref.identities.calibrate import calibrate_distance
+    from ffhqref.report.page import ReportOptions
+    from ffhqref.report.write import write_report
     from ffhqref.restore.run import RestoreOptions, restore_dataset, restore_pictures
 
 _PLACES = {
@@ -45,6 +47,8 @@ _PLACES = {
     "write_references": "dataset.references",
     "split_identities": "dataset.split",
     "UserError": "core.store",
+    "ReportOptions": "report.page",
+    "write_report": "report.write",
     "RestoreOptions": "restore.run",
     "restore_dataset": "restore.run",
     "restore_pictures": "restore.run",
@@ -52,10 +56,11 @@ _PLACES = {
 }
 
 __all__ = [
-    "ExportOptions", "Recipe", "RestoreOptions", "UserError", "build_refs", "calibrate_distance",
-    "compare_datasets", "degrade_dataset", "degrade_folder", "embed_photos", "evaluate_dataset",
-    "export_dataset", "find_identities", "load_recipe", "restore_dataset", "restore_pictures",
-    "sampler", "split_identities", "verify_dataset", "write_references",
+    "ExportOptions", "Recipe", "ReportOptions", "RestoreOptions", "UserError", "build_refs",
+    "calibrate_distance", "compare_datasets", "degrade_dataset", "degrade_folder", "embed_photos",
+    "evaluate_dataset", "export_dataset", "find_identities", "load_recipe", "restore_dataset",
+    "restore_pictures", "sampler", "split_identities", "verify_dataset", "write_references",
+    "write_report",
 ]  # fmt: skip
 
 

@@ -26,8 +26,9 @@ LAYERS: dict[str, set[str]] = {  # a room -> the rooms that it may import, itsel
     "refldm": CORE,
     "restore": {"faces", "core", "refldm"},
     "evaluate": STAGES,
-    "demo": STAGES | {"download"},  # `demo --real`
     "export": STAGES,
+    "report": STAGES,
+    "demo": STAGES | {"download", "report"},  # `demo --real`
     "doctor": {"download", "core"},  # what was downloaded, and whether it is right
 }
 HALL = {"", "__main__", "doctor"}  # modules beside the rooms
@@ -137,6 +138,8 @@ HEAVY = {
     "faiss",
     "torch",
     "requests",
+    "matplotlib",
+    "jinja2",
 }
 
 

@@ -7,9 +7,10 @@ several commands share, and those of a recipe), then a file per group of command
 
 from ffhqref.cli.app import app
 
-from ffhqref.cli import build, degrade, evaluate, demo, download, export, judge, restore, train  # isort: skip  (order of --help)
+from ffhqref.cli import build, degrade, evaluate, demo, download, export, judge, report, restore, train  # isort: skip  (order of --help)
 
-__all__ = ["app", "build", "degrade", "demo", "download", "evaluate", "export", "judge", "main", "restore",
+__all__ = [
+    "app", "build", "degrade", "demo", "download", "evaluate", "export", "judge", "main", "report", "restore",
     "train",
 ]  # fmt: skip
 

@@ -59,6 +59,7 @@ def build_refs(
     workers: WorkersOption = CORES,
     batch_size: BatchSizeOption = 16,
     dry_run: DryRunOption = False,
+    report: Annotated[bool, option("Write report.html and the card, too.", "--report")] = False,
 ) -> None:
     """Build a reference dataset from photographs, and verify it.
 
@@ -79,6 +80,11 @@ def build_refs(
     built = build.build_refs(images, out, chosen, device=device, workers=workers, batch_size=batch_size)
     for line in _report(built):
         typer.echo(line)
+    if report:
+        from ffhqref.report.write import write_report
+
+        page = write_report(out, images).path
+        typer.echo(f"Look at it: {page}. Next: ffhqref review {out}")
 
 
 def _say_estimate(estimate: Estimate, out: Path) -> None:

@@ -49,6 +49,7 @@ def demo(
     ffhqref demo --real --out real-out
     """
     from ffhqref.demo.run import closing_lines, run_demo, run_real
+    from ffhqref.report.write import write_report
 
     out = out or Path("real-out" if real else "demo-out")
     if real:
@@ -58,6 +59,7 @@ def demo(
     for line in closing_lines(out, result):
         typer.echo(line)
     _restore(out, checkpoint)
+    typer.echo(f"Look at it all: {write_report(out / 'dataset', out / 'photos').path}")
 
 
 def _restore(out: Path, checkpoint: Path | None) -> None:

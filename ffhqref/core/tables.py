@@ -48,6 +48,9 @@ LANDMARK_COLUMNS = tuple(
     for axis in "xy"
 )  # px
 
+LEFT_PIXELS, RIGHT_PIXELS, WHO, WHEN, NOTE = "left_pixels", "right_pixels", "who", "when", "note"
+VERDICTS = (KIND, LEFT, LEFT_PIXELS, RIGHT, RIGHT_PIXELS, WHO, WHEN, NOTE)  # columns of verdicts.csv
+
 SPLITS = ("train", "val", "test")
 
 TableRow = dict[str, Any]  # a row by column, as Parquet gives it

@@ -23,9 +23,8 @@ OPTIONS = {  # names that scripts of users rely on
     "": "debug install-completion show-completion version",
     "build-refs": """align balance batch-size dedupe det-size detector device distance dry-run embedder
         exclude exclude-unmatched faces fps-start grouping identities images labels landmarks limit
-        max-references min-distance
-        min-face min-score order out recipe seed splits targets test test-identities test-references val
-        val-identities workers""",
+        max-references min-distance min-face min-score order out recipe report seed splits targets test
+        test-identities test-references val val-identities workers""",
     "embed": """align batch-size det-size detector device embedder exclude exclude-unmatched
         faces images landmarks limit
         min-face min-score recipe workers""",
@@ -37,6 +36,8 @@ OPTIONS = {  # names that scripts of users rely on
     "calibrate": "false-match-rate labels",
     "compare": "out",
     "audit": "device names out trained-on workers",
+    "report": "gallery images label-accuracy labels seed",
+    "review": "idle images merge only part port who",
     "sheet": "count images out split",
     "demo": "accept-terms checkpoint out people real seed workers",
     "download": "accept-terms dry-run exclude jobs mirror only out rate retries timeout least-speed verify",

@@ -121,6 +121,12 @@ def test_the_report_names_what_lies_where(demo: tuple[Path, str]) -> None:
     assert read_image(out / "dataset" / "contact-sheet.png").shape[1] > 400
 
 
+def test_it_ends_with_its_report(demo: tuple[Path, str]) -> None:
+    out, said = demo
+    assert said.splitlines()[-1] == f"Look at it all: {out / 'dataset' / 'report.html'}"
+    assert "data:image/jpeg" in (out / "dataset" / "report.html").read_text()
+
+
 def test_running_again_does_nothing_anew(demo: tuple[Path, str]) -> None:
     out, _ = demo
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.png") if p.name != "contact-sheet.png"}
@@ -171,7 +177,7 @@ def test_without_torch_the_demo_says_how_to_restore(
     monkeypatch.setattr("ffhqref.restore.run.has_torch", lambda: False)
     arguments = ["demo", "--out", str(demo[0]), "--people", str(PEOPLE), "--seed", str(SEED)]
     done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 0 and done.output.splitlines()[-1].startswith("To restore the test images too")
+    assert done.exit_code == 0 and done.output.splitlines()[-2].startswith("To restore the test images too")
 
 
 def test_the_shipped_first_stage_keeps_people_whom_it_never_saw(

@@ -1,0 +1,183 @@
+"""What a review is worth: a simulated reviewer who knows the people answers, question by question.
+
+BCubed F and wrong references over the number of verdicts, in three orders: as `ffhqref review` asks (by
+expected gain), by distance (the least sure pair first), and by chance. An answer is applied to the sides it
+was asked about; then the grouping is looked through anew. Writes .github/pictures/review.svg.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ffhqref.core import tables
+from ffhqref.core.recipe import load_recipe
+from ffhqref.dataset.build import build_refs
+from ffhqref.dataset.cluster import find_suspects
+from ffhqref.identities.grouping import agreement, lowest
+from ffhqref.report import doubts, facts
+from ffhqref.report.doubts import Doubt
+from ffhqref.report.facts import Facts
+from tests.benchmarks.common import FACES, ROOT, needed, row
+
+DISTANCE, VERDICTS = 0.6, 150
+PICTURE = ROOT / ".github" / "pictures" / "review.svg"
+Order = Callable[[Sequence[Doubt]], Doubt]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """BCubed F and wrong references after 0, 1, 2, ... verdicts."""
+
+    f: list[float]
+    wrong: list[int]
+
+
+def orders(distance: float) -> dict[str, Order]:
+    chance = random.Random(0)
+    return {
+        "expected gain": lambda open_: max(open_, key=lambda d: d.rank),
+        "distance": lambda open_: min(open_, key=lambda d: abs(d.distance - distance)),
+        "random": lambda open_: chance.choice(list(open_)),
+    }
+
+
+def regroup(known: Facts, people: Sequence[int]) -> Facts:
+    """The dataset with other people, looked through anew."""
+    faces = known.faces
+    labels = lowest(np.asarray(people))
+    identity = [faces.names[label] for label in labels]
+    area = faces.sizes.prod(axis=1).tolist()
+    embeddings = tables.Embeddings(faces.names, faces.vectors, area, faces.pixels)
+    rows = find_suspects(known.out, embeddings, labels, identity, known.distance)
+    suspects = [dict(zip(tables.SUSPECTS.names, suspect, strict=True)) for suspect in rows]
+    return replace(known, identity=identity, suspects=suspects)
+
+
+def wrong_references(known: Facts, people: Sequence[int], truth: Sequence[str]) -> int:
+    """References (each way) of the grouping that show another person than the target."""
+    label, true = np.asarray(people), np.unique(np.asarray(truth, object), return_inverse=True)[1]
+    path = tables.path_of(known.out, "pairs")
+    blocks = tables.iterate_pairs(path, known.faces.names)
+    return sum(2 * int(((label[a] == label[b]) & (true[a] != true[b])).sum()) for a, b, _ in blocks)
+
+
+def reviewed(known: Facts, truth: Sequence[str], choose: Order) -> Curve:
+    """The curve of a reviewer who is asked `choose` of what is open, up to VERDICTS times."""
+    people = np.unique(known.identity, return_inverse=True)[1].tolist()
+    current, answered = regroup(known, people), set()
+    curve = Curve([agreement(people, truth).bcubed_f], [wrong_references(known, people, truth)])
+    found = doubts.find(current)
+    while len(curve.f) <= VERDICTS:
+        open_ = [d for d in found if (d.left, d.right) not in answered]
+        if not open_:
+            break
+        doubt = choose(open_)
+        answered.add((doubt.left, doubt.right))
+        same = truth[doubt.left] == truth[doubt.right]
+        if same != doubt.together:
+            new = max(people) + 1 if doubt.together else people[doubt.left]
+            for at in doubt.right_side:
+                people[at] = new
+            current = regroup(known, people)
+            found = doubts.find(current)
+        curve.f.append(agreement(people, truth).bcubed_f)
+        curve.wrong.append(wrong_references(known, people, truth))
+    return curve
+
+
+def curves(out: Path, truth: dict[str, str]) -> dict[str, Curve]:
+    """A curve for each order, of a dataset whose people are known."""
+    known = facts.load(out)
+    people = [truth[name] for name in known.faces.names]
+    return {name: reviewed(known, people, choose) for name, choose in orders(known.distance).items()}
+
+
+def people_of_photos() -> dict[str, str]:
+    with (FACES / "photos.csv").open(newline="") as file:
+        return {photo["file"]: f"{photo['set']}/{photo['identity']}" for photo in csv.DictReader(file)}
+
+
+def people_of_lfw() -> dict[str, str]:
+    return tables.read_labels(FACES / "lfw158" / "people.csv")
+
+
+def built(images: Path, out: Path, grouping: str) -> Path:
+    weights = needed(FACES / "weights")
+    files = {"detector": "scrfd_2.5g_bnkps.onnx", "embedder": "w600k_mbf_dequant_fp32.onnx"}
+    options = {key: str(weights / name) for key, name in files.items()}
+    build_refs(
+        images, out, load_recipe("photos", distance=DISTANCE, grouping=grouping, **options), device="cpu"
+    )
+    return out
+
+
+def plot(found: dict[str, dict[str, Curve]], path: Path = PICTURE) -> None:
+    """Two panels for each dataset: BCubed F and wrong references over verdicts."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with rc_context({"svg.fonttype": "path", "svg.hashsalt": "review", "font.size": 9}):
+        figure = Figure(figsize=(9, 2.9 * len(found)), layout="constrained", facecolor="white")
+        FigureCanvasSVG(figure)
+        for line, (name, of_order) in enumerate(found.items()):
+            for place, what in enumerate(("BCubed F", "wrong references")):
+                axis = figure.add_subplot(len(found), 2, 2 * line + place + 1)
+                for order, curve in of_order.items():
+                    axis.plot(curve.wrong if place else curve.f, label=order, linewidth=1.8)
+                axis.set_title(f"{name}: {what}", loc="left")
+                axis.set_xlabel("verdicts")
+                axis.spines[["top", "right"]].set_visible(False)
+                axis.grid(alpha=0.3)
+                if place:
+                    axis.set_ylim(bottom=0)
+        figure.axes[0].legend(frameon=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def rows_of(found: dict[str, dict[str, Curve]]) -> list[dict[str, Any]]:
+    """For each dataset BCubed F at the end, beside random order, and all curves' ends in words."""
+    rows = []
+    for name, of_order in found.items():
+        ours, theirs = of_order["expected gain"], of_order["random"]
+        ends = [
+            f"{order}: {c.f[0]:.4f} to {c.f[-1]:.4f} (first at {c.f.index(c.f[-1])}), "
+            f"wrong references {c.wrong[0]:,} to {c.wrong[-1]:,} (first at {c.wrong.index(c.wrong[-1])})"
+            for order, c in of_order.items()
+        ]
+        note = f"after {len(ours.f) - 1} verdicts, beside random order; " + "; ".join(ends)
+        rows.append(row(f"review, {name}", ours.f[-1], theirs.f[-1], None, "BCubed F", note))
+    return rows
+
+
+def run() -> list[dict[str, Any]]:
+    found = {}
+    sources = (
+        ("152 people", FACES / "photos", people_of_photos),
+        ("LFW, 158 people", FACES / "lfw158" / "photos", people_of_lfw),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for place, (name, images, truth) in enumerate(sources):
+            for grouping in ("components", "average"):
+                out = built(needed(images), Path(folder) / f"{place}", grouping)
+                found[f"{name}, {grouping}"] = curves(out, truth())
+    plot(found)
+    return rows_of(found)
+
+
+if __name__ == "__main__":  # on datasets that are built already: OUT NAME photos|lfw ...
+    done = {}
+    for out, name, which in zip(sys.argv[1::3], sys.argv[2::3], sys.argv[3::3], strict=True):
+        done[name] = curves(Path(out), people_of_lfw() if which == "lfw" else people_of_photos())
+        print(rows_of({name: done[name]}), flush=True)
+    plot(done)

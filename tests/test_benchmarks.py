@@ -78,6 +78,13 @@ def test_the_other_rows_say_what_they_are() -> None:
     ]
 
 
+def test_machines_dates_and_loads_stand_below() -> None:
+    rows = [about(once(name, 1, 2, 2, "s", "")) for name in "abc"]
+    rows = [rows[0], rows[1] | {"date": "2026-01-03", "load": 0.5}, rows[2] | {"machine": "n"}]
+    below = runner.table(rows).splitlines()[-1]
+    assert "on m: b 2026-01-01 to 2026-01-03 (load 0.5 to 1.0); on n: b 2026-01-01 (load 1.0). " in below
+
+
 def about(row: Row) -> Row:
     return {"bench": "b", "date": "2026-01-01", "machine": "m", "load": 1.0, "versions": "v 1"} | row
 

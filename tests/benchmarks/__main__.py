@@ -111,24 +111,29 @@ def table(rows: list[Row]) -> str:
     """The README's table, and below it when and where each benchmark was run."""
     lines = ["| | ours | instead | ratio [min, max] | |", "|---|--:|--:|--:|---|"]
     lines += [_line(row) for row in rows]
-    runs = ", ".join(_runs(bench, rows) for bench in dict.fromkeys(row["bench"] for row in rows))
-    machines = ", ".join(sorted({row["machine"] for row in rows}))
+    machines = [_runs(name, rows) for name in sorted({row["machine"] for row in rows})]
     libraries = sorted({version for row in rows for version in row["versions"].split(", ")})
     return "\n".join(
         [
             *lines,
             "",
-            f"Measured with `make bench` on {machines}: {runs}; load is that of the minute before. "
+            f"Measured with `make bench` {'; '.join(machines)}. Load is that of the minute before. "
             f"With {', '.join(libraries)}.",
         ]
     )
 
 
-def _runs(bench: str, rows: list[Row]) -> str:
-    """A benchmark's name, dates and loads."""
-    own = [row for row in rows if row["bench"] == bench]
-    dates, loads = sorted({row["date"] for row in own}), sorted({row["load"] for row in own})
-    return f"{bench} {_span(dates)} (load {_span(loads)})"
+def _runs(machine: str, rows: list[Row]) -> str:
+    """What was measured on a machine: benchmarks, dates and loads."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["machine"] == machine:
+            found.setdefault(row["bench"], []).append(row)
+    runs = []
+    for bench, own in found.items():
+        dates, loads = sorted({row["date"] for row in own}), sorted({row["load"] for row in own})
+        runs.append(f"{bench} {_span(dates)} (load {_span(loads)})")
+    return f"on {machine}: {', '.join(runs)}"
 
 
 def _span(values: list[str] | list[float]) -> str:

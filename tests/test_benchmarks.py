@@ -69,7 +69,7 @@ def test_the_other_rows_say_what_they_are() -> None:
         del old[key]  # as rows were written before
     lines = [
         runner.table([one]).splitlines()[2]
-        for one in (old, about(score("a row", 3, 2, "F", "a note")), about(compared([3, 1, 2], None)))
+        for one in (old, about(score("a row", 3, 2, 1.5, "F", "a note")), about(compared([3, 1, 2], None)))
     ]
     assert lines == [
         "| a row | 1 s | 3 s | 3.00 | **1 run**, 2026-01-01; a note |",

@@ -91,7 +91,8 @@ def compare_on_lfw() -> Row:
         f"{len(people)} LFW photos of {len(set(people))} people, distance {DISTANCE}; "
         f"{_scores('ours', own)}; {_scores('components', other)}"
     )
-    return score("people of LFW, connected components", own.bcubed_f, other.bcubed_f, "BCubed F", note)
+    ratio = own.bcubed_f / other.bcubed_f
+    return score("people of LFW, connected components", own.bcubed_f, other.bcubed_f, ratio, "BCubed F", note)
 
 
 def compare_on_photos() -> Iterator[Row]:
@@ -101,7 +102,8 @@ def compare_on_photos() -> Iterator[Row]:
         other = agreement(plain(vectors, method, DISTANCE), people)
         scores = f"{_scores('ours', own)}; {_scores('plain', other)}"
         note = f"{len(people)} photos of {len(set(people))} people, distance {DISTANCE}; {scores}"
-        yield score(f"people, plain {method} linkage", own.bcubed_f, other.bcubed_f, "BCubed F", note)
+        name, ratio = f"people, plain {method} linkage", own.bcubed_f / other.bcubed_f
+        yield score(name, own.bcubed_f, other.bcubed_f, ratio, "BCubed F", note)
 
 
 def _scores(whose: str, found: Agreement) -> str:

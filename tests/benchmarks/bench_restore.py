@@ -162,7 +162,7 @@ def run(pairs: int = PAIRS, steps: int = MEASURED) -> Iterator[Row]:
         yield from rows_of(found, way, steps)
         norm = (latents[way] - latents["plain"]).norm() / latents["plain"].norm()
         note = f"after {steps} steps, to the plain fp32 way"
-        yield score(f"difference of latents, {way}", float(norm), None, "relative L2", note)
+        yield score(f"difference of latents, {way}", float(norm), None, None, "relative L2", note)
     eight, single = (found.costs(way, lambda run: run["use"]) for way in ("eight", "fp32"))
     note, eightfold = "against 8 single ones, fp32", [8 * cost for cost in single]
     yield found.row("a later step of a batch of 8", eight, eightfold, UNIT, note)

@@ -174,7 +174,7 @@ def run(pairs: int = PAIRS, steps: int = STEPS) -> Iterator[Row]:
         costs = (runs.costs(who, lambda run, key=key: run[key]) for who in ways)
         yield runs.row(f"train ReF-LDM: {name}", *costs, unit, note)
     ours, theirs = (runs.made[who][0]["loss"] for who in ways)
-    yield score("train ReF-LDM: loss", ours, theirs, "", note, compared=False)
+    yield score("train ReF-LDM: loss", ours, theirs, None, "", note)
 
 
 def main(way: str, steps: int) -> None:

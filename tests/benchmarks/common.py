@@ -97,14 +97,8 @@ def interleave(pairs: int, **ways: Callable[[], Made]) -> Rounds[Made]:
     return Rounds(found, began, before)
 
 
-def score(
-    name: str, ours: float, theirs: float | None, unit: str, note: str, *, compared: bool = True
-) -> Row:
-    """A line of what is computed from fixed data and not timed, so that one run is enough.
-
-    More is better; where it is not, `compared` is False and there is no ratio.
-    """
-    ratio = ours / theirs if compared and theirs is not None else None
+def score(name: str, ours: float, theirs: float | None, ratio: float | None, unit: str, note: str) -> Row:
+    """A line of what is computed from fixed data and not timed, so that one run is enough."""
     return row(name, ours, theirs, ratio, unit, note) | {"pairs": None}
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ffhqref.identities.grouping import Labels, Vectors, components
 from ffhqref.identities.search import pairs_below
-from tests.benchmarks.common import Peak, alternate, child, row, seconds
+from tests.benchmarks.common import PAIRS, Peak, Row, child, interleave, seconds
 from tests.benchmarks.synthetic import ffhq_like
 
 PHOTOS = 70_000
@@ -41,36 +42,33 @@ def same_grouping(a: Labels, b: Labels) -> bool:
     return bool(both == len(np.unique(a)) == len(np.unique(b)))
 
 
-def run(photos: int = PHOTOS, rounds: int = 1) -> list[dict[str, Any]]:
+def run(photos: int = PHOTOS, pairs: int = PAIRS) -> Iterator[Row]:
     vectors, _ = ffhq_like(photos)
     found: dict[str, Any] = {}
-
-    def our_time() -> float:
-        return seconds(lambda: found.update(ours=ours(vectors)))
-
-    def their_time() -> float:
-        return seconds(lambda: found.update(theirs=theirs(vectors)))
-
-    own, other, ratio = alternate(our_time, their_time, rounds)
-    labels, pairs = found["ours"]
+    times = interleave(
+        pairs,
+        ours=lambda: seconds(lambda: found.update(ours=ours(vectors))),
+        theirs=lambda: seconds(lambda: found.update(theirs=theirs(vectors))),
+    )
+    labels, count = found["ours"]
     if not same_grouping(labels, found["theirs"]):
         raise AssertionError("the components differ from DBSCAN's")
-    memory = child("tests.benchmarks.bench_cluster", str(photos))
-    if max(memory["bytes"], memory["dense_bytes"]) > MOST_BYTES:
-        raise AssertionError(f"more than {MOST_BYTES / 1e9} GB beyond the embeddings: {memory}")
     people = np.bincount(np.unique(labels, return_inverse=True)[1])
     note = (
-        f"{photos} x 512, distance {DISTANCE}: {pairs} pairs, {int((people > 1).sum())} components of 2 or "
+        f"{photos} x 512, distance {DISTANCE}: {count} pairs, {int((people > 1).sum())} components of 2 or "
         f"more, identical; beside DBSCAN(cosine, brute, n_jobs=2)"
     )
-    dense = (
-        f"peak beyond the embeddings, below {MOST_BYTES / 1e9}; {memory['dense_bytes'] / 1e9:.2f} on a crowd "
-        f"of {memory['pairs']} pairs"
+    yield times.row("pairs and components", times.made["ours"], times.made["theirs"], "s", note)
+    memory = interleave(pairs, ours=lambda: child("tests.benchmarks.bench_cluster", str(photos)))
+    usual = memory.costs("ours", lambda run: run["bytes"])
+    dense = memory.costs("ours", lambda run: run["dense_bytes"])
+    if max(*usual, *dense) > MOST_BYTES:
+        raise AssertionError(f"more than {MOST_BYTES / 1e9} GB beyond the embeddings: {memory.made}")
+    note = (
+        f"peak beyond the embeddings, below {MOST_BYTES / 1e9}; {max(dense) / 1e9:.2f} on a crowd "
+        f"of {memory.made['ours'][0]['pairs']} pairs"
     )
-    return [
-        row("pairs and components", own, other, ratio, "s", note),
-        row("memory of the search", memory["bytes"] / 1e9, None, None, "GB", dense),
-    ]
+    yield memory.row("memory of the search", [one / 1e9 for one in usual], None, "GB", note)
 
 
 def measure_memory(photos: int) -> dict[str, float]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
-import subprocess
+import shutil
 import sys
 import tempfile
 import time
@@ -12,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -22,6 +22,7 @@ from threadpoolctl import threadpool_limits
 from ffhqref.core import images
 from ffhqref.degrade import draws, operators, stage
 from ffhqref.degrade.levels import Level, load_level
+from tests.benchmarks.common import PAIRS, Row, child, interleave, seconds
 
 COUNT = 160  # pictures of each kind of kernel
 FILES = 24  # pictures end to end
@@ -87,12 +88,6 @@ def face(side: int, seed: int = 0) -> images.Rgb:
     return np.clip(large + rng.normal(0, 2.5, large.shape), 0, 255).astype(np.uint8)
 
 
-def seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    start = clock()
-    work()
-    return clock() - start
-
-
 def check_same(image: images.Rgb, level: Level) -> None:
     """The baseline is no straw man: it makes the very bytes that ours makes."""
     random.seed(operators.PUBLISHED_SEED)
@@ -102,8 +97,8 @@ def check_same(image: images.Rgb, level: Level) -> None:
         np.testing.assert_array_equal(published(image, level), ours)
 
 
-def rate(who: str, kind: str) -> float:
-    """Pictures per second of one core's time, in this process alone."""
+def cost(who: str, kind: str) -> float:
+    """Seconds of one core a picture, in this process alone."""
     level, image = load_level("train"), face(512)
     if who == "ours":
         sampled = (operators.draw_degradation(level, 0, str(number)) for number in range(10 * COUNT))
@@ -115,26 +110,37 @@ def rate(who: str, kind: str) -> float:
     with one_core():
         for work in works[:8]:
             work()
-        start = time.process_time()
-        for work in works:
-            work()
-        return len(works) / (time.process_time() - start)
+        return seconds(lambda: [work() for work in works], time.process_time) / len(works)
 
 
-def in_memory(kind: str) -> tuple[float, float]:
+def in_memory(pairs: int) -> Iterator[Row]:
     """Ours and the published procedure, each in a process of its own: what one leaves in the allocator
     would change the other's time."""
-    rates = []
-    for who in ("ours", "theirs"):
-        command = [sys.executable, __file__, who, kind]
-        rates.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    return rates[0], rates[1]
+    runs = {}
+    unit, note = "images/s of a core", "512x512 in memory, level train; both make the same bytes"
+    for kind, word in [("iso", "isotropic"), ("aniso", "anisotropic")]:
+        ways = {
+            who: partial(child, "tests.benchmarks.bench_degrade", who, kind) for who in ("ours", "theirs")
+        }
+        with one_core():
+            made = interleave(pairs, **ways)
+        runs[kind] = {who: made.costs(who, lambda run: run["seconds"]) for who in ways}
+        yield made.row(
+            f"degrade, {word} kernels", runs[kind]["ours"], runs[kind]["theirs"], unit, note, reciprocal
+        )
+    both = [
+        [(one + other) / 2 for one, other in zip(runs["iso"][who], runs["aniso"][who], strict=True)]
+        for who in ("ours", "theirs")
+    ]
+    yield made.row("degrade, as drawn (half and half)", *both, unit, "from the two above", reciprocal)
 
 
-def end_to_end(level: Level, folder: Path) -> tuple[float, float]:
-    """ms a picture from a 1024 PNG to a 512 PNG: all of it, and decode, resize, encode, write alone."""
-    for number in range(FILES):
-        images.write(folder / "photos" / f"{number:05d}.png", face(1024, number))
+def reciprocal(cost: float) -> float:
+    return 1 / cost
+
+
+def end_to_end(level: Level, folder: Path, pairs: int) -> Row:
+    """From a 1024 PNG to a 512 PNG: all of it, and decode, resize, encode, write alone."""
     paths = sorted((folder / "photos").iterdir())
 
     def alone() -> None:
@@ -143,66 +149,53 @@ def end_to_end(level: Level, folder: Path) -> tuple[float, float]:
                 clean = np.asarray(file.convert("RGB").resize((512, 512), Image.Resampling.BICUBIC))
             cv2.imwrite(str(folder / "clean.png"), clean[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 3])
 
-    def ours(out: str) -> None:
-        stage.degrade_folder(level, folder / "photos", folder / out, options=draws.DegradeOptions(workers=1))
-
-    alone()  # warms the files
     cpu = time.process_time  # other work on the machine changes it less than the clock on the wall
-    rounds = [
-        (seconds(lambda number=number: ours(f"lq-{number}"), cpu), seconds(alone, cpu)) for number in range(3)
-    ]
-    return tuple(min(times) / FILES * 1e3 for times in zip(*rounds, strict=True))  # type: ignore[return-value]
-
-
-def by_workers(level: Level, folder: Path) -> tuple[float, float]:
-    """Pictures a second with a worker on every core, and with one."""
-    rates = []
-    for workers in (len(os.sched_getaffinity(0)), 1):
-        options = draws.DegradeOptions(workers=workers, seed=workers)
-        out = folder / f"workers-{workers}"
-        rates.append(
-            FILES
-            / seconds(lambda o=out, p=options: stage.degrade_folder(level, folder / "photos", o, options=p))
+    with one_core():
+        alone()  # warms the files
+        times = interleave(
+            pairs,
+            ours=lambda: degraded(level, folder, 1, cpu),
+            theirs=lambda: seconds(alone, cpu),
         )
-    return rates[0], rates[1]
+    ours, theirs = ([cost / FILES * 1e3 for cost in times.made[who]] for who in ("ours", "theirs"))
+    note = "1024 PNG to 512 PNG, one core; theirs: decode, bicubic resize, encode, write, nothing else"
+    return times.row("degrade from file to file", ours, theirs, "CPU ms/image", note)
 
 
-def run() -> list[dict[str, Any]]:
-    level, image = load_level("train"), face(512)
-    rows = []
+def degraded(level: Level, folder: Path, workers: int, clock: Callable[[], float]) -> float:
+    """Seconds of `ffhqref degrade` into a folder that goes again."""
+    options, out = draws.DegradeOptions(workers=workers), folder / "lq"
+    try:
+        return seconds(lambda: stage.degrade_folder(level, folder / "photos", out, options=options), clock)
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
 
-    def add(name: str, ours: float, theirs: float, unit: str, note: str, ratio: float | None = None) -> None:
-        values = {
-            "ours": round(ours, 1),
-            "theirs": round(theirs, 1),
-            "ratio": round(ratio or ours / theirs, 2),
-        }
-        rows.append({"name": name, **values, "unit": unit, "note": note})
 
-    with one_core(), tempfile.TemporaryDirectory() as folder:
-        check_same(image, level)
-        rates = {}
-        for kind, word in [("iso", "isotropic"), ("aniso", "anisotropic")]:
-            rates[kind] = in_memory(kind)
-            note = "512x512 in memory, level train; both make the same bytes"
-            add(f"degrade, {word} kernels", *rates[kind], "images/s of a core", note)
-        both = [2 / sum(1 / rates[kind][who] for kind in rates) for who in (0, 1)]
-        add("degrade, as drawn (half and half)", both[0], both[1], "images/s of a core", "from the two above")
-        ours, alone = end_to_end(level, Path(folder))
-        note = "1024 PNG to 512 PNG, one core; theirs: decode, bicubic resize, encode, write, nothing else"
-        add("degrade from file to file", ours, alone, "CPU ms/image", note)
-    with tempfile.TemporaryDirectory() as folder:
+def by_workers(level: Level, folder: Path, pairs: int) -> Row:
+    """With a worker on every core, and with one."""
+    cores = len(os.sched_getaffinity(0))
+    times = interleave(
+        pairs,
+        ours=lambda: degraded(level, folder, cores, time.perf_counter),
+        theirs=lambda: degraded(level, folder, 1, time.perf_counter),
+    )
+    note = f"file to file; ours: {cores} workers on {cores} cores, theirs: ours with 1 worker"
+    name, made = "degrade with a worker a core", times.made
+    return times.row(name, made["ours"], made["theirs"], "images/s", note, lambda cost: FILES / cost)
+
+
+def run(pairs: int = PAIRS) -> Iterator[Row]:
+    level = load_level("train")
+    with one_core():
+        check_same(face(512), level)
+    yield from in_memory(pairs)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         for number in range(FILES):
-            images.write(Path(folder) / "photos" / f"{number:05d}.png", face(1024, number))
-        cores = len(os.sched_getaffinity(0))
-        note = f"file to file; ours: {cores} workers on {cores} cores, theirs: ours with 1 worker"
-        add("degrade with a worker a core", *by_workers(level, Path(folder)), "images/s", note)
-    return rows
+            images.write(folder / "photos" / f"{number:05d}.png", face(1024, number))
+        yield end_to_end(level, folder, pairs)
+        yield by_workers(level, folder, pairs)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        print(rate(*sys.argv[1:]))
-    else:
-        for row in run():
-            print(row)
+    print(json.dumps({"seconds": cost(*sys.argv[1:])}))

@@ -19,13 +19,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from tests.benchmarks.common import Skip, alternate, row
+from tests.benchmarks.common import PAIRS, Row, Skip, interleave
 
 FILES, EACH, BIG = 2000, 1_300_000, 1_000_000_000
 CONNECTIONS = 8
-ROUNDS = 2
 KIND = {EACH: "md5", BIG: "sha256"}  # what FFHQ's images and the published checkpoints are known by
 
 CONFIG = """
@@ -40,7 +38,7 @@ http {{
 """
 
 
-def run() -> list[dict[str, Any]]:
+def run(pairs: int = PAIRS) -> Iterator[Row]:
     """Rate of the same files by ours and by aria2c, taking turns."""
     nginx, aria2 = shutil.which("nginx") or shutil.which("/usr/sbin/nginx"), shutil.which("aria2c")
     if not nginx or not aria2:
@@ -49,11 +47,11 @@ def run() -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="ffhqref-bench-") as folder, _nginx(nginx, Path(folder)) as url:
         root = Path(folder)
         many = _make(root / "www", {f"{number:05d}.png": EACH for number in range(FILES)})
-        rows = _compare(f"download {FILES:,} files of 1.3 MB", root, url, many, aria2, CONNECTIONS)
+        yield _compare(f"download {FILES:,} files of 1.3 MB", root, url, many, aria2, CONNECTIONS, pairs)
         for name in many:
             (root / "www" / name).unlink()
         big = _make(root / "www", {"big.zip": BIG})
-        return rows + _compare("download one file of 1 GB", root, url, big, aria2, 1)
+        yield _compare("download one file of 1 GB", root, url, big, aria2, 1, pairs)
 
 
 @contextmanager
@@ -96,8 +94,8 @@ def _make(folder: Path, sizes: dict[str, int]) -> dict[str, str]:
 
 
 def _compare(
-    name: str, root: Path, url: str, sums: dict[str, str], aria2: str, connections: int
-) -> list[dict[str, Any]]:
+    name: str, root: Path, url: str, sums: dict[str, str], aria2: str, connections: int, pairs: int
+) -> Row:
     sizes = {one: (root / "www" / one).stat().st_size for one in sums}
     kind = KIND[next(iter(sizes.values()))]
     manifest, addresses = root / "files.toml", root / "addresses.txt"
@@ -114,14 +112,14 @@ def _compare(
     theirs = [aria2, "-q", "-x1", "-s1", f"-j{connections}", "-d", str(out), "--file-allocation=none"]
     theirs += ["-i", str(addresses)]
     total = sum(sizes.values()) / 1e6
-    our_time, their_time, ratio = alternate(
-        lambda: _timed(ours, out, sizes), lambda: _timed(theirs, out, sizes), ROUNDS
+    times = interleave(
+        pairs, ours=lambda: _timed(ours, out, sizes), theirs=lambda: _timed(theirs, out, sizes)
     )
     note = (
         f"beside aria2c, {connections} connections, nginx on loopback; ours checks {kind} and flushes, "
         "aria2c does neither"
     )
-    return [row(name, total / our_time, total / their_time, ratio, "MB/s", note)]
+    return times.row(name, times.made["ours"], times.made["theirs"], "MB/s", note, lambda cost: total / cost)
 
 
 def _timed(command: list[str], out: Path, sizes: dict[str, int]) -> float:

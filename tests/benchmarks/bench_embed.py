@@ -8,6 +8,7 @@ import io
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,10 @@ import numpy as np
 from ffhqref.core.recipe import Recipe, load_recipe
 from ffhqref.core.tables import IMAGE, LANDMARK_COLUMNS, load_embeddings
 from ffhqref.dataset.embed import embed_photos
-from tests.benchmarks.common import FACES, alternate, needed, row, seconds
+from tests.benchmarks.common import FACES, PAIRS, Row, interleave, needed, seconds
 
 SIDE = "512"  # px: the pictures of this width and height are used
 COPIES = 3  # of each picture, so that a run takes seconds
-ROUNDS = 3
 EMBEDDER, DETECTOR = "w600k_mbf_dequant_fp32.onnx", "scrfd_2.5g_bnkps.onnx"
 
 
@@ -67,10 +67,9 @@ def their_embeddings(app: Any, paths: list[Path]) -> dict[str, Any]:
     return found
 
 
-def run() -> list[dict[str, Any]]:
+def run(pairs: int = PAIRS) -> Iterator[Row]:
     weights = needed(FACES / "weights")
     networks = {"embedder": str(weights / EMBEDDER), "detector": str(weights / DETECTOR), "distance": 0.6}
-    rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths, app = lay_out(folder), face_analysis(folder)
@@ -78,11 +77,10 @@ def run() -> list[dict[str, Any]]:
             ("embed, faces detected", {}),
             ("embed, landmarks known", {"align": "landmarks", "landmarks": str(folder / "landmarks.csv")}),
         ):
-            rows.append(compare(what, folder, paths, app, load_recipe("photos", **networks, **given)))
-    return rows
+            yield compare(what, folder, paths, app, load_recipe("photos", **networks, **given), pairs)
 
 
-def compare(name: str, folder: Path, paths: list[Path], app: Any, recipe: Recipe) -> dict[str, Any]:
+def compare(name: str, folder: Path, paths: list[Path], app: Any, recipe: Recipe, pairs: int) -> Row:
     """One row; the embeddings of both must be of the same faces."""
     out, found = folder / "out", {}
 
@@ -93,7 +91,7 @@ def compare(name: str, folder: Path, paths: list[Path], app: Any, recipe: Recipe
     def theirs() -> float:
         return seconds(lambda: found.update(their_embeddings(app, paths)))
 
-    own, other, ratio = alternate(ours, theirs, ROUNDS)
+    times = interleave(pairs, ours=ours, theirs=theirs)
     made = load_embeddings(out)
     alike = [
         float(vector @ found[at]) for at, vector in zip(made.names, made.vectors, strict=True) if at in found
@@ -104,4 +102,6 @@ def compare(name: str, folder: Path, paths: list[Path], app: Any, recipe: Recipe
         f"{len(paths)} files of 512 px, networks' start and tables included; beside a loop of imread and "
         f"FaceAnalysis.get, det_size 320, default sessions; median cosine of both {np.median(alike):.4f}"
     )
-    return row(name, len(paths) / own, len(paths) / other, ratio, "photos/s", note)
+    return times.row(
+        name, times.made["ours"], times.made["theirs"], "photos/s", note, lambda cost: len(paths) / cost
+    )

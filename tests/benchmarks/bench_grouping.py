@@ -6,9 +6,11 @@ import csv
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from statistics import median
 
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
@@ -23,7 +25,7 @@ from ffhqref.identities.doubts import spanning_forest
 from ffhqref.identities.grouping import Agreement, Edges, Labels, Vectors, agreement, components
 from ffhqref.identities.people import group, reach
 from ffhqref.identities.search import pairs_below
-from tests.benchmarks.common import FACES, Peak, child, needed, row, seconds
+from tests.benchmarks.common import FACES, PAIRS, Peak, Row, child, interleave, needed, score, seconds
 from tests.benchmarks.synthetic import planted
 
 DISTANCE = 0.6
@@ -78,7 +80,7 @@ def lfw() -> tuple[Vectors, list[str]]:
     return embedded(FACES / "lfw158" / "photos", known)
 
 
-def compare_on_lfw() -> list[dict[str, Any]]:
+def compare_on_lfw() -> Row:
     """Beside connected components below the distance, which chain where photos are many."""
     vectors, people = lfw()
     edges = edges_of(vectors, DISTANCE)
@@ -90,22 +92,18 @@ def compare_on_lfw() -> list[dict[str, Any]]:
         f"{_scores('ours', own)}; {_scores('components', other)}"
     )
     ratio = own.bcubed_f / other.bcubed_f
-    return [row("people of LFW, connected components", own.bcubed_f, other.bcubed_f, ratio, "BCubed F", note)]
+    return score("people of LFW, connected components", own.bcubed_f, other.bcubed_f, ratio, "BCubed F", note)
 
 
-def compare_on_photos() -> list[dict[str, Any]]:
+def compare_on_photos() -> Iterator[Row]:
     vectors, people = real_photos()
     own = agreement(group(vectors, DISTANCE, edges_of(vectors, DISTANCE)), people)
-    rows = []
     for method in PLAIN:
         other = agreement(plain(vectors, method, DISTANCE), people)
         scores = f"{_scores('ours', own)}; {_scores('plain', other)}"
         note = f"{len(people)} photos of {len(set(people))} people, distance {DISTANCE}; {scores}"
-        ratio = own.bcubed_f / other.bcubed_f
-        rows.append(
-            row(f"people, plain {method} linkage", own.bcubed_f, other.bcubed_f, ratio, "BCubed F", note)
-        )
-    return rows
+        name, ratio = f"people, plain {method} linkage", own.bcubed_f / other.bcubed_f
+        yield score(name, own.bcubed_f, other.bcubed_f, ratio, "BCubed F", note)
 
 
 def _scores(whose: str, found: Agreement) -> str:
@@ -146,21 +144,20 @@ def measure(whose: str, photos: int) -> dict[str, float]:
     }  # fmt: skip
 
 
-def compare_at_size(photos: int) -> list[dict[str, Any]]:
-    own, other = (
-        child("tests.benchmarks.bench_grouping", whose, str(photos)) for whose in ("ours", "theirs")
-    )
+def compare_at_size(photos: int, pairs: int) -> Iterator[Row]:
+    ways = {
+        who: partial(child, "tests.benchmarks.bench_grouping", who, str(photos)) for who in ("ours", "theirs")
+    }
+    runs = interleave(pairs, **ways)
+    own, other = (runs.made[who][0] for who in ways)
     note = (
         f"{photos} planted photos, the largest people of {', '.join(map(str, CROWDS))}; BCubed F "
         f"{own['bcubed']:.4f} beside {other['bcubed']:.4f} of SciPy's average linkage"
     )
-    return [
-        row("people, time", own["seconds"], other["seconds"], other["seconds"] / own["seconds"], "s", note),
-        row(
-            "people, memory", own["bytes"] / 1e9, other["bytes"] / 1e9, other["bytes"] / own["bytes"], "GB",
-            "the same run, beyond the embeddings",
-        ),
-    ]  # fmt: skip
+    times = (runs.costs(who, lambda run: run["seconds"]) for who in ways)
+    yield runs.row("people, time", *times, "s", note)
+    memory = (runs.costs(who, lambda run: run["bytes"] / 1e9) for who in ways)
+    yield runs.row("people, memory", *memory, "GB", "the same runs, beyond the embeddings")
 
 
 CROWD = 3000  # photos of one person
@@ -175,17 +172,24 @@ def one_person(photos: int) -> Neighbours:
     return Neighbours(names, alone, alone, left, right, distances, all_of, False)
 
 
-def bounded_references(photos: int) -> list[dict[str, Any]]:
+def bounded_references(photos: int, pairs: int) -> Row:
     """References of one person with many photos, beside those of half as many: the shipped bound holds."""
     recipe = replace(load_recipe("photos", distance=DISTANCE), test=0.0, val=0.0, dedupe="off")
     vectors, _ = planted(photos, np.array([photos]), 0)
-    took = []
-    for count in (photos // 2, photos):
-        graph, rows = one_person(count), vectors[:count]
-        took.append(seconds(lambda g=graph, v=rows: rows_of(g, v, ["train"] * len(v), "train", recipe)))  # type: ignore[misc]
-    half, whole = took
-    note = f"one person of {photos} photos, {recipe.max_references} references each; beside {photos // 2}"
-    return [row("references of a crowd", whole, half, whole / half, "s", note)]
+
+    def each(graph: Neighbours) -> float:
+        """Milliseconds a photo."""
+        count = len(graph.names)
+        work = partial(rows_of, graph, vectors[:count], ["train"] * count, "train", recipe)
+        return seconds(work) / count * 1e3
+
+    half, whole = one_person(photos // 2), one_person(photos)
+    times = interleave(pairs, ours=lambda: each(whole), theirs=lambda: each(half))
+    note = (
+        f"one person of {photos} photos, {recipe.max_references} references each; beside {photos // 2} "
+        "photos: 1 is linear"
+    )
+    return times.row("references of a crowd", times.made["ours"], times.made["theirs"], "ms/photo", note)
 
 
 def prim(vectors: Vectors) -> float:
@@ -203,36 +207,42 @@ def prim(vectors: Vectors) -> float:
     return 1 - longest
 
 
-def weakest_links(photos: int) -> list[dict[str, Any]]:
+def weakest_links(photos: int, pairs: int) -> Row:
     """The longest edge of one person's tree: from the stored pairs, beside Prim's algorithm on the photos."""
     vectors, _ = planted(photos, np.array([photos]), 0)
-    pairs = list(pairs_below(vectors, DISTANCE))
-    near = components(photos, np.concatenate([np.stack(block[:2], 1) for block in pairs]).astype(np.int32))
+    stored = list(pairs_below(vectors, DISTANCE))
+    near = components(photos, np.concatenate([np.stack(block[:2], 1) for block in stored]).astype(np.int32))
     if (near != 0).any():
         raise RuntimeError("the planted person is not connected")
-    found: list[float] = []
-    ours = seconds(lambda: found.append(float(spanning_forest(photos, pairs)[1].max())))
-    theirs = seconds(lambda: found.append(prim(vectors)))
-    if abs(found[0] - found[1]) > 1e-6:
+    found: dict[str, float] = {}
+    times = interleave(
+        pairs,
+        ours=lambda: seconds(lambda: found.update(ours=float(spanning_forest(photos, stored)[1].max()))),
+        theirs=lambda: seconds(lambda: found.update(theirs=prim(vectors))),
+    )
+    if abs(found["ours"] - found["theirs"]) > 1e-6:
         raise RuntimeError(f"the trees differ: {found}")
-    count = sum(len(block[0]) for block in pairs)
+    count = sum(len(block[0]) for block in stored)
     note = f"one person of {photos} photos, {count} stored pairs; beside Prim's algorithm over the vectors"
-    return [row("weakest link of a person", ours, theirs, theirs / ours, "s", note)]
+    return times.row("weakest link of a person", times.made["ours"], times.made["theirs"], "s", note)
 
 
-def calibrating(photos: int) -> list[dict[str, Any]]:
+def calibrating(photos: int, pairs: int) -> Row:
     """Peak memory of the match rates of `photos`, beside the vectors themselves."""
-    own = child("tests.benchmarks.bench_grouping", "rates", str(photos))
-    vectors = photos * 512 * 4 / 1e9
-    note = f"{photos} photos in {own['seconds']:.0f} s; beside the embeddings' own"
-    return [row("calibrate, memory", own["bytes"] / 1e9, vectors, vectors * 1e9 / own["bytes"], "GB", note)]
+    runs = interleave(pairs, ours=partial(child, "tests.benchmarks.bench_grouping", "rates", str(photos)))
+    ours = runs.costs("ours", lambda run: run["bytes"] / 1e9)
+    took = median(runs.costs("ours", lambda run: run["seconds"]))
+    note = f"{photos} photos in {took:.0f} s; beside the embeddings' own"
+    return runs.row("calibrate, memory", ours, [photos * 512 * 4 / 1e9] * pairs, "GB", note)
 
 
-def run() -> list[dict[str, Any]]:
-    return [
-        *compare_on_photos(), *compare_on_lfw(), *compare_at_size(PHOTOS), *bounded_references(CROWD),
-        *weakest_links(CROWD), *calibrating(PHOTOS),
-    ]  # fmt: skip
+def run(pairs: int = PAIRS) -> Iterator[Row]:
+    yield from compare_on_photos()
+    yield compare_on_lfw()
+    yield from compare_at_size(PHOTOS, pairs)
+    yield bounded_references(CROWD, pairs)
+    yield weakest_links(CROWD, pairs)
+    yield calibrating(PHOTOS, pairs)
 
 
 if __name__ == "__main__":

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
+from tests.benchmarks.common import PAIRS, Rounds, Row, Skip, child, interleave, most_memory, score
+
 STEPS, REFERENCES, GUIDANCE = 50, 4, 1.5
 MEASURED = int(os.environ.get("FFHQREF_BENCH_STEPS", "3"))
 WAYS = ("plain", "fp32", "bf16")
+PARTS = ("encode", "references", "decode")
 # Seconds of the published code on two AVX-512 cores (SPEC.md, section 10): the plain way is no straw man
 # where all of its parts are slower or faster than these by one factor.
 PUBLISHED = {"total": 133, "use": 2.04, "encode": 3.27, "references": 18.5, "decode": 5.69}
 # On a busy machine, FFHQREF_BENCH_CLOCK=cpu with OMP_NUM_THREADS=1 counts the process's own seconds.
-CLOCK = time.process_time if os.environ.get("FFHQREF_BENCH_CLOCK") == "cpu" else time.perf_counter
+BUSY = os.environ.get("FFHQREF_BENCH_CLOCK") == "cpu"
+CLOCK, UNIT = (time.process_time, "CPU s") if BUSY else (time.perf_counter, "s")
 
 
 def make_weights(path: Path) -> None:
@@ -69,7 +72,7 @@ def measure(way: str, weights: Path, references: int, steps: int, batch: int = 1
     torch.set_grad_enabled(False)
     measured = _plain if way == "plain" else _ours
     seconds, latent = measured(way, weights, pictures(references + batch), steps, batch)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    peak = most_memory() / 1e9
     torch.save(latent, weights.parent / f"{way}-{references}-{steps}-{batch}.pt")
     later = sorted(v for k, v in seconds.items() if k.startswith("step ") and k != "step 0")
     use = later[len(later) // 2]
@@ -81,11 +84,11 @@ def measure(way: str, weights: Path, references: int, steps: int, batch: int = 1
 def _plain(way: str, weights: Path, drawn: list[Any], steps: int, batch: int) -> tuple[dict[str, float], Any]:
     import numpy as np
     import torch
-    from plain_refldm import Plain, decode, encode
 
     from ffhqref.refldm.model import checkpoint, schedule
     from ffhqref.refldm.model.autoencoder import Autoencoder
     from ffhqref.refldm.model.unet import UNet
+    from tests.benchmarks.plain_refldm import Plain, decode, encode
 
     unet, stage = UNet(), Autoencoder()
     tensors, _ = checkpoint.read_tensors(weights)
@@ -137,21 +140,8 @@ def _ours(way: str, weights: Path, drawn: list[Any], steps: int, batch: int) -> 
     return _sample(guided, x, restorer.alpha_bar, steps, seconds, schedule, restorer.decode)
 
 
-def child(
-    way: str, weights: Path, steps: int, references: int = REFERENCES, batch: int = 1
-) -> dict[str, Any]:
-    """`measure` in a process of its own."""
-    arguments = [sys.executable, __file__, way, str(weights), str(references), str(steps), str(batch)]
-    environment = {**os.environ, "PYTHONPATH": f"{HERE.parent.parent}{os.pathsep}{HERE}"}
-    out = subprocess.run(arguments, check=True, capture_output=True, text=True, env=environment).stdout
-    result: dict[str, Any] = json.loads(out.splitlines()[-1])
-    return result
-
-
-def run(steps: int = MEASURED) -> list[dict[str, Any]]:
+def run(pairs: int = PAIRS, steps: int = MEASURED) -> Iterator[Row]:
     """Rows of ours against the plain way: seconds, gigabytes, and the difference of the latents."""
-    from tests.benchmarks.common import Skip
-
     try:
         import torch
 
@@ -162,46 +152,48 @@ def run(steps: int = MEASURED) -> list[dict[str, Any]]:
         weights = Path(folder, "weights.safetensors")
         make_weights(weights)
         ways = WAYS if precision.has_bf16() else WAYS[:2]  # elsewhere bfloat16 is slower than all else
-        found = {way: child(way, weights, steps) for way in ways}
-        eight = child("fp32", weights, 3, batch=8)
+        found = interleave(
+            pairs,
+            **{way: partial(in_child, way, weights, steps, 1) for way in ways},
+            eight=partial(in_child, "fp32", weights, 3, 8),
+        )
         latents = {way: torch.load(Path(folder, f"{way}-{REFERENCES}-{steps}-1.pt")) for way in ways}
-    note = f"{STEPS} steps run" if steps == STEPS else f"{STEPS} steps, extrapolated from {steps}"
-    rows = []
     for way in ways[1:]:
-        ours, theirs = found[way], found["plain"]
-        whole = f"{note}; published: {PUBLISHED['total']} s"
-        rows.append(_row(f"restore, 4 references, {way}", ours["total"], theirs["total"], "s", whole))
-        step = f"guidance 1.5; published: {PUBLISHED['use']} s"
-        rows.append(_row(f"a later step, {way}", ours["use"], theirs["use"], "s", step))
-        for part in ("encode", "references", "decode"):
-            known = f"published: {PUBLISHED[part]} s"
-            rows.append(_row(f"{part}, {way}", ours["seconds"][part], theirs["seconds"][part], "s", known))
-        rows.append(_row(f"peak memory, {way}", ours["peak"], theirs["peak"], "GB", "of the process"))
+        yield from rows_of(found, way, steps)
         norm = (latents[way] - latents["plain"]).norm() / latents["plain"].norm()
-        rows.append(
-            {"name": f"difference of latents, {way}", "ours": float(norm), "theirs": None, "ratio": None,
-             "unit": "relative L2", "note": f"after {steps} steps, to the plain fp32 way"}
-        )  # fmt: skip
-    single = found["fp32"]["use"] * 8
-    rows.append(
-        _row("a later step of a batch of 8", eight["use"], single, "s", "against 8 single ones, fp32")
-    )
-    return rows
+        note = f"after {steps} steps, to the plain fp32 way"
+        yield score(f"difference of latents, {way}", float(norm), None, None, "relative L2", note)
+    eight, single = (found.costs(way, lambda run: run["use"]) for way in ("eight", "fp32"))
+    note, eightfold = "against 8 single ones, fp32", [8 * cost for cost in single]
+    yield found.row("a later step of a batch of 8", eight, eightfold, UNIT, note)
 
 
-def _row(name: str, ours: float, theirs: float, unit: str, note: str) -> dict[str, Any]:
-    return {"name": name, "ours": ours, "theirs": theirs, "ratio": theirs / ours, "unit": unit, "note": note}
+def in_child(way: str, weights: Path, steps: int, batch: int) -> dict[str, Any]:
+    """`measure` in a process of its own."""
+    words = map(str, (weights, REFERENCES, steps, batch))
+    return child("tests.benchmarks.bench_restore", way, *words)
 
 
-def main(arguments: list[str]) -> None:
-    if len(arguments) == 5:
-        way, weights, references, steps, batch = arguments
-        print(json.dumps(measure(way, Path(weights), int(references), int(steps), int(batch))))
-        return
-    for row in run():
-        theirs, ratio = (f"{row[k]:.3g}" if row[k] is not None else "-" for k in ("theirs", "ratio"))
-        print(f"{row['name']:40} {row['ours']:9.3g} {theirs:>9} {ratio:>7}  {row['unit']}  {row['note']}")
+def rows_of(found: Rounds[dict[str, Any]], way: str, steps: int) -> Iterator[Row]:
+    """Of one way beside the plain one: seconds of the whole and of its parts, and memory."""
+    run = f"{STEPS} steps run" if steps == STEPS else f"{STEPS} steps, extrapolated from {steps}"
+    whole = f"{run}; published: {PUBLISHED['total']} s"
+    step = f"guidance {GUIDANCE}; published: {PUBLISHED['use']} s"
+    rows = [("restore, 4 references", "total", UNIT, whole), ("a later step", "use", UNIT, step)]
+    rows += [(part, part, UNIT, f"published: {PUBLISHED[part]} s") for part in PARTS]
+    for name, key, unit, note in [*rows, ("peak memory", "peak", "GB", "of the process")]:
+        costs = (found.costs(who, partial(_cost, key)) for who in (way, "plain"))
+        yield found.row(f"{name}, {way}", *costs, unit, note)
+
+
+def _cost(key: str, made: dict[str, Any]) -> float:
+    return float(made["seconds"][key] if key in PARTS else made[key])
+
+
+def main(way: str, weights: str, *numbers: str) -> None:
+    references, steps, batch = map(int, numbers)
+    print(json.dumps(measure(way, Path(weights), references, steps, batch)))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

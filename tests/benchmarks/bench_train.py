@@ -9,17 +9,14 @@ that its peak memory is its own.
 from __future__ import annotations
 
 import json
-import os
-import resource
-import subprocess
 import sys
 import time
-from pathlib import Path
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
-from tests.benchmarks.common import row
+from tests.benchmarks.common import PAIRS, Row, child, interleave, most_memory, score
 
-HERE = Path(__file__).parent
 STEPS, REFERENCES = 1, 5
 
 
@@ -166,37 +163,23 @@ def plain(steps: int) -> tuple[list[float], float]:
     return seconds[-1].tolist(), value
 
 
-def child(way: str, steps: int) -> dict[str, Any]:
-    """A way in a process of its own: seconds of the last step, its loss, peak memory in GB."""
-    root = HERE.parent.parent
-    command = [sys.executable, "-m", "tests.benchmarks.bench_train", way, str(steps)]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    out = subprocess.run(
-        command, check=True, capture_output=True, text=True, env=environment, cwd=root
-    ).stdout
-    found: dict[str, Any] = json.loads(out.splitlines()[-1])
-    return found
-
-
-def run(steps: int = STEPS) -> list[dict[str, Any]]:
+def run(pairs: int = PAIRS, steps: int = STEPS) -> Iterator[Row]:
     """Rows of ours against the plain way: seconds a step, gigabytes, both losses."""
-    mine, theirs = child("ours", steps), child("plain", steps)
+    ways = {who: partial(child, "tests.benchmarks.bench_train", who, str(steps)) for who in ("ours", "plain")}
+    runs = interleave(pairs, **ways)
     note = "512 px, batch 1, 5 references, identity loss, fp32"
-    measured = {
-        "a step": ("step", "s"),
-        "a step, processor time": ("cpu", "s"),
-        "peak memory": ("peak", "GB"),
-        "loss": ("loss", ""),
-    }
-    return [
-        row(f"train ReF-LDM: {name}", mine[key], theirs[key], theirs[key] / mine[key], unit, note)
-        for name, (key, unit) in measured.items()
-    ]
+    for name, key, unit in (
+        ("a step", "step", "s"), ("a step, processor time", "cpu", "s"), ("peak memory", "peak", "GB"),
+    ):  # fmt: skip
+        costs = (runs.costs(who, lambda run, key=key: run[key]) for who in ways)
+        yield runs.row(f"train ReF-LDM: {name}", *costs, unit, note)
+    ours, theirs = (runs.made[who][0]["loss"] for who in ways)
+    yield score("train ReF-LDM: loss", ours, theirs, None, "", note)
 
 
 def main(way: str, steps: int) -> None:
     seconds, loss = (ours if way == "ours" else plain)(steps)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    peak = most_memory() / 1e9
     print(json.dumps({"step": seconds[0], "cpu": seconds[1], "loss": loss, "peak": peak}))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,10 @@ from PIL import Image
 from ffhqref.core import images
 from ffhqref.evaluate.cases import Method, of_folders
 from ffhqref.evaluate.run import EvaluateOptions, Evaluation, evaluate
-from tests.benchmarks.common import FACES, Skip, alternate, needed, row, seconds
+from tests.benchmarks.common import FACES, PAIRS, Row, Skip, interleave, needed, seconds
 
 SIDE = "512"  # px: the pictures of this width and height are used
 COPIES = 3  # of each picture, so that a run takes seconds
-ROUNDS = 3
 EMBEDDER = "w600k_mbf_dequant_fp32.onnx"
 
 
@@ -70,7 +69,7 @@ def plain_metrics() -> dict[str, Callable[[Any, Any], float]]:
     }
 
 
-def run(copies: int = COPIES, rounds: int = ROUNDS) -> list[dict[str, Any]]:
+def run(pairs: int = PAIRS, copies: int = COPIES) -> Iterator[Row]:
     metrics = plain_metrics()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -93,7 +92,7 @@ def run(copies: int = COPIES, rounds: int = ROUNDS) -> list[dict[str, Any]]:
 
             return seconds(loop)
 
-        own, other, ratio = alternate(ours, theirs, rounds)
+        times = interleave(pairs, ours=ours, theirs=theirs)
         worst = {
             metric: max(abs(found[-1].values["a"][metric][n] - values[n]) for n in names)
             for metric, values in plain.items()
@@ -104,4 +103,5 @@ def run(copies: int = COPIES, rounds: int = ROUNDS) -> list[dict[str, Any]]:
         f"{len(names)} results and targets of 512 px, IDS, PSNR and SSIM, scores.parquet included; beside "
         "Pillow, scikit-image and ONNX Runtime's default session, both pictures read for each metric"
     )
-    return [row("evaluate, three metrics", len(names) / own, len(names) / other, ratio, "pictures/s", note)]
+    name, made = "evaluate, three metrics", times.made
+    yield times.row(name, made["ours"], made["theirs"], "pictures/s", note, lambda cost: len(names) / cost)

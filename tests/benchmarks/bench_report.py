@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from statistics import median
 
 import cv2
 import numpy as np
@@ -29,7 +29,7 @@ from ffhqref.dataset.split import split_identities
 from ffhqref.demo.album import album, photographs
 from ffhqref.report.page import ReportOptions
 from ffhqref.report.write import write_report
-from tests.benchmarks.common import FACES, child, needed, row
+from tests.benchmarks.common import FACES, PAIRS, Row, child, interleave, most_memory, needed
 from tests.benchmarks.synthetic import planted
 
 PHOTOS, PEOPLE, DRAWN = 70_000, 7_200, 50  # people of two photos or more
@@ -77,7 +77,7 @@ def measure(out: Path) -> dict[str, float]:
     options = ReportOptions(labels=FACES / "ffhq_features.csv", label_accuracy=0.9)
     path = write_report(out, options=options).path
     took, cpu = time.perf_counter() - began, time.process_time() - worked
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = most_memory()
     rows = [
         tables.read_references(out / f"reference_mapping/{split}_references.csv") for split in tables.SPLITS
     ]
@@ -90,16 +90,19 @@ def measure(out: Path) -> dict[str, float]:
     }
 
 
-def run() -> list[dict[str, Any]]:
+def run(pairs: int = PAIRS) -> Iterator[Row]:
     needed(FACES / "ffhq_features.csv")
     with tempfile.TemporaryDirectory() as folder:
-        found = child("tests.benchmarks.bench_report", str(build(Path(folder))))
-    about = f"{PHOTOS:,} photos, {found['targets']:,.0f} targets; may take"
-    return [
-        row("report", found["seconds"], None, None, "s", f"{about} {SECONDS} s; CPU {found['cpu']:.1f} s"),
-        row("report, memory", found["gigabytes"], None, None, "GB", f"{about} {GIGABYTES} GB"),
-        row("report, size", found["megabytes"], None, None, "MB", f"{about} {MEGABYTES} MB"),
-    ]
+        out = str(build(Path(folder)))
+        runs = interleave(pairs, ours=lambda: child("tests.benchmarks.bench_report", out))
+    seconds, cpu, gigabytes, megabytes, targets = (
+        [run[key] for run in runs.made["ours"]]
+        for key in ("seconds", "cpu", "gigabytes", "megabytes", "targets")
+    )
+    about = f"{PHOTOS:,} photos, {targets[0]:,.0f} targets; may take"
+    yield runs.row("report", seconds, None, "s", f"{about} {SECONDS} s; CPU {median(cpu):.1f} s")
+    yield runs.row("report, memory", gigabytes, None, "GB", f"{about} {GIGABYTES} GB")
+    yield runs.row("report, size", megabytes, None, "MB", f"{about} {MEGABYTES} MB")
 
 
 if __name__ == "__main__":

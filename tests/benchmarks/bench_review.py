@@ -26,7 +26,7 @@ from ffhqref.identities.grouping import agreement, lowest
 from ffhqref.report import doubts, facts
 from ffhqref.report.doubts import Doubt
 from ffhqref.report.facts import Facts
-from tests.benchmarks.common import FACES, ROOT, needed, row
+from tests.benchmarks.common import FACES, ROOT, needed, score
 
 DISTANCE, VERDICTS = 0.6, 150
 PICTURE = ROOT / ".github" / "pictures" / "review.svg"
@@ -156,7 +156,7 @@ def rows_of(found: dict[str, dict[str, Curve]]) -> list[dict[str, Any]]:
             for order, c in of_order.items()
         ]
         note = f"after {len(ours.f) - 1} verdicts, beside random order; " + "; ".join(ends)
-        rows.append(row(f"review, {name}", ours.f[-1], theirs.f[-1], None, "BCubed F", note))
+        rows.append(score(f"review, {name}", ours.f[-1], theirs.f[-1], None, "BCubed F", note))
     return rows
 
 

@@ -29,7 +29,7 @@ IN_WORDS: dict[object, str] = {
 Align = Literal["detect", "landmarks", "crop"]
 Faces = Literal["largest", "all"]
 Grouping = Literal["components", "average"]
-Order = Literal["fps", "nearest", "name"]
+Order = Literal["fps", "nearest", "name", "pose", "quality", "random"]
 Start = Literal["nearest", "farthest"]
 Dedupe = Literal["off", "exact", "near"]
 Unmatched = Literal["error", "ignore"]
@@ -196,7 +196,11 @@ class Recipe:
     max_references: int | None = setting(
         None, "Keep at most N references per target, the best ones.", none="all", least=1
     )
-    order: Order = setting("fps", "Order of references: farthest point first, nearest first, by name.")
+    order: Order = setting(
+        "fps",
+        "Order of references: farthest point first, nearest first, by name, most like the target's pose, "
+        "most pixels between the eyes, or by a hash of --seed.",
+    )
     fps_start: Start = setting("nearest", "The reference that fps starts with.")
     balance: tuple[str, ...] = setting((), "Columns of --labels over which val and test are balanced.")
     seed: int = setting(0, "Seed of the random draw of val and test.")

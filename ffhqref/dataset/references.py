@@ -15,6 +15,8 @@ from ffhqref.core.recipe import Recipe, Start
 from ffhqref.core.store import Receipt, digest_given, fingerprint, finished, lock, write_receipt, write_text
 from ffhqref.core.terminal import progress_bar
 from ffhqref.dataset import neighbours
+from ffhqref.dataset.looks import Looks, keys
+from ffhqref.dataset.looks import load as load_looks
 from ffhqref.dataset.neighbours import Neighbours, least_distance
 from ffhqref.identities.grouping import Vectors
 
@@ -68,12 +70,18 @@ def _distances_within(vectors: Vectors) -> Callable[[int], Float64]:
 
 
 def rows_of(
-    graph: Neighbours, vectors: Vectors, splits: Sequence[str], split: str, recipe: Recipe
+    graph: Neighbours,
+    vectors: Vectors,
+    splits: Sequence[str],
+    split: str,
+    recipe: Recipe,
+    looks: Looks | None = None,
 ) -> list[tuple[str, list[str]]]:
     """(target, references) of every target of a split that has references, ordered by target.
 
     References are the target's direct neighbours: own identity, own split, below the distance, and at
-    or above the least one of the split. In test, targets outside `test_references` have no row.
+    or above the least one of the split. In test, targets outside `test_references` have no row. The
+    orders `pose` and `quality` need `looks`.
     """
     chosen: dict[int, Int64] = {}
     people: dict[str, list[int]] = {}
@@ -82,7 +90,7 @@ def rows_of(
             people.setdefault(identity, []).append(photo)
     with progress_bar(split, "target", sum(map(len, people.values()))) as bar:
         for photos in people.values():
-            chosen |= _of_person(graph, vectors, np.asarray(photos), split, recipe)
+            chosen |= _of_person(graph, vectors, np.asarray(photos), split, recipe, looks)
             bar.update(len(photos))
     return [
         (graph.names[target], [graph.names[photo] for photo in chosen[target]]) for target in sorted(chosen)
@@ -90,7 +98,7 @@ def rows_of(
 
 
 def _of_person(
-    graph: Neighbours, vectors: Vectors, photos: Int64, split: str, recipe: Recipe
+    graph: Neighbours, vectors: Vectors, photos: Int64, split: str, recipe: Recipe, looks: Looks | None
 ) -> dict[int, Int64]:
     """Target -> its references, of the photos (ordered) of one person in one split."""
     least = least_distance(recipe, split)
@@ -104,7 +112,10 @@ def _of_person(
         places, distances = places[here], distances[here]
         if len(places) < low or (high and len(places) > high):
             continue
-        order = _order(within, places, distances, recipe)
+        if recipe.order in ("fps", "nearest"):
+            order = _order(within, places, distances, recipe)
+        else:
+            order = np.lexsort((places, keys(recipe, graph.names, looks, target, photos[places])))
         chosen[target] = photos[places[order[: recipe.max_references]]]
     return chosen
 
@@ -117,9 +128,7 @@ def _order(
         return farthest_points(
             lambda at: within(int(places[at]))[places], distances, recipe.fps_start, recipe.max_references
         )
-    if recipe.order == "nearest":
-        return np.lexsort((places, distances))
-    return np.arange(len(places))  # neighbours are ordered by name
+    return np.lexsort((places, distances))
 
 
 def write_references(out: Path, recipe: Recipe) -> Receipt:
@@ -129,6 +138,8 @@ def write_references(out: Path, recipe: Recipe) -> Receipt:
     """
     names = ("min_distance", "max_references", "order", "fps_start", "dedupe")
     parameters = {name: getattr(recipe, name) for name in names}
+    if recipe.order == "random":
+        parameters["seed"] = recipe.seed
     parameters["test_references"] = list(recipe.test_references)
     inputs = {"split": fingerprint(out, "split"), "cluster": fingerprint(out, "cluster")}
     inputs["targets"] = digest_given(recipe.targets)
@@ -140,9 +151,10 @@ def write_references(out: Path, recipe: Recipe) -> Receipt:
         vectors = tables.load_embeddings(out).vectors
         table = tables.read(tables.path_of(out, "splits"), tables.SPLIT_TABLE)
         splits = tables.texts(table, tables.SPLIT)
+        looks = load_looks(out, graph.names) if recipe.order in ("pose", "quality") else None
         notes = {}
         for split in tables.SPLITS:
-            rows = rows_of(graph, vectors, splits, split, recipe)
+            rows = rows_of(graph, vectors, splits, split, recipe, looks)
             write_text(csv_path(out, split), tables.reference_csv(rows, with_lq=split != "train"))
             counts = np.bincount([min(len(row), 10) for _, row in rows], minlength=11)[1:]
             notes[split] = {"targets": len(rows), "references": sum(len(row) for _, row in rows)}

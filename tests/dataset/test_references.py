@@ -7,13 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytest
 
 from ffhqref.core import tables
 from ffhqref.core.recipe import RECIPES, load_recipe
+from ffhqref.core.store import UserError
 from ffhqref.dataset import references
 from ffhqref.dataset.cluster import find_identities
+from ffhqref.dataset.looks import load as load_looks
+from ffhqref.dataset.looks import looks_of
 from ffhqref.dataset.neighbours import Neighbours
 from ffhqref.dataset.references import csv_path, farthest_points, rows_of, write_references
 from ffhqref.dataset.split import split_identities
@@ -131,6 +135,48 @@ def test_of_equally_near_references_the_first_by_name_comes_first(tmp_path: Path
     apart = (1 - vectors[1:].astype(np.float64) @ vectors[1:].T.astype(np.float64)).__getitem__
     assert farthest_points(apart, np.array([0.3, 0.2, 0.2, 0.3])).tolist()[0] == 1
     assert farthest_points(apart, np.array([0.3, 0.2, 0.2, 0.3]), "farthest").tolist()[0] == 0
+
+
+def faces(turns: list[float], eyes: list[float]) -> npt.NDArray[np.float64]:
+    """Five points of level faces: the nose so far from the middle, in distances of the eyes."""
+    points = np.zeros((len(turns), 5, 2))
+    for face, turn, width in zip(points, turns, eyes, strict=True):
+        face[:] = [(0, 0), (width, 0), (width * (0.5 + turn), width), (0, 2 * width), (width, 2 * width)]
+    return points
+
+
+def test_references_by_pose_quality_and_chance() -> None:
+    """Photos 1 to 4 may all serve photo 0, which is turned by 0.2."""
+    count = 5
+    edges = np.array([(a, b) for a in range(count) for b in range(count) if a != b], np.int64)
+    graph = Neighbours(
+        [f"{n}.png" for n in range(count)], ["a"] * count, ["a"] * count, edges[:, 0], edges[:, 1],
+        np.full(len(edges), 0.2), np.ones(count, bool), False,
+    )  # fmt: skip
+    found = looks_of(faces([0.2, -0.2, 0.25, 0.1, 0.0], [50, 40, 90, 60, 90]))
+    assert found.turn == pytest.approx([0.2, -0.2, 0.25, 0.1, 0.0])
+    assert found.eyes == pytest.approx([50, 40, 90, 60, 90])
+
+    def ordered(**changes: object) -> list[str]:
+        vectors = np.zeros((count, 4), np.float32)
+        made = dict(rows_of(graph, vectors, ["train"] * count, "train", recipe(**changes), found))
+        return made["0.png"]
+
+    assert ordered(order="pose") == ["2.png", "3.png", "4.png", "1.png"]
+    assert ordered(order="quality") == ["2.png", "4.png", "3.png", "1.png"]
+    assert ordered(order="quality", max_references=2) == ["2.png", "4.png"]
+    drawn = {tuple(ordered(order="random", seed=seed)) for seed in range(40)}
+    assert len(drawn) > 12 and all(sorted(one) == sorted(ordered(order="name")) for one in drawn)
+    assert ordered(order="random", seed=3) == ordered(order="random", seed=3)
+
+
+def test_orders_that_need_landmarks_say_so(tmp_path: Path) -> None:
+    vectors = at_distances(unit([[1.0] + [0.0] * 31])[0], 0.2)
+    out = built(tmp_path, vectors, ["a.png", "b.png"])
+    with pytest.raises(UserError, match="need landmarks, and gone.png has none"):
+        load_looks(out, ["a.png", "gone.png"])
+    kept = write_references(out, recipe(grouping="components", order="random", seed=1))
+    assert write_references(out, recipe(grouping="components", order="random", seed=2)) != kept
 
 
 def test_a_reference_at_the_smallest_distance_itself_is_valid(tmp_path: Path) -> None:

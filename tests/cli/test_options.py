@@ -175,7 +175,8 @@ def test_which_recipe_holds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     ("words", "code", "sentence"),
     [
         (["cluster", "out", "--grouping", "x"], 1, "--grouping is 'x': give one of components, average."),
-        (["references", "out", "--order", "far"], 1, "--order is 'far': give one of fps, nearest, name, pose, quality, random."),
+        (["references", "out", "--order", "far"], 1,
+         "--order is 'far': give one of fps, nearest, name, pose, quality, random."),
         (["split", "out", "--test-references", "few"], 1,
          "--test-references few: give LEAST:MOST, such as 2:9."),
         (["cluster", "out", "--distance", "3"], 1, "distance must be above 0 and at most 2."),

@@ -747,6 +747,23 @@ def test_pictures_are_read_whole_or_as_published(tiny: Path, tmp_path: Path) -> 
     assert not same(tmp_path / "whole" / "a.png", tmp_path / "published" / "a.png")
 
 
+@pytest.mark.filterwarnings("ignore")  # newer versions of torch prefer other names
+def test_fp32_is_fp32_while_it_restores_and_the_process_is_left_as_it_was(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[tuple[str, bool]] = set()
+    forward = UNet.forward
+
+    def spy(self: UNet, *words: Any, **more: Any) -> Any:
+        seen.add((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+        return forward(self, *words, **more)
+
+    monkeypatch.setattr(UNet, "forward", spy)
+    run("restore", "--checkpoint", tiny / "tiny.safetensors", "--lq", draw(tmp_path / "a.png", 1),
+        "--out", tmp_path / "out", *FAST)  # fmt: skip
+    assert seen == {("highest", False)} and torch.backends.cudnn.allow_tf32
+
+
 # Bad input
 
 

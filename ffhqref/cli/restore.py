@@ -184,7 +184,8 @@ def say(outcome: RestoreOutcome, out: Path, next_command: str = "") -> None:
     if outcome.failed and not outcome.restored and not outcome.kept:
         raise UserError(f"No picture could be restored into {out}: see the reasons above.")
     counts = f"{len(outcome.restored):,} restored, {len(outcome.kept):,} kept, {len(outcome.failed):,} failed"
-    typer.echo(f"{counts}: {out}. " + (f"Next: {next_command}" if next_command else f"Look at {out}/sheets."))
+    drawn = f" Look at {out}/sheets." if (out / "sheets").is_dir() else ""
+    typer.echo(f"{counts}: {out}." + (f" Next: {next_command}" if next_command else drawn))
 
 
 @app.command()

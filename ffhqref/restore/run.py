@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -86,6 +87,8 @@ def need_torch() -> None:
     """UserError where the restorer's libraries are not installed."""
     if not has_torch():
         raise UserError("The restorer needs torch: `pip install 'ffhqref[train]'`.")
+    # read when torch is loaded: threads that wait by spinning take cores from whatever else runs here
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def restored_folder(dataset: Path, level: str) -> Path:

@@ -42,9 +42,9 @@ OPTIONS = {  # names that scripts of users rely on
     "degrade": """copies filter format from-table images level list out replay-published seed sheet size split
         workers""",
     "export": "for images landmarks least level links out seed shard-mb size split workers",
-    "restore": """align architecture autoencoder batch-size checkpoint compile detector device guidance images
-        level lq max-references noise out paste-back precision reference-encoding references refs refs-dir
-        schedule seed shard sheet split steps""",
+    "restore": """align architecture autoencoder batch-size checkpoint compile detector device fast guidance
+        guidance-from guidance-to images level like lq max-references noise out paste-back precision read
+        reference-encoding references refs refs-dir schedule seed shard sheet solver split steps""",
     "convert": "architecture autoencoder checkpoint out",
     "train": """autoencoder batch-size config data device identity images init level lr out precision resume
         set steps unverified workers""",

@@ -726,6 +726,12 @@ def test_shipped_configurations_are_the_papers() -> None:
     ]  # fmt: skip
     assert found["refldm"].warmup == 10_000 and found["refldm"].references == 5
     assert stages.learning_rate(found["refldm"], 4_999) == pytest.approx(2.5e-5)
+    assert [(c.clip, c.snr_gamma, c.own, c.lq_drop) for c in found.values()] == [
+        (0.0, 0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0)
+    ]  # fmt: skip
+    for name, key in (("autoencoder", "revive_every"), ("ldm", "clip"), ("refldm", "clip")):
+        text = (ROOT / f"manifests/train/{name}.toml").read_text()
+        assert f"\n{key} = " in text and f"Not in the release, whose own value is {key} = 0:" in text
     assert stages.learning_rate(found["autoencoder"], 200_000) == pytest.approx(1e-6)
 
 

@@ -114,9 +114,12 @@ def summary(result: TrainingResult, config: Config, next_command: str) -> str:
 def _need_torch() -> None:
     from importlib.util import find_spec
 
+    from ffhqref.restore.run import wait_passively
+
     missing = [name for name in ("torch", "accelerate", "safetensors", "tensorboard") if not find_spec(name)]
     if missing:
         raise UserError(f"{', '.join(missing)} is not installed: pip install 'ffhqref[train]'.")
+    wait_passively()
 
 
 def _check_dataset(data: Path, images: Path, unverified: bool) -> None:

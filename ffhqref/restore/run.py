@@ -87,7 +87,14 @@ def need_torch() -> None:
     """UserError where the restorer's libraries are not installed."""
     if not has_torch():
         raise UserError("The restorer needs torch: `pip install 'ffhqref[train]'`.")
-    # read when torch is loaded: threads that wait by spinning take cores from whatever else runs here
+    wait_passively()
+
+
+def wait_passively() -> None:
+    """Before torch is loaded: its threads then sleep while they wait, unless the user has it otherwise.
+
+    Those that spin take the cores from whatever else runs on the machine, and from each other.
+    """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 

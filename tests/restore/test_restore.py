@@ -736,9 +736,12 @@ def test_pictures_are_read_whole_or_as_published(tiny: Path, tmp_path: Path) -> 
     assert (READERS["published"](tmp_path / "deep.png") == theirs).all()
     cut = tmp_path / "cut.png"
     cut.write_bytes(turned.read_bytes()[:-40])
+    Image.new("1", (12_001, 10_000)).save(tmp_path / "large.png")  # 120.01 million pixels
     for read in READERS.values():
-        with pytest.raises(images.BadImage):
-            read(cut)
+        for file, status in ((cut, "unreadable"), (tmp_path / "large.png", "too_large")):
+            with pytest.raises(images.BadImage) as caught:
+                read(file)
+            assert caught.value.status == status
     base = ("restore", "--checkpoint", tiny / "tiny.safetensors", "--lq", turned, *FAST, "--out")
     run(*base, tmp_path / "whole")
     run(*base, tmp_path / "published", "--read", "published")
@@ -762,6 +765,17 @@ def test_fp32_is_fp32_while_it_restores_and_the_process_is_left_as_it_was(
     run("restore", "--checkpoint", tiny / "tiny.safetensors", "--lq", draw(tmp_path / "a.png", 1),
         "--out", tmp_path / "out", *FAST)  # fmt: skip
     assert seen == {("highest", False)} and torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(("given", "kept"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_wait_passively_before_torch_is_loaded(given: dict[str, str], kept: str) -> None:
+    program = (
+        "import os, sys; from ffhqref.restore.run import need_torch; need_torch(); "
+        "assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    clean = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=clean | given)
+    assert done.stdout.strip() == kept, done.stderr
 
 
 # Bad input

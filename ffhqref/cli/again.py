@@ -39,8 +39,13 @@ def again(context: Any, *more: str) -> str:
     return shlex.join(words + [word for word in more if word not in words])
 
 
-def next_stage(context: Any, config: Config, result: TrainingResult) -> str:
-    """The command of the stage that starts from a finished run; after the last, of restoring with it."""
+def next_command(context: Any, config: Config, result: TrainingResult) -> str:
+    """The command of the stage that starts from a finished run; after the last, of restoring with it.
+
+    A run that was stopped goes on.
+    """
+    if result.stopped:
+        return again(context, "--resume")
     given, model = context.params, result.checkpoint / "model.safetensors"
     data, images = given["data"], given["images"]
     if config.stage not in FOLLOWING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ffhqref.cli.again import again, next_stage
+from ffhqref.cli.again import next_command
 from ffhqref.cli.app import app
 from ffhqref.cli.options import AutoencoderOption, PhotosOption, TrainingConfigOption, option
 from ffhqref.core.store import UserError, lock
@@ -82,8 +82,7 @@ def train(
     with lock(out, f"train {stage}") if writer else nullcontext():
         result = _train(settings, given, data, images, out, level, resume, device, workers)
     if writer:
-        following = again(context, "--resume") if result.stopped else next_stage(context, settings, result)
-        typer.echo(summary(result, settings, following))
+        typer.echo(summary(result, settings, next_command(context, settings, result)))
     if result.stopped:
         raise typer.Exit(130)
 
@@ -101,14 +100,14 @@ def _train(
     return training.train(config, source, out, given, resume=resume, device=device, workers=workers)
 
 
-def summary(result: TrainingResult, config: Config, next_command: str) -> str:
+def summary(result: TrainingResult, config: Config, following: str) -> str:
     """The one line at the end."""
     model = result.checkpoint / "model.safetensors"
     loss = f"loss {result.losses['loss']:.4f}, " if "loss" in result.losses else ""
     best = f", best at step {result.best:,}" if result.best else ""
     skipped = f", {result.skipped:,} pictures could not be read" if result.skipped else ""
     done = f"{config.stage}: {result.step:,} of {config.steps:,} steps"
-    return f"{done}, {loss}{model}{best}{skipped}. Next: {next_command}"
+    return f"{done}, {loss}{model}{best}{skipped}. Next: {following}"
 
 
 def _need_torch() -> None:

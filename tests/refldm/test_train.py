@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -842,7 +843,7 @@ def test_sigterm_saves_and_the_run_goes_on(work: Path, dataset: Path, tmp_path: 
             "--set", "log_every=1"]  # fmt: skip
     program = [sys.executable, "-m", "ffhqref", *arguments(work, dataset, "refldm", out, *more)]
     run = subprocess.Popen(
-        [*program, "--steps", "100000"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        [*program, "--steps", "100000"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     metrics = out / "metrics.jsonl"
@@ -850,7 +851,8 @@ def test_sigterm_saves_and_the_run_goes_on(work: Path, dataset: Path, tmp_path: 
     while not (metrics.is_file() and metrics.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.05)
     run.send_signal(signal.SIGTERM)
-    said, _ = run.communicate(timeout=120)
+    said, warned = run.communicate(timeout=120)
+    assert re.search(r"Stopping: step [\d,]+ is being finished .* loses all that was trained", warned), warned
     assert run.returncode == 130 and said.strip().endswith("--resume") and str(out) in said
     assert "--init" in said, "without it the command would not run"
     (step,) = runs.RunFolder(out).steps()

@@ -93,7 +93,6 @@ RefsDirOption = Annotated[
 MappedPhotosOption = Annotated[
     Path | None, option("Folder of the photographs that a mapping or dataset names.")
 ]
-ScheduleOption = Annotated[Literal["uniform_trailing", "uniform"], option("Which timesteps to take.")]
 InitialNoiseOption = Annotated[
     Literal["shared", "per-image"],
     option("shared: one for all pictures, as published; per-image: by name."),
@@ -102,7 +101,10 @@ ReferenceEncodingOption = Annotated[
     Literal["wide", "separate"],
     option("wide: as published; separate: less memory, different results."),
 ]
-PrecisionOption = Annotated[Literal["fp32", "auto", "bf16", "fp16"], option("auto: bf16 where it is faster.")]
+PrecisionOption = Annotated[
+    Literal["fp32", "auto", "bf16", "fp16", "tf32"],
+    option("auto: bf16 where it is faster; fp16, tf32: GPUs only."),
+]
 PasteBackOption = Annotated[
     bool, option("With --align: paste the face back into the photograph.", "--paste-back")
 ]

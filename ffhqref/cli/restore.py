@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ffhqref.cli.again import again
 from ffhqref.cli.app import app
 from ffhqref.cli.options import (
     ArchitectureOption,
     AutoencoderOption,
     CheckpointOption,
     DatasetOrRefsArgument,
-    InitialNoiseOption,
     MappedPhotosOption,
     PasteBackOption,
     PrecisionOption,
-    ReferenceEncodingOption,
     RefsDirOption,
     RefsOption,
     RestoredOption,
-    ScheduleOption,
     option,
 )
-from ffhqref.core.store import UserError, atomic, digest_file
+from ffhqref.cli.sampling import GIVEN_NONE, Sampling, sampling_options
+from ffhqref.core.store import UserError, digest_file, read_receipt
+from ffhqref.demo import RESTORER
 
 if TYPE_CHECKING:
     from ffhqref.refldm.model.checkpoint import Architecture
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
 
 
 @app.command()
+@sampling_options
 def restore(
+    context: typer.Context,
     checkpoint: CheckpointOption,
     paths: DatasetOrRefsArgument = None,
     out: RestoredOption = None,
@@ -48,13 +52,7 @@ def restore(
     references_of: Annotated[
         Literal["own", "wrong"], option("wrong: those of another person of the dataset, as a control.")
     ] = "own",
-    steps: Annotated[int, option("DDIM steps.", min=1, max=1000)] = 50,
-    schedule: ScheduleOption = "uniform_trailing",
-    guidance: Annotated[float, option("How far to follow the conditions; 1 is no guidance.")] = 1.5,
-    seed: Annotated[int, option("Seed of the initial noise.", min=0, max=2**62)] = 2024,
-    noise: InitialNoiseOption = "shared",
-    max_references: Annotated[int, option("Use at most N references.", min=1, max=64)] = 5,
-    reference_encoding: ReferenceEncodingOption = "wide",
+    sampling: Sampling = GIVEN_NONE,
     precision: PrecisionOption = "fp32",
     batch_size: Annotated[int, option("Pictures restored together.", min=1, max=256)] = 1,
     device: Annotated[str, option("cpu, cuda or cuda:1.")] = "cpu",
@@ -82,21 +80,21 @@ def restore(
     if references_of == "wrong" and dataset is None:
         raise UserError("--references-of wrong needs a built dataset: it knows who is another person.")
     out = _destination(out, dataset, level)
-    from ffhqref.restore.run import RestoreOptions, need_torch
+    from ffhqref.restore.run import need_torch
 
     need_torch()
-    options = RestoreOptions(
-        steps=steps, schedule=schedule, guidance=guidance, reference_encoding=reference_encoding,
-        max_references=max_references, seed=seed, noise=noise, precision=precision, device=device,
-        batch_size=batch_size, compiled=compile, sheets=sheet, detector=detector, paste_back=paste_back,
-        autoencoder=autoencoder, architecture=_architecture(architecture), shard=shard,
+    options = replace(
+        sampling.options(), precision=precision, device=device, batch_size=batch_size, compiled=compile,
+        sheets=sheet, detector=detector, paste_back=paste_back, autoencoder=autoencoder,
+        architecture=_architecture(architecture), shard=shard,
     )  # fmt: skip
+    _warn_of_demo(checkpoint, dataset or lq)
     if dataset is None:
         outcome = _of_pictures(checkpoint, lq, shared, refs_dir, references, images, out, options)
     else:
         others = bool(lq or shared or refs_dir or references)
         outcome = _of_dataset(checkpoint, dataset, level, images, split, others, references_of, out, options)
-    say(outcome, out)
+    say(outcome, out, "" if sheet else again(context, "--sheet"))
 
 
 def _of_dataset(
@@ -128,6 +126,19 @@ def _of_pictures(
         lq, checkpoint, out=out, references=shared, refs_dir=refs_dir, mapping=mapping, photos=images,
         options=options,
     )  # fmt: skip
+
+
+def _warn_of_demo(checkpoint: Path, pictures: Path | None) -> None:
+    """The demo's restorer takes any picture, and makes a drawn person of it."""
+    if pictures is None or not checkpoint.is_file() or checkpoint.stat().st_size != RESTORER.stat().st_size:
+        return
+    place = pictures.resolve()
+    drawn = any(read_receipt(folder, "draw") for folder in (place, *place.parents))
+    if not drawn and digest_file(checkpoint) == digest_file(RESTORER):
+        typer.echo(
+            "Warning: the demo's restorer knows drawn people only, at 64 px: of photographs it makes masks. "
+            "Take the published weights (`ffhqref download refldm`), or train your own.", err=True,
+        )  # fmt: skip
 
 
 def _check_align(align: bool, paste_back: bool, detector: Path | None) -> None:
@@ -164,8 +175,8 @@ def _architecture(path: Path | None) -> Architecture | None:
     return parse_architecture(load_toml(path), str(path))
 
 
-def say(outcome: RestoreOutcome, out: Path) -> None:
-    """What became of the pictures; UserError where none could be restored."""
+def say(outcome: RestoreOutcome, out: Path, next_command: str = "") -> None:
+    """What became of the pictures, and what to run next; UserError where none could be restored."""
     for path in outcome.odd[:3]:
         typer.echo(f"Warning: {path} is not square; it was resized as published. See --align.", err=True)
     if len(outcome.odd) > 3:
@@ -179,7 +190,8 @@ def say(outcome: RestoreOutcome, out: Path) -> None:
     if outcome.failed and not outcome.restored and not outcome.kept:
         raise UserError(f"No picture could be restored into {out}: see the reasons above.")
     counts = f"{len(outcome.restored):,} restored, {len(outcome.kept):,} kept, {len(outcome.failed):,} failed"
-    typer.echo(f"{counts}: {out}. Next: look at them; --sheet lays all side by side.")
+    drawn = f" Look at {out}/sheets." if (out / "sheets").is_dir() else ""
+    typer.echo(f"{counts}: {out}." + (f" Next: {next_command}" if next_command else drawn))
 
 
 @app.command()
@@ -192,7 +204,8 @@ def convert(
     """Convert checkpoints to safetensors, or to the published form.
 
     A .safetensors file has the EMA weights and the first stage, 0.7 GB instead of 2.1, and
-    no code. A .ckpt file has the layout of the published ones.
+    no code; training that starts from it starts from the average, since the raw weights are
+    left out. A .ckpt file has the layout of the published ones, and both.
 
     \b
     ffhqref convert --checkpoint refldm.ckpt --autoencoder vqgan.ckpt \\
@@ -202,31 +215,49 @@ def convert(
     """
     if out.suffix not in (".safetensors", ".ckpt"):
         raise UserError(f"{out} must end in .safetensors or .ckpt.")
+    if out.resolve() in {path.resolve() for path in (checkpoint, autoencoder) if path}:
+        raise UserError(f"--out {out} would overwrite the checkpoint itself: give another file.")
     shape = _architecture(architecture)
     from ffhqref.restore.run import need_torch
 
     need_torch()
-    from ffhqref.refldm.model.checkpoint import convert as write
-
     if out.suffix == ".ckpt":
-        _publish(checkpoint, out, autoencoder, shape)
-        return
+        said = _publish(checkpoint, out, autoencoder, shape)
+    else:
+        said = _safetensors(checkpoint, out, autoencoder, shape)
+    typer.echo(said)
+
+
+def _safetensors(checkpoint: Path, out: Path, autoencoder: Path | None, shape: Architecture | None) -> str:
+    from ffhqref.refldm.model.checkpoint import convert as write
+    from ffhqref.refldm.model.tensor_files import replaced
+
     digests = {"checkpoint": digest_file(checkpoint)} if checkpoint.is_file() else {}
-    with atomic(out) as part:
+    with replaced(out) as part:
         written = write(checkpoint, part, autoencoder, shape, digests)
-    typer.echo(
+    return (
         f"{written.tensors:,} tensors ({written.weights} weights and first stage, "
-        f"{written.bytes / 1e9:.2f} GB): {out}. Next: `ffhqref restore --checkpoint {out} ...`."
+        f"{_size(written.bytes)}): {out}. Next: {_restore_help(out)}"
     )
 
 
-def _publish(checkpoint: Path, out: Path, autoencoder: Path | None, shape: Architecture | None) -> None:
+def _publish(checkpoint: Path, out: Path, autoencoder: Path | None, shape: Architecture | None) -> str:
     from ffhqref.refldm.model.publish import publish
+    from ffhqref.refldm.model.tensor_files import replaced
 
-    with atomic(out) as part:
+    with replaced(out) as part:
         written = publish(checkpoint, part, autoencoder, shape)
     kind = "refldm.ckpt" if written.whole else "vqgan.ckpt"
-    typer.echo(
-        f"{written.tensors:,} tensors, laid out as the published {kind}: {out}. Next: give it to the "
-        "published code, or to `ffhqref restore --checkpoint`."
-    )
+    said = f"{written.tensors:,} tensors, laid out as the published {kind}: {out}."
+    if not written.whole:
+        return f"{said} It goes with a denoiser, as --autoencoder."
+    return f"{said} Next: {_restore_help(out)}"
+
+
+def _restore_help(checkpoint: Path) -> str:
+    """How pictures are given with it is the user's to say."""
+    return shlex.join(["ffhqref", "restore", "--checkpoint", str(checkpoint), "--help"])
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"

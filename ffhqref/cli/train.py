@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ffhqref.cli.again import next_command
 from ffhqref.cli.app import app
 from ffhqref.cli.options import AutoencoderOption, PhotosOption, TrainingConfigOption, option
 from ffhqref.core.store import UserError, lock
@@ -25,6 +26,7 @@ Table = dict[str, object]  # of TOML
 
 @app.command()
 def train(
+    context: typer.Context,
     stage: Annotated[
         Literal["autoencoder", "ldm", "refldm"],
         typer.Argument(metavar="STAGE", help="What to train: each stage starts from the one before."),
@@ -43,7 +45,8 @@ def train(
     ] = None,
     lr: Annotated[float | None, option("Learning rate.", default=CONFIGURED)] = None,
     precision: Annotated[
-        Literal["fp32", "bf16", "fp16"] | None, option("Precision of the networks.", default=CONFIGURED)
+        Literal["fp32", "tf32", "bf16", "fp16"] | None,
+        option("Precision of the networks.", default=CONFIGURED),
     ] = None,
     set: Annotated[
         list[str] | None,
@@ -79,7 +82,7 @@ def train(
     with lock(out, f"train {stage}") if writer else nullcontext():
         result = _train(settings, given, data, images, out, level, resume, device, workers)
     if writer:
-        typer.echo(summary(result, settings, out, data, images))
+        typer.echo(summary(result, settings, next_command(context, settings, result)))
     if result.stopped:
         raise typer.Exit(130)
 
@@ -97,29 +100,25 @@ def _train(
     return training.train(config, source, out, given, resume=resume, device=device, workers=workers)
 
 
-def summary(result: TrainingResult, config: Config, out: Path, data: Path, images: Path) -> str:
+def summary(result: TrainingResult, config: Config, following: str) -> str:
     """The one line at the end."""
     model = result.checkpoint / "model.safetensors"
     loss = f"loss {result.losses['loss']:.4f}, " if "loss" in result.losses else ""
     best = f", best at step {result.best:,}" if result.best else ""
     skipped = f", {result.skipped:,} pictures could not be read" if result.skipped else ""
-    line = f"{config.stage}: {result.step:,} of {config.steps:,} steps, {loss}{model}{best}{skipped}. Next: "
-    more = f"--data {data} --images {images}"
-    if result.stopped:
-        return f"{line}ffhqref train {config.stage} {more} --out {out} --resume"
-    if config.stage == "autoencoder":
-        return f"{line}ffhqref train ldm {more} --autoencoder {model} --out {out.parent / 'ldm'}"
-    if config.stage == "ldm":
-        return f"{line}ffhqref train refldm {more} --init {model} --out {out.parent / 'refldm'}"
-    return f"{line}ffhqref restore {data} --images {images} --level severe --checkpoint {model}"
+    done = f"{config.stage}: {result.step:,} of {config.steps:,} steps"
+    return f"{done}, {loss}{model}{best}{skipped}. Next: {following}"
 
 
 def _need_torch() -> None:
     from importlib.util import find_spec
 
+    from ffhqref.restore.run import wait_passively
+
     missing = [name for name in ("torch", "accelerate", "safetensors", "tensorboard") if not find_spec(name)]
     if missing:
         raise UserError(f"{', '.join(missing)} is not installed: pip install 'ffhqref[train]'.")
+    wait_passively()
 
 
 def _check_dataset(data: Path, images: Path, unverified: bool) -> None:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ffhqref.core.images import Rgb
 from ffhqref.core.store import UserError
-from ffhqref.refldm.model import schedule
-from ffhqref.refldm.model.checkpoint import Networks, keep_memory, text_line
+from ffhqref.refldm.model import schedule, solvers
+from ffhqref.refldm.model.checkpoint import Networks, keep_memory
+from ffhqref.refldm.model.tensor_files import text_line
 from ffhqref.refldm.model.unet import ReferenceCache, UNet
 
 Encoding = Literal["wide", "separate"]
@@ -30,8 +31,15 @@ class SamplingOptions:
 
     steps: int = 50
     schedule: schedule.Schedule = "uniform_trailing"
+    solver: solvers.Solver = "ddim"
     guidance: float = 1.5  # towards the references; 1 leaves the null condition out
+    guidance_from: int = 0  # guided are the timesteps from this one
+    guidance_to: int = 999  # to this one
     encoding: Encoding = "wide"
+
+    def guides(self, t: int) -> bool:
+        """Whether a timestep is guided."""
+        return self.guidance != 1.0 and self.guidance_from <= t <= self.guidance_to
 
 
 def check_options(options: SamplingOptions, device: str) -> None:
@@ -40,9 +48,24 @@ def check_options(options: SamplingOptions, device: str) -> None:
         schedule.timesteps(options.schedule, options.steps)
     except ValueError as error:
         raise UserError(f"--steps {options.steps}: {error}.") from None
-    kind = device.partition(":")[0]
-    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
-        raise UserError(f"--device {device}: there is no such device here; give cpu.")
+    if options.guidance_from > options.guidance_to:
+        raise UserError(
+            f"--guidance-from {options.guidance_from} is above --guidance-to {options.guidance_to}: give the "
+            "lower timestep first, or --guidance 1 for none."
+        )
+    check_device(device)
+
+
+def check_device(device: str) -> None:
+    """UserError where this machine has no such device."""
+    kind, colon, number = device.partition(":")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = not colon if kind == "cpu" else kind == "cuda" and count > 0
+    if colon and there:
+        there = number.isascii() and number.isdigit() and len(number) < 5 and int(number) < count
+    if not there:
+        others = " or ".join(["cpu", *(f"cuda:{i}" for i in range(count))])
+        raise UserError(f"--device {device}: there is no such device here; give {others}.")
 
 
 def versions() -> dict[str, str]:
@@ -57,6 +80,17 @@ class Prepared:
     unet: UNet
     denoise: Callable[..., Tensor]  # `unet`, compiled where that was asked for
     own: list[int]  # tokens of each attention layer
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a pass of the denoiser is given: rows of the batch, those that are guided first."""
+
+    guides: bool
+    guided: list[int]
+    rows: list[int]
+    lq: Tensor
+    cache: list[ReferenceCache]
 
 
 class Restorer:
@@ -150,28 +184,34 @@ class Restorer:
     ) -> Callable[[Tensor, int], Tensor]:
         """denoise(x, t): the guided noise of rows with these low-quality latents and references.
 
-        Only rows with references are guided: the batch has them a second time, with the null cache. For one
-        thread at a time.
+        Only rows with references are guided, at the timesteps that `options` names: the batch has them a
+        second time, with the null cache. For one thread at a time.
         """
-        guided = [i for i, cached in enumerate(references) if cached.layers and options.guidance != 1.0]
-        rows = guided + list(range(len(references)))  # those of the null condition first
-        caches = [self._null_like(references[i]) for i in guided] + list(references)
         if len(references) > 1 and self.device.type == "cpu":
             keep_memory()
-        prepared = self.prepared
-        cache = [cached.with_room(prepared.own) for cached in _groups(caches)]
-        if self.compiled:
-            _any_count(cache)
-        both = lq.to(self.device)[rows]
+        plan: Plan | None = None  # one at a time: each holds its own keys and values
 
         def denoise(x: Tensor, t: int) -> Tensor:
-            times = torch.full((len(rows),), t, device=self.device)
-            eps = prepared.denoise(x[rows], times, both, cache).float()
-            null, eps = eps[: len(guided)], eps[len(guided) :]
-            eps[guided] = null + options.guidance * (eps[guided] - null)
+            nonlocal plan
+            if plan is None or plan.guides != options.guides(t):
+                plan = None
+                plan = self._plan(lq, references, options.guides(t))
+            times = torch.full((len(plan.rows),), t, device=self.device)
+            eps = self.prepared.denoise(x[plan.rows], times, plan.lq, plan.cache).float()
+            null, eps = eps[: len(plan.guided)], eps[len(plan.guided) :]
+            eps[plan.guided] = null + options.guidance * (eps[plan.guided] - null)
             return eps
 
         return denoise
+
+    def _plan(self, lq: Tensor, references: Sequence[ReferenceCache], guides: bool) -> Plan:
+        guided = [i for i, cached in enumerate(references) if cached.layers and guides]
+        rows = guided + list(range(len(references)))  # those of the null condition first
+        caches = [self._null_like(references[i]) for i in guided] + list(references)
+        cache = [cached.with_room(self.prepared.own) for cached in _groups(caches)]
+        if self.compiled:
+            _any_count(cache)
+        return Plan(guides, guided, rows, lq.to(self.device)[rows], cache)
 
     @torch.no_grad()
     def sample(
@@ -184,10 +224,15 @@ class Restorer:
         noise: Callable[[int], Tensor] | None = None,
         watch: Watch | None = None,
     ) -> Tensor:
-        """Latents [B, 8, h, w] from x_T, low-quality latents and each row's references."""
+        """Latents [B, 8, h, w] from x_T, low-quality latents and each row's references.
+
+        `eta` and `noise` are for DDIM alone: the other solvers draw nothing.
+        """
         chosen = schedule.timesteps(options.schedule, options.steps)
-        denoise = self.denoiser(lq, references, options)
-        return schedule.ddim(denoise, x.to(self.device), chosen, self.alpha_bar, eta, noise, watch)
+        denoise, x = self.denoiser(lq, references, options), x.to(self.device)
+        if options.solver == "ddim":
+            return schedule.ddim(denoise, x, chosen, self.alpha_bar, eta, noise, watch)
+        return solvers.SOLVERS[options.solver](denoise, x, chosen, self.alpha_bar, watch)
 
     def _null_like(self, cached: ReferenceCache) -> ReferenceCache:
         """The null condition with as many references as `cached` has."""
@@ -235,8 +280,8 @@ def _sentence(error: RuntimeError | MemoryError) -> str | None:
     text = str(error).lower()
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
         return (
-            "Out of memory: lower --batch-size or --max-references, or use --reference-encoding separate "
-            "or --precision bf16."
+            "Out of memory: lower --batch-size or --max-references, or use --reference-encoding separate, "
+            "--precision bf16 or another --device."
         )
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return (

@@ -31,6 +31,14 @@ class Jobs:
     failed: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Found:
+    """Low-quality pictures by the names of their results; those that cannot have one, with the reason."""
+
+    pictures: Mapping[str, Path]
+    left_out: Mapping[str, str]
+
+
 def of_dataset(
     dataset: Path, level: str, photos: Path, *, split: str, most: int, of: ReferencesOf = "own"
 ) -> Jobs:
@@ -82,17 +90,20 @@ def of_pictures(
             raise UserError(f"There is no reference {path}: give pictures of the person.")
     shared = tuple(references[:most])
     truth = _truths(photos)
-    found = _found(lq).items()
-    return Jobs([Job(name=n, lq=path, references=shared, truth=truth(n)) for n, path in found])
+    found = _found(lq)
+    jobs = [Job(name=n, lq=path, references=shared, truth=truth(n)) for n, path in found.pictures.items()]
+    return Jobs(jobs, dict(found.left_out))
 
 
-def _found(lq: Path) -> dict[str, Path]:
-    """Name of the result -> low-quality picture, of a file or a folder."""
+def _found(lq: Path) -> Found:
+    """What is to be restored, of a file or a folder."""
     if lq.is_file():
-        return {images.png_name(lq.name): lq}
+        return Found({images.png_name(lq.name): lq}, {})
     if not lq.exists():
         raise UserError(f"There is no low-quality picture or folder {lq}: give --lq what is to be restored.")
-    return {images.png_name(photo.name): photo.path for photo in images.scan(lq) if not photo.bad}
+    photos = images.scan(lq)
+    good = {images.png_name(photo.name): photo.path for photo in photos if not photo.bad}
+    return Found(good, {photo.name: f"is left out: {photo.bad}" for photo in photos if photo.bad})
 
 
 def _truths(images_dir: Path | None) -> Callable[[str], Path | None]:
@@ -103,29 +114,34 @@ def _truths(images_dir: Path | None) -> Callable[[str], Path | None]:
 
 
 def _by_mapping(
-    found: Mapping[str, Path], mapping: Mapping[str, tables.MappingRow], csv: Path, root: Path, most: int
+    found: Found, mapping: Mapping[str, tables.MappingRow], csv: Path, root: Path, most: int
 ) -> Jobs:
     """A line of the CSV for each picture; both those without a line and those without a picture fail.
 
     A line's `lq_image` says which picture it is; the result goes by the target's name, as scores need it.
     """
-    jobs = Jobs(failed={name: f"has no line in {csv}" for name in found})
+    jobs = Jobs(failed={name: f"has no line in {csv}" for name in found.pictures} | dict(found.left_out))
+    taken: dict[str, str] = {}  # names of results -> targets
     for target, row in mapping.items():
         name, lq = images.png_name(target), images.png_name(row.lq)
-        jobs.failed.pop(lq, None)
-        if lq not in found:
-            jobs.failed[name] = "has no low-quality picture" + (f" {row.lq}" if lq != name else "")
+        if name in taken:
+            jobs.failed[target] = f"would have the result of {taken[name]}: two targets cannot share it"
             continue
-        paths = tuple(images.find(root, reference) for reference in row.references[:most])
-        missing = [path for path in paths if not path.is_file()]
-        if missing or not paths:
-            jobs.failed[name] = f"its reference {missing[0]} is not there" if missing else "has no references"
+        taken[name] = target
+        jobs.failed.pop(lq, None)
+        fault = found.left_out.get(row.lq) or _fault(lq in found.pictures, row.lq, lq != name)
+        references, lacking = _references(root, row.references[:most])
+        if fault or lacking:
+            jobs.failed[name] = fault or lacking
             continue
         truth = images.find(root, target)
         jobs.failed.pop(name, None)  # of another picture in the folder that has the result's name
         jobs.jobs.append(
-            Job(name=name, lq=found[lq], references=paths, truth=truth if truth.is_file() else None)
-        )
+            Job(
+                name=name, lq=found.pictures[lq], references=references,
+                truth=truth if truth.is_file() else None,
+            )
+        )  # fmt: skip
     return jobs
 
 
@@ -146,15 +162,32 @@ def wrong_references(
     return {target: tuple(rows[first[after[person[target]]]]) for target in rows}
 
 
-def _by_folder(found: Mapping[str, Path], root: Path, most: int) -> Jobs:
-    """`root`/NAME/ holds the references of NAME.png, in the order of their names."""
+def _fault(there: bool, lq: str, named: bool) -> str:
+    """Why a line's low-quality picture cannot be restored; empty where it is there."""
+    return "" if there else "has no low-quality picture" + (f" {lq}" if named else "")
+
+
+def _references(root: Path, names: Sequence[str]) -> tuple[tuple[Path, ...], str]:
+    """The files of a line's references, and what is wrong with them (empty: nothing)."""
+    paths = tuple(images.find(root, name) for name in names)
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        return paths, f"its reference {missing[0]} is not there"
+    return paths, "" if paths else "has no references"
+
+
+def _by_folder(found: Found, root: Path, most: int) -> Jobs:
+    """`root`/NAME/ holds the references of NAME.png, in the order of their names.
+
+    Nothing is written under a reference's name, so 1.jpg and 1.png beside each other both serve.
+    """
     if not root.is_dir():
         raise UserError(f"There is no folder {root}: --refs-dir holds a folder of references for each name.")
-    jobs = Jobs()
-    for name, path in found.items():
+    jobs = Jobs(failed=dict(found.left_out))
+    for name, path in found.pictures.items():
         folder = root / PurePosixPath(name).with_suffix("")
         try:
-            paths = tuple(photo.path for photo in images.scan(folder) if not photo.bad)[:most]
+            paths = tuple(photo.path for photo in images.scan(folder))[:most]
         except UserError:
             jobs.failed[name] = f"has no references in {folder}"
             continue
@@ -168,6 +201,7 @@ def shard(jobs: Sequence[Job], which: str | None) -> list[Job]:
     if which is None:
         return ordered
     first, slash, count = which.partition("/")
-    if not (slash and first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
-        raise UserError(f"--shard {which}: give i/n with i from 1 to n, such as 2/4.")
+    numbers = slash and all(part.isascii() and part.isdigit() and len(part) < 10 for part in (first, count))
+    if not numbers or not 1 <= int(first) <= int(count):
+        raise UserError(f"--shard {which[:40]}: give i/n with i from 1 to n, such as 2/4.")
     return ordered[int(first) - 1 :: int(count)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from itertools import groupby
@@ -16,18 +18,26 @@ from ffhqref.core.store import UserError, digest_file, seed_for
 from ffhqref.core.terminal import progress_bar
 from ffhqref.restore import jobs as collecting
 from ffhqref.restore.jobs import Job, Jobs, shard
-from ffhqref.restore.record import Record, RestoreOutcome, ResultSettings, spare_inputs, writer
+from ffhqref.restore.reading import READERS, Reading
+from ffhqref.restore.record import (
+    Record,
+    RestoreOutcome,
+    ResultSettings,
+    sheet_name,
+    spare_inputs,
+    writer,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ffhqref.refldm.model.checkpoint import Architecture
     from ffhqref.refldm.model.schedule import Schedule
+    from ffhqref.refldm.model.solvers import Solver
     from ffhqref.refldm.model.unet import ReferenceCache
     from ffhqref.refldm.restorer import Encoding, Restorer, SamplingOptions
     from ffhqref.restore.align import FaceAligner, Paste
 
-SHEETS = "sheets"
 TRIAL_AFTER = 10  # s: only a longer run is told what another precision would bring
 PANEL_SIDE = 256  # px of a picture in a sheet
 
@@ -38,16 +48,20 @@ class RestoreOptions:
 
     steps: int = 50
     schedule: Schedule = "uniform_trailing"
+    solver: Solver = "ddim"
     guidance: float = 1.5  # towards the references; 1 is off
+    guidance_from: int = 0  # the timesteps that are guided, of 0 to 999
+    guidance_to: int = 999
     reference_encoding: Encoding = "wide"
     max_references: int = 5
     seed: int = 2024  # of the noise that sampling starts from
     noise: Literal["shared", "per-image"] = "shared"
-    precision: str = "fp32"  # fp32, bf16, fp16 or auto
+    precision: str = "fp32"  # fp32, tf32, bf16, fp16 or auto
     device: str = "cpu"
     batch_size: int = 1
     compiled: bool = False  # the denoiser, by torch.compile
     sheets: bool = False  # also write everything side by side
+    read: Reading = "whole"  # published: EXIF orientation is not applied, see `reading`
     detector: Path | None = None  # SCRFD (ONNX): faces are found and framed first
     paste_back: bool = False  # with a detector: results go back into the photographs
     autoencoder: Path | None = None  # first stage, where the checkpoint holds none
@@ -59,8 +73,9 @@ class RestoreOptions:
         from ffhqref.refldm.restorer import SamplingOptions
 
         return SamplingOptions(
-            steps=self.steps, schedule=self.schedule, guidance=self.guidance, encoding=self.reference_encoding
-        )
+            steps=self.steps, schedule=self.schedule, solver=self.solver, guidance=self.guidance,
+            guidance_from=self.guidance_from, guidance_to=self.guidance_to, encoding=self.reference_encoding,
+        )  # fmt: skip
 
 
 def has_torch() -> bool:
@@ -72,6 +87,15 @@ def need_torch() -> None:
     """UserError where the restorer's libraries are not installed."""
     if not has_torch():
         raise UserError("The restorer needs torch: `pip install 'ffhqref[train]'`.")
+    wait_passively()
+
+
+def wait_passively() -> None:
+    """Before torch is loaded: its threads then sleep while they wait, unless the user has it otherwise.
+
+    Those that spin take the cores from whatever else runs on the machine, and from each other.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def restored_folder(dataset: Path, level: str) -> Path:
@@ -138,14 +162,14 @@ def restore_jobs(jobs: Jobs, checkpoint: Path, out: Path, options: RestoreOption
     need_torch()
     from ffhqref.refldm.model import checkpoint as checkpoints
     from ffhqref.refldm.model import precision, schedule
-    from ffhqref.refldm.restorer import Restorer, check_options, versions
+    from ffhqref.refldm.restorer import Restorer, check_options, explained, versions
 
     sampling = options.sampling()
     check_options(sampling, options.device)
     chosen = precision.resolve(options.precision, options.device)
     mine = shard(jobs.jobs, options.shard)
-    spare_inputs(jobs.jobs, out)
-    with writer(out, options.shard):
+    spare_inputs(jobs.jobs, out, options.sheets)
+    with writer(out, options.shard), explained(), precision.arithmetic(chosen):
         networks = checkpoints.load_networks(checkpoint, options.autoencoder, options.architecture)
         aligner = _aligner(options.detector)
         settings = ResultSettings(
@@ -153,18 +177,21 @@ def restore_jobs(jobs: Jobs, checkpoint: Path, out: Path, options: RestoreOption
             autoencoder=digest_file(options.autoencoder) if options.autoencoder else None,
             weights=networks.weights, architecture=asdict(networks.architecture), options=sampling,
             seed=options.seed, noise=options.noise, precision=chosen, device=options.device,
-            align=aligner.digest if aligner else "", paste_back=options.paste_back,
+            align=aligner.digest if aligner else "", paste_back=options.paste_back, read=options.read,
         )  # fmt: skip
         record = Record(out, settings, options.shard)
+        record.claim(mine, options.sheets)
         outcome = RestoreOutcome(failed=dict(jobs.failed))
         outcome.kept = [job.name for job in mine if record.done(job)]
+        record.save(outcome, versions())
         todo = {job.name for job in mine} - set(outcome.kept)
-        steps = len(schedule.timesteps(options.schedule, options.steps))
+        steps = len(schedule.timesteps(sampling.schedule, sampling.steps))
         with progress_bar("restore", "step", len(todo) * steps) as bar:
             restorer = Restorer(networks, options.device, precision.DTYPES[chosen], options.compiled)
             runner = Runner(restorer, record, outcome, options, aligner, bar.update)
             runner.run([job for job in mine if job.name in todo], versions())
             elapsed = bar.format_dict["elapsed"]
+        runner.lay_out([job for job in mine if job.name not in todo])
         record.save(outcome, versions())
     if options.precision == "fp32" and elapsed > TRIAL_AFTER:
         outcome.gain = precision.gain(options.device)
@@ -249,7 +276,7 @@ class Runner:
         """The picture at the network's size, and what pastes a result back (None where not aligned)."""
         from ffhqref.refldm.restorer import resize_bicubic
 
-        picture = images.read(path)
+        picture = READERS[self.options.read](path)
         if self.aligner is not None:
             return self.aligner.crop(picture, self.restorer.size)
         height, width = self.restorer.size
@@ -261,15 +288,28 @@ class Runner:
         result = back(picture) if back is not None and self.settings.paste_back else picture
         images.write(self.record.out / job.name, result)
         if self.options.sheets:
-            truth = {} if job.truth is None else {"target": self._fitted(job.truth, False)[0]}
-            references = {f"reference {i}": one for i, one in enumerate(shown, 1)}
-            columns = {"low quality": lq, **references, "restored": picture, **truth}
-            row = [Panel(one) for one in columns.values()]
-            images.write(
-                self.record.out / SHEETS / job.name, compose([row], list(columns), side=PANEL_SIDE, gap=8)
-            )
-        self.record.mine[job.name] = self.record.key(job)
+            self._sheet(job, shown, lq, picture)
+        self.record.note(job)
         self.outcome.restored.append(job.name)
+
+    def lay_out(self, jobs: Sequence[Job]) -> None:
+        """Draw the sheets of finished jobs that have none yet."""
+        for job in jobs if self.options.sheets else ():
+            if (self.record.out / sheet_name(job)).is_file():
+                continue
+            shown = [self._fitted(path, False)[0] for path in job.references]
+            result = images.read(self.record.out / job.name)
+            self._sheet(job, shown, self._fitted(job.lq, False)[0], result)
+
+    def _sheet(self, job: Job, shown: list[Rgb], lq: Rgb, picture: Rgb) -> None:
+        truth: dict[str, Rgb] = {}
+        if job.truth is not None:
+            with suppress(BadImage):  # it is for the sheet alone
+                truth["target"] = self._fitted(job.truth, False)[0]
+        references = {f"reference {i}": one for i, one in enumerate(shown, 1)}
+        columns = {"low quality": lq, **references, "restored": picture, **truth}
+        sheet = compose([[Panel(one) for one in columns.values()]], list(columns), side=PANEL_SIDE, gap=8)
+        images.write(self.record.out / sheet_name(job), sheet)
 
 
 class _BadReference(Exception):

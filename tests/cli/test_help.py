@@ -99,7 +99,7 @@ def test_every_choice_of_a_recipe_is_shown() -> None:
         ("references", "--order", "[default: fps]"),
         ("degrade", "--workers", "[default: one per core]"),
         ("download", "--rate", "[default: unlimited]"),
-        ("restore", "--precision", "<fp32|auto|bf16|fp16>"),
+        ("restore", "--precision", "<fp32|auto|bf16|fp16|tf32>"),
         ("train", "--lr", "[default: the configuration's]"),
     ],
 )

@@ -52,9 +52,10 @@ OPTIONS = {  # names that scripts of users rely on
     "sweep": "embedder grid images level metrics out restore-device split workers",
     "test-refs": """align detector device distance embedder images level lq min-distance order out recipe
         targets workers""",
-    "restore": """align architecture autoencoder batch-size checkpoint compile detector device guidance images
-        level lq max-references noise out paste-back precision reference-encoding references references-of
-        refs refs-dir schedule seed shard sheet split steps""",
+    "restore": """align architecture autoencoder batch-size checkpoint compile detector device fast guidance
+        guidance-from guidance-to images level like lq max-references noise out paste-back precision read
+        reference-encoding references references-of refs refs-dir schedule seed shard sheet solver split
+        steps""",
     "convert": "architecture autoencoder checkpoint out",
     "train": """autoencoder batch-size config data device identity images init level lr out precision resume
         set steps unverified workers""",

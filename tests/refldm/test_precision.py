@@ -7,6 +7,7 @@ import torch
 
 from ffhqref.core.store import UserError
 from ffhqref.refldm.model import precision
+from ffhqref.refldm.restorer import check_device
 
 
 def processor(monkeypatch: pytest.MonkeyPatch, *, bf16: bool, seconds: tuple[float, float]) -> list[str]:
@@ -44,15 +45,47 @@ def test_without_bf16_in_the_processor_nothing_is_tried(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(("bf16", "chosen"), [(True, "bf16"), (False, "fp16")])
 def test_auto_on_a_gpu(monkeypatch: pytest.MonkeyPatch, bf16: bool, chosen: str) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    """Emulated bf16, as a V100 or T4 has it, does not count."""
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or bf16
+    )
     assert precision.resolve("auto", "cuda:1") == chosen
     assert "bf16" in precision.gain("cuda:1")
 
 
-def test_fp16_is_refused_on_a_cpu() -> None:
-    assert precision.resolve("fp16", "cuda") == "fp16"
-    with pytest.raises(UserError, match="fp16 is for GPUs"):
-        precision.resolve("fp16", "cpu")
+@pytest.mark.parametrize("name", ["fp16", "tf32"])
+def test_what_is_for_gpus_is_refused_on_a_cpu(name: str) -> None:
+    assert precision.resolve(name, "cuda") == name
+    with pytest.raises(UserError, match=f"{name} is for GPUs"):
+        precision.resolve(name, "cpu")
+
+
+@pytest.mark.filterwarnings("ignore")  # newer versions of torch prefer other names
+def test_float32_is_rounded_to_tf32_where_that_is_asked_for_alone() -> None:
+    def state() -> tuple[str, bool]:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    before = state()
+    assert before[1], "torch's own default, which `fp32` must not keep"
+    for name, wanted in (
+        ("fp32", ("highest", False)),
+        ("bf16", ("highest", False)),
+        ("tf32", ("high", True)),
+    ):
+        with pytest.raises(ZeroDivisionError), precision.arithmetic(name):
+            assert state() == wanted
+            raise ZeroDivisionError
+        assert state() == before
+
+
+def test_a_device_is_there_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for good in ("cpu", "cuda", "cuda:0", "cuda:1"):
+        check_device(good)
+    for bad in ("cuda:2", "cuda:7", "cuda:-1", "cuda:", "cuda:1:2", "cpu:0", "mps", "", "cuda:" + "9" * 5000):
+        with pytest.raises(UserError, match="no such device here; give cpu or cuda:0 or cuda:1"):
+            check_device(bad)
 
 
 def test_a_trial_is_timed_in_the_precision_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +21,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
@@ -723,6 +727,12 @@ def test_shipped_configurations_are_the_papers() -> None:
     ]  # fmt: skip
     assert found["refldm"].warmup == 10_000 and found["refldm"].references == 5
     assert stages.learning_rate(found["refldm"], 4_999) == pytest.approx(2.5e-5)
+    assert [(c.clip, c.snr_gamma, c.own, c.lq_drop) for c in found.values()] == [
+        (0.0, 0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0)
+    ]  # fmt: skip
+    for name, key in (("autoencoder", "revive_every"), ("ldm", "clip"), ("refldm", "clip")):
+        text = (ROOT / f"manifests/train/{name}.toml").read_text()
+        assert f"\n{key} = " in text and f"Not in the release, whose own value is {key} = 0:" in text
     assert stages.learning_rate(found["autoencoder"], 200_000) == pytest.approx(1e-6)
 
 
@@ -753,9 +763,45 @@ def test_a_damaged_checkpoint_is_named(work: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="step-00000001 is damaged"):
         tiny.run(work, tmp_path, tiny.config(steps=2), resume=True)
     save_file({"denoiser.0.exp_avg": torch.zeros(3)}, runs.RunFolder(tmp_path).of(1) / runs.OPTIMIZER)
-    (runs.RunFolder(tmp_path).of(1) / runs.STATE).write_text('{"step": 1}')
-    with pytest.raises(UserError, match="step-00000001 is damaged"):
-        tiny.run(work, tmp_path, tiny.config(steps=2), resume=True)
+    for text in ('{"step": 1}', "[]", "5", "null", "[" * 100_000, "9" * 5000, '{"best": [[], {}]}'):
+        (runs.RunFolder(tmp_path).of(1) / runs.STATE).write_text(text)
+        with pytest.raises(UserError, match="step-00000001 is damaged"):
+            tiny.run(work, tmp_path, tiny.config(steps=2), resume=True)
+    for text in ("[]", "[" * 100_000, "5"):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(UserError, match="holds no training run"):
+            tiny.run(work, tmp_path, tiny.config(steps=2), resume=True)
+
+
+def test_files_of_a_run_have_the_mode_that_the_umask_gives(work: Path, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        tiny.run(work, tmp_path, tiny.config(steps=1))
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in runs.RunFolder(tmp_path).of(1).iterdir()}
+    assert modes == dict.fromkeys((runs.MODEL, runs.OPTIMIZER, runs.STATE), 0o640)
+
+
+def test_metrics_have_no_file_before_they_have_a_line(tmp_path: Path) -> None:
+    log = runs.Log(tmp_path, 0)
+    assert not log.path.exists()
+    for step in (1, 2, 3):
+        log.write(step, {"loss": 1.0})
+    log.close()
+    runs.Log(tmp_path, 1).close()
+    assert log.path.read_text() == '{"step": 1, "loss": 1.0}\n'
+
+
+def test_on_a_gpu_training_asks_for_deterministic_kernels() -> None:
+    class There:
+        device = torch.device("cuda")
+
+    before = torch.backends.cudnn.benchmark
+    with training.numerics(There(), tiny.config()):  # type: ignore[arg-type]
+        assert torch.are_deterministic_algorithms_enabled() and not torch.backends.cudnn.benchmark
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    assert not torch.are_deterministic_algorithms_enabled() and torch.backends.cudnn.benchmark == before
 
 
 # ---- the command ---------------------------------------------------------------------------------
@@ -797,7 +843,7 @@ def test_sigterm_saves_and_the_run_goes_on(work: Path, dataset: Path, tmp_path: 
             "--set", "log_every=1"]  # fmt: skip
     program = [sys.executable, "-m", "ffhqref", *arguments(work, dataset, "refldm", out, *more)]
     run = subprocess.Popen(
-        [*program, "--steps", "100000"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        [*program, "--steps", "100000"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     metrics = out / "metrics.jsonl"
@@ -805,8 +851,10 @@ def test_sigterm_saves_and_the_run_goes_on(work: Path, dataset: Path, tmp_path: 
     while not (metrics.is_file() and metrics.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.05)
     run.send_signal(signal.SIGTERM)
-    said, _ = run.communicate(timeout=120)
-    assert run.returncode == 130 and f"--out {out} --resume" in said
+    said, warned = run.communicate(timeout=120)
+    assert re.search(r"Stopping: step [\d,]+ is being finished .* loses all that was trained", warned), warned
+    assert run.returncode == 130 and said.strip().endswith("--resume") and str(out) in said
+    assert "--init" in said, "without it the command would not run"
     (step,) = runs.RunFolder(out).steps()
     more += ["--steps", str(step + 3)]
     resumed = command(work, dataset, "refldm", out, *more, "--resume")
@@ -815,18 +863,39 @@ def test_sigterm_saves_and_the_run_goes_on(work: Path, dataset: Path, tmp_path: 
     same(tmp_path / "straight", out, step + 3)
 
 
+def runs_as_printed(said: str, work: Path) -> None:
+    """The command that the last line names, for a step of a small batch: its networks are the same."""
+    words = shlex.split(said.strip().splitlines()[-1].partition("Next: ffhqref ")[2])
+    small = ["--steps", "1", "--batch-size", "2", "--workers", "0", "--set", "validation_pictures=0"]
+    done = CliRunner().invoke(app, [*words, *small])
+    assert done.exit_code == 0 and "1 of 1 steps" in done.output, (words, done.output)
+    assert Path(words[words.index("--out") + 1]).parent == work
+    shutil.rmtree(words[words.index("--out") + 1])
+
+
 def test_the_three_stages_one_after_another(work: Path, dataset: Path, tmp_path: Path) -> None:
     first = command(work, dataset, "autoencoder", tmp_path / "ae", "--unverified")
     assert first.exit_code == 0, first.output
     assert "2 of 2 steps" in first.output and "Next: ffhqref train ldm" in first.output
+    runs_as_printed(first.output, tmp_path)
     model = tmp_path / "ae/checkpoints/step-00000002/model.safetensors"
     second = command(work, dataset, "ldm", tmp_path / "ldm", "--unverified", "--autoencoder", str(model))
     assert second.exit_code == 0, second.output
+    runs_as_printed(second.output, tmp_path)
     model = tmp_path / "ldm/checkpoints/step-00000002/model.safetensors"
     third = command(work, dataset, "refldm", tmp_path / "refldm", "--unverified", "--init", str(model),
                     "--set", "references=3", "--steps", "3")  # fmt: skip
     assert third.exit_code == 0, third.output
-    assert "3 of 3 steps" in third.output and "Next: ffhqref restore" in third.output
+    assert "3 of 3 steps" in third.output and "Next: ffhqref degrade" in third.output
+    (dataset / "test_images" / "severe_degrad").mkdir(parents=True)
+    again = command(work, dataset, "refldm", tmp_path / "refldm", "--unverified", "--resume",
+                    "--set", "references=3", "--steps", "3")  # fmt: skip
+    shutil.rmtree(dataset / "test_images")
+    for said, name in ((third.output, "degrade"), (again.output, "restore")):
+        words = shlex.split(said.strip().splitlines()[-1].partition("Next: ffhqref ")[2])
+        assert words[0] == name, said
+        group: Any = typer.main.get_command(app)
+        group.commands[name].make_context(name, words[1:])
     more = ["train", "refldm", "--data", str(dataset), "--images", str(work / "photos"), "--unverified",
             "--workers", "0", "--device", "cpu", "--out", str(tmp_path / "refldm"), "--resume"]  # fmt: skip
     half = tmp_path / "refldm/checkpoints/.step-00000009.partial"  # as a killed run leaves it

@@ -7,28 +7,38 @@ import functools
 import json
 import os
 import pickle
+import resource
+import shlex
 import shutil
 import subprocess
 import sys
 import threading
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from ffhqref.cli import app
+from ffhqref.cli.options import _known_checkpoint
+from ffhqref.cli.restore import _warn_of_demo
+from ffhqref.cli.sampling import FAST as FAST_PRESET
+from ffhqref.cli.sampling import Sampling
 from ffhqref.core import images, store, tables
 from ffhqref.core.store import UserError
+from ffhqref.demo import RESTORER
 from ffhqref.refldm.model import checkpoint
 from ffhqref.refldm.model.autoencoder import Autoencoder
 from ffhqref.refldm.model.unet import ReferenceCache, UNet
 from ffhqref.refldm.restorer import Restorer, SamplingOptions, explained, resize_bicubic
 from ffhqref.restore.align import paste
+from ffhqref.restore.reading import READERS
 from tests.golden_cases import CASES, config, write_checkpoints
 from tests.photographs import Known
 
@@ -181,7 +191,7 @@ def test_a_killed_run_goes_on(tiny: Path, folder: Path, tmp_path: Path) -> None:
     words = ["--checkpoint", tiny / "tiny.safetensors", "--lq", lq, *FAST]
     program = (
         "import os, sys; from ffhqref.restore import run as r; save = r.Record.save\n"
-        "def die(self, *a):\n save(self, *a); os.kill(os.getpid(), 9)\n"
+        "def die(self, *a):\n save(self, *a); self.mine and os.kill(os.getpid(), 9)\n"
         "r.Record.save = die\n"
         "from ffhqref.cli import main; main()"
     )
@@ -419,13 +429,15 @@ def test_a_pickle_with_code_runs_nothing(tiny: Path, tmp_path: Path, kind: Any, 
     said = fails(tiny, file, draw(tmp_path / "lq.png", 1))
     assert not mark.exists()
     assert "could run code; nothing was run" in said if zipped else "no checkpoint" in said
+    assert "weights_only" not in said and "Do not use this file" in said
 
 
 def test_a_bare_hostile_pickle_runs_nothing(tiny: Path, tmp_path: Path) -> None:
     for protocol in (0, 2, 5):
         file = tmp_path / f"p{protocol}.ckpt"
         file.write_bytes(pickle.dumps(Hostile(tmp_path / "it-ran"), protocol))
-        assert "no checkpoint" in fails(tiny, file, draw(tmp_path / "lq.png", 1))
+        said = fails(tiny, file, draw(tmp_path / "lq.png", 1))
+        assert "no checkpoint" in said and "weights_only" not in said
         assert not (tmp_path / "it-ran").exists()
 
 
@@ -554,6 +566,218 @@ def test_a_header_with_a_mad_architecture_takes_no_memory(tiny: Path, tmp_path: 
         fails(tiny, file, draw(tmp_path / "lq.png", 1))
 
 
+# What is there is kept, and what is said runs
+
+
+def next_command(said: str) -> list[str]:
+    """The words of the command that the last line names."""
+    words = shlex.split(said.strip().splitlines()[-1].partition("Next: ")[2])
+    assert words[0] == "ffhqref", said
+    return words[1:]
+
+
+def test_of_two_pictures_with_one_result_one_is_restored_and_the_other_named(
+    tiny: Path, tmp_path: Path
+) -> None:
+    lq = tmp_path / "lq"
+    draw(lq / "a.png", 1), draw(lq / "a.jpg", 2)
+    base = (
+        "restore",
+        "--checkpoint",
+        tiny / "tiny.safetensors",
+        "--lq",
+        lq,
+        "--out",
+        tmp_path / "out",
+        *FAST,
+    )
+    said = run(*base)
+    assert "1 restored, 0 kept, 1 failed" in said and "Not restored: a.jpg is left out" in said
+    result = tmp_path / "out" / "a.png"
+    whole = result.read_bytes()
+    result.write_bytes(whole[: len(whole) // 2])
+    assert "1 restored, 0 kept, 1 failed" in run(*base)
+    assert result.read_bytes() == whole
+
+
+def test_restore_overwrites_nothing_that_it_did_not_make(tiny: Path, tmp_path: Path) -> None:
+    lq, out = tmp_path / "lq", tmp_path / "out"
+    draw(lq / "z.png", 1), draw(lq / "sheets" / "z.png", 2)
+    base = ("restore", "--checkpoint", tiny / "tiny.safetensors", "--lq", lq, "--out", out, *FAST)
+    assert "would overwrite the result sheets/z.png" in run(*base, "--sheet", code=1)
+    assert not list(out.rglob("*.png"))
+    photo = draw(out / "z.png", 3).read_bytes()
+    assert "move it away or give another --out" in run(*base, code=1)
+    assert (out / "z.png").read_bytes() == photo
+    (out / "z.png").unlink()
+    run(*base)
+    result = (out / "sheets" / "z.png").read_bytes()
+    assert "made it as a sheet" in run(*base[:4], lq / "z.png", *base[5:], "--sheet", code=1)
+    assert (out / "sheets" / "z.png").read_bytes() == result
+
+
+def test_the_command_that_restore_ends_with_draws_the_sheets(tiny: Path, tmp_path: Path) -> None:
+    lq, out = tmp_path / "low quality", tmp_path / "out"
+    draw(lq / "a.png", 1)
+    refs = [draw(tmp_path / f"{name}.png", number) for number, name in enumerate("bcd")]
+    said = run("restore", "--checkpoint", tiny / "tiny.safetensors", "--lq", lq, "--refs", *refs,
+               "--guidance", "1.25", "--out", out, *FAST)  # fmt: skip
+    before = (out / "a.png").read_bytes()
+    again = run(*next_command(said))
+    assert "0 restored, 1 kept" in again and "Next:" not in again and f"Look at {out}/sheets." in again
+    assert (out / "a.png").read_bytes() == before
+    assert images.read(out / "sheets" / "a.png").shape[1] == 5 * 256 + 6 * 8
+
+
+def test_convert_says_its_size_and_what_to_run(tiny: Path, tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        said = run("convert", "--checkpoint", tiny / "tiny.safetensors", "--out", tmp_path / "x.safetensors")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "x.safetensors").stat().st_mode & 0o777 == 0o640
+    assert "0.00" not in said and " MB)" in said
+    assert "Usage" in run(*next_command(said))
+    said = run("convert", "--checkpoint", tiny / "tiny.safetensors", "--out", tmp_path / "x.ckpt",
+               "--architecture", tiny / "tiny.toml")  # fmt: skip
+    assert "Usage" in run(*next_command(said))
+    file = tmp_path / "x.safetensors"
+    assert "would overwrite" in run("convert", "--checkpoint", file, "--out", file, code=1)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
+def test_convert_on_a_full_disk_is_one_sentence(tiny: Path, tmp_path: Path, suffix: str) -> None:
+    """Here a file may not grow above 50 kB, which the libraries meet as they meet a full disk."""
+    out, limits = tmp_path / f"x.{suffix}", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        said = run("convert", "--checkpoint", tiny / "refldm.ckpt", "--architecture", tiny / "tiny.toml",
+                   "--out", out, code=1)  # fmt: skip
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert said.startswith("Error: ") and str(out) in said
+    assert not list(tmp_path.glob(f"*.{suffix}")) and not list(tmp_path.glob(".*part"))
+
+
+def test_like_and_fast_stand_for_defaults_and_options_go_before_them(tiny: Path, tmp_path: Path) -> None:
+    lq = draw(tmp_path / "a.png", 1)
+    cases: list[tuple[tuple[object, ...], tuple[object, ...]]] = [
+        (("--like", "inference", "--steps", 2), ("uniform_trailing", 2, "ddim")),
+        (("--like", "dataset", "--steps", 4), ("uniform", 4, "ddim")),
+        (
+            ("--like", "dataset", "--steps", 2, "--schedule", "uniform_trailing"),
+            ("uniform_trailing", 2, "ddim"),
+        ),
+        (("--fast",), ("log_snr", FAST_PRESET.steps, FAST_PRESET.solver)),
+        (("--fast", "--solver", "dpmpp2m", "--steps", 3), ("log_snr", 3, "dpmpp2m")),
+        (("--solver", "unipc", "--steps", 2, "--schedule", "uniform"), ("uniform", 2, "unipc")),
+    ]
+    for at, (words, wanted) in enumerate(cases):
+        out = tmp_path / str(at)
+        run("restore", "--checkpoint", tiny / "tiny.safetensors", "--lq", lq, "--out", out, *words)
+        options = json.loads((out / "run.json").read_text())["settings"]["options"]
+        assert (options["schedule"], options["steps"], options["solver"]) == wanted
+    defaults = Sampling(), Sampling(like="dataset")
+    found = [(one.options().steps, one.options().schedule) for one in defaults]
+    assert found == [(50, "uniform_trailing"), (100, "uniform")]
+    assert "Give one of --fast and --like" in run(
+        "restore", "--checkpoint", tiny / "tiny.safetensors", "--lq", lq, "--out", tmp_path / "x", "--fast",
+        "--like", "dataset", code=1
+    )  # fmt: skip
+
+
+def test_guidance_in_an_interval_passes_the_null_condition_there_alone(restorer: Restorer) -> None:
+    pictures, cached, noises = _jobs(restorer)
+    seen: list[int] = []
+    inner = restorer.prepared.denoise
+    prepared = replace(restorer.prepared, denoise=lambda x, *more: seen.append(len(x)) or inner(x, *more))
+    restorer._prepared, whole = prepared, restorer._prepared
+    try:
+        options = SamplingOptions(steps=10, guidance_from=300, guidance_to=699)
+        guided = restorer.restore(pictures[:2], cached[:2], noises[:2], options)
+    finally:
+        restorer._prepared = whole
+    assert seen == [2] * 3 + [3] * 4 + [2] * 3, "timesteps 99, 199 ... 999; one of the two has references"
+    plain = [restorer.restore(pictures[:2], cached[:2], noises[:2], SamplingOptions(steps=10, guidance=g))
+             for g in (1.0, 1.5)]  # fmt: skip
+    assert (guided[1] == plain[0][1]).all() and (guided[0] != plain[0][0]).any()
+    assert (guided[0] != plain[1][0]).any()
+    everywhere = SamplingOptions(steps=10, guidance_from=99, guidance_to=999)
+    again = restorer.restore(pictures[:2], cached[:2], noises[:2], everywhere)
+    assert all((a == b).all() for a, b in zip(again, plain[1], strict=True))
+
+
+def test_the_demos_restorer_warns_of_photographs(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copy(RESTORER, tmp_path / "copy.safetensors")
+    drawn = tmp_path / "demo"
+    store.write_receipt(drawn, store.Receipt(stage="draw", revision=1, parameters={}, inputs={}), [], {})
+    real = draw(tmp_path / "real" / "a.png", 1)
+    for path, file, warned in (
+        (real, Path("demo"), True), (real.parent, copy, True), (drawn / "dataset" / "x.png", copy, False),
+        (real, tiny / "tiny.safetensors", False),
+    ):  # fmt: skip
+        _warn_of_demo(_known_checkpoint(Path(file)), path)
+        assert ("knows drawn people only" in capsys.readouterr().err) is warned, (path, file)
+
+
+def test_pictures_are_read_whole_or_as_published(tiny: Path, tmp_path: Path) -> None:
+    picture = images.read(draw(tmp_path / "plain.png", 1))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # held upside down
+    turned = tmp_path / "a.png"
+    Image.fromarray(picture).save(turned, exif=exif)
+    assert (READERS["published"](turned) == picture).all() and (READERS["whole"](turned) != picture).any()
+    ramp = np.tile(np.linspace(0, 65535, 256).astype(np.uint16), (16, 1))
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    assert abs(READERS["whole"](tmp_path / "deep.png").mean() - 127.5) < 1
+    theirs = np.array(Image.open(tmp_path / "deep.png").convert("RGB"))  # what the published code calls
+    assert (READERS["published"](tmp_path / "deep.png") == theirs).all()
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(turned.read_bytes()[:-40])
+    Image.new("1", (12_001, 10_000)).save(tmp_path / "large.png")  # 120.01 million pixels
+    for read in READERS.values():
+        for file, status in ((cut, "unreadable"), (tmp_path / "large.png", "too_large")):
+            with pytest.raises(images.BadImage) as caught:
+                read(file)
+            assert caught.value.status == status
+    base = ("restore", "--checkpoint", tiny / "tiny.safetensors", "--lq", turned, *FAST, "--out")
+    run(*base, tmp_path / "whole")
+    run(*base, tmp_path / "published", "--read", "published")
+    run(*base[:4], tmp_path / "plain.png", *base[5:], tmp_path / "plain")
+    assert same(tmp_path / "published" / "a.png", tmp_path / "plain" / "plain.png")
+    assert not same(tmp_path / "whole" / "a.png", tmp_path / "published" / "a.png")
+
+
+@pytest.mark.filterwarnings("ignore")  # newer versions of torch prefer other names
+def test_fp32_is_fp32_while_it_restores_and_the_process_is_left_as_it_was(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[tuple[str, bool]] = set()
+    forward = UNet.forward
+
+    def spy(self: UNet, *words: Any, **more: Any) -> Any:
+        seen.add((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+        return forward(self, *words, **more)
+
+    monkeypatch.setattr(UNet, "forward", spy)
+    run("restore", "--checkpoint", tiny / "tiny.safetensors", "--lq", draw(tmp_path / "a.png", 1),
+        "--out", tmp_path / "out", *FAST)  # fmt: skip
+    assert seen == {("highest", False)} and torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(("given", "kept"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_wait_passively_before_torch_is_loaded(given: dict[str, str], kept: str) -> None:
+    program = (
+        "import os, sys; from ffhqref.restore.run import need_torch; need_torch(); "
+        "assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    clean = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=clean | given)
+    assert done.stdout.strip() == kept, done.stderr
+
+
 # Bad input
 
 
@@ -565,7 +789,7 @@ def test_out_of_memory_says_which_option_lowers_it() -> None:
         raise RuntimeError("something else")
 
 
-@pytest.mark.parametrize("place", ["encode", "decode", "unet"])
+@pytest.mark.parametrize("place", ["encode", "decode", "to", "unet"])
 @pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory."), MemoryError()])
 def test_out_of_memory_anywhere_is_one_sentence(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception
@@ -599,6 +823,10 @@ def test_bad_input_is_one_sentence(tiny: Path, folder: Path, tmp_path: Path) -> 
         (("--lq", lq, "--shard", "3/2"), "--shard 3/2"),
         (("--lq", lq, "--steps", "3", "--schedule", "uniform"), "asks for timestep 1000"),
         (("--lq", lq, "--device", "cuda:7"), "no such device"),
+        (("--lq", lq, "--device", "cuda:x"), "no such device"),
+        (("--lq", lq, "--device", "cpu:1"), "no such device"),
+        (("--lq", lq, "--precision", "tf32"), "for GPUs"),
+        (("--lq", lq, "--guidance-from", "9", "--guidance-to", "8"), "--guidance-from 9 is above"),
         (("--lq", lq, "--precision", "fp16"), "for GPUs"),
         (("--lq", lq, "--align"), "--detector"),
         ((tmp_path, "--images", tmp_path), "--level"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import pickle
 import sys
 import threading
 import zipfile
@@ -16,7 +17,6 @@ from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch import serialization as torch_files
 
@@ -24,6 +24,7 @@ from ffhqref.core.recipe import build
 from ffhqref.core.store import UserError
 from ffhqref.refldm.model.autoencoder import Autoencoder, AutoencoderSize
 from ffhqref.refldm.model.layers import fold
+from ffhqref.refldm.model.tensor_files import text_line, write_safetensors
 from ffhqref.refldm.model.unet import UNet, UNetSize
 
 RAW, EMA, FIRST_STAGE = "model.diffusion_model.", "model_ema.", "first_stage_model."
@@ -267,6 +268,11 @@ def _read_ckpt(path: Path) -> dict[str, Tensor]:
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except UserError:
         raise
+    except pickle.UnpicklingError:  # torch's own words advise to read it all the same
+        raise UserError(
+            f"{path} is cut off, damaged or no checkpoint: it holds more than tensors; nothing was run. "
+            "Do not use this file: get the checkpoint from its publisher."
+        ) from None
     except MemoryError:
         raise UserError(f"{path} asks for more memory than there is: it is no usable checkpoint.") from None
     except Exception as error:  # hostile or cut bytes: the reader raises many kinds
@@ -281,12 +287,6 @@ def _read_ckpt(path: Path) -> dict[str, Tensor]:
 
 
 _TENSORS = (Tensor, nn.Parameter)
-
-
-def text_line(error: BaseException) -> str:
-    """What an error says, as far as it fits into a sentence."""
-    text = error.strerror if isinstance(error, OSError) else None
-    return ((text or str(error)).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 class _Skipped:
@@ -359,6 +359,6 @@ def convert(
     kept |= {FIRST_STAGE + name: tensor.contiguous() for name, tensor in stage.items()}
     header = {"architecture": asdict(networks.architecture), **(notes or {})}
     # one key: the order of several would be chance, and so the file's bytes
-    save_file(kept, out, {METADATA: json.dumps(header, sort_keys=True)})
+    write_safetensors(out, kept, {METADATA: json.dumps(header, sort_keys=True)})
     size = sum(tensor.numel() * tensor.element_size() for tensor in kept.values())
     return Converted(len(kept), size, weights)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -10,19 +13,43 @@ from ffhqref.core.store import UserError
 from ffhqref.refldm.model.layers import fold
 from ffhqref.refldm.model.unet import AttentionBlock, ReferenceCache, ResBlock
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WORTH = 1.15  # times as fast: below that `auto` keeps fp32
 
 
 def resolve(asked: str, device: str) -> str:
     """The precision for --precision; UserError where the device has none such."""
     if asked != "auto":
-        if asked == "fp16" and device == "cpu":
-            raise UserError("--precision fp16 is for GPUs: on a CPU give bf16, auto or fp32.")
+        if asked in ("fp16", "tf32") and device == "cpu":
+            raise UserError(f"--precision {asked} is for GPUs: on a CPU give bf16, auto or fp32.")
         return asked
-    if device != "cpu":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if device != "cpu":  # without emulation, which is slower than fp16
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "bf16" if has_bf16() and speedup() >= WORTH else "fp32"
+
+
+@contextmanager
+def arithmetic(precision: str) -> Iterator[None]:
+    """Inside, float32 products on a GPU are rounded to TF32 for `tf32` alone; outside all is as before.
+
+    torch itself lets convolutions use TF32 on GPUs that have it, with 10 bits of mantissa in place of 23.
+    """
+    cudnn = torch.backends.cudnn
+    with warnings.catch_warnings():  # newer versions prefer other names, which 2.6 does not have
+        warnings.simplefilter("ignore")
+        before = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+        _set_tf32("high" if precision == "tf32" else "highest", precision == "tf32")
+    try:
+        yield
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _set_tf32(*before)
+
+
+def _set_tf32(products: str, convolutions: bool) -> None:
+    torch.set_float32_matmul_precision(products)
+    torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def gain(device: str) -> str:

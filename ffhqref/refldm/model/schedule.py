@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ffhqref.core.arrays import Float64
 
-Schedule = Literal["uniform_trailing", "uniform"]
+Schedule = Literal["uniform_trailing", "uniform", "log_snr"]
 
 
 def betas(steps: int = 1000, first: float = 0.0015, last: float = 0.0155) -> Float64:
@@ -51,6 +51,8 @@ def timesteps(schedule: Schedule, steps: int, total: int = 1000) -> list[int]:
     """
     if not 1 <= steps <= total:
         raise ValueError(f"steps must be from 1 to {total}")
+    if schedule == "log_snr":
+        return _even_log_snr(steps, total)
     stride = total // steps
     if schedule == "uniform":
         chosen = [t + 1 for t in range(0, total, stride)]
@@ -59,6 +61,24 @@ def timesteps(schedule: Schedule, steps: int, total: int = 1000) -> list[int]:
     if chosen[-1] >= total:
         raise ValueError(f"the schedule `uniform` with {steps} steps asks for timestep {total}, the last is "
                          f"{total - 1}: take another number of steps or `uniform_trailing`")  # fmt: skip
+    return chosen
+
+
+def _even_log_snr(steps: int, total: int) -> list[int]:
+    """Timesteps between which the log-SNR grows by equal amounts, from the last one down to 0 (left out).
+
+    Rounded to whole ones and at least one apart, since the denoiser was trained at no others.
+    """
+    if steps >= total:
+        raise ValueError(f"the schedule `log_snr` has at most {total - 1} steps")
+    bar = np.cumprod(1 - betas(total))
+    half = np.log(bar / (1 - bar)) / 2  # of the log-SNR, descending in t
+    wanted = np.linspace(half[0], half[-1], steps + 1)[1:]
+    rounded = np.rint(np.interp(-wanted, -half, np.arange(total))).astype(int)
+    chosen: list[int] = []
+    for place, t in enumerate(rounded):
+        lowest = chosen[-1] + 1 if chosen else 1
+        chosen.append(int(min(max(t, lowest), total - steps + place)))
     return chosen
 
 

@@ -15,7 +15,7 @@ from ffhqref.refldm.restorer import Encoding
 from ffhqref.refldm.training.losses import Norm, Scaling
 
 Stage = Literal["autoencoder", "ldm", "refldm"]
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 # What may differ when a run goes on: none of it changes a weight that was already reached.
 FREE = {"steps", "save_every", "keep", "log_every", "validate_every", "validation_pictures",
         "validation_steps", "validation_guidance", "accumulate", "latent_memory", "recompute"}  # fmt: skip

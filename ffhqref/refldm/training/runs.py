@@ -14,17 +14,17 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ffhqref.core import images
 from ffhqref.core.images import Rgb
 from ffhqref.core.store import UserError, flush, write_text
-from ffhqref.refldm.model.checkpoint import METADATA, Architecture, text_line
+from ffhqref.refldm.model.checkpoint import METADATA, Architecture
+from ffhqref.refldm.model.tensor_files import text_line, write_safetensors
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 PARTIAL = ".partial"  # of the folder of a checkpoint that is still being written
@@ -111,14 +111,16 @@ class RunFolder:
         """Read a checkpoint; UserError where it is damaged."""
         place = self.of(step)
         try:
-            state = json.loads((place / STATE).read_text(encoding="utf-8"))
+            numbers = json.loads((place / STATE).read_text(encoding="utf-8"))
             model, optimizer = (_read_tensors(place / name) for name in (MODEL, OPTIMIZER))
-        except (OSError, ValueError, SafetensorError) as error:
+            if not isinstance(numbers, dict):
+                raise ValueError(f"{STATE} holds no object")
+        except (OSError, ValueError, SafetensorError, RecursionError) as error:
             raise UserError(
                 f"{place} is damaged ({text_line(error)}): remove this folder and go on with --resume from "
                 "an older one."
             ) from None
-        return Saved(step, model, optimizer, state)
+        return Saved(step, model, optimizer, cast(State, numbers))
 
     def rotate(self, keep: int, best: int | None) -> None:
         """Remove all checkpoints but the last `keep` and the best."""
@@ -139,7 +141,7 @@ class RunFolder:
         path = self.root / "config.json"
         try:
             table = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             table = None
         if not isinstance(table, dict):
             raise UserError(f"{self.root} holds no training run to go on with: leave --resume out.")
@@ -161,7 +163,7 @@ class RunFolder:
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, header)
+    write_safetensors(path, {n: tensor.detach().cpu().contiguous() for n, tensor in tensors.items()}, header)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -175,8 +177,9 @@ class Log:
     def __init__(self, root: Path, start: int) -> None:
         self.path = root / "metrics.jsonl"
         root.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in self._lines() if _step(line) <= start]
-        write_text(self.path, "".join(kept))
+        lines = self._lines()
+        if lines:  # there is no file before there is a line
+            write_text(self.path, "".join(line for line in lines if _step(line) <= start))
         self.board = SummaryWriter(str(root / "tensorboard"), purge_step=start + 1 if start else None)
 
     def _lines(self) -> list[str]:
@@ -202,5 +205,5 @@ def _step(line: str) -> float:
     """The step of a line; infinite where a killed run left half of one."""
     try:
         return int(json.loads(line)["step"]) if line.endswith("\n") else math.inf
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf

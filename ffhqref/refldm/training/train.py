@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 import torch
@@ -21,6 +20,7 @@ from tqdm import tqdm
 from ffhqref.core.store import UserError
 from ffhqref.refldm.model import checkpoint
 from ffhqref.refldm.model.checkpoint import keep_memory
+from ffhqref.refldm.model.precision import arithmetic
 from ffhqref.refldm.training.config import Config, changed
 from ffhqref.refldm.training.data import (
     Batch,
@@ -34,6 +34,7 @@ from ffhqref.refldm.training.data import (
 )
 from ffhqref.refldm.training.first_stage import AutoencoderTrainee
 from ffhqref.refldm.training.runs import Log, RunFolder
+from ffhqref.refldm.training.signals import signals
 from ffhqref.refldm.training.stages import (
     DiffusionTrainee,
     Diverged,
@@ -44,7 +45,7 @@ from ffhqref.refldm.training.stages import (
     learning_rate,
 )
 
-PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+PRECISIONS = {"fp32": "no", "tf32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +82,12 @@ def train(
 ) -> TrainingResult:
     """Train one stage; the same configuration, data and number of processes give the same weights.
 
+    That is to the last bit on a CPU. On GPUs of one kind, with one version of torch, it holds as far as torch
+    has deterministic kernels, which are asked for; it warns of operations that have none.
     `resume` goes on from the last whole checkpoint as if nothing had happened. UserError where the
     run cannot start, the loss is no number any more, or a checkpoint cannot be written.
     """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at CUDA's start: else sums vary
     AcceleratorState._reset_state()  # an earlier run of this process may have had another precision
     accelerator = Accelerator(
         mixed_precision=PRECISIONS[config.precision], cpu=device == "cpu",
@@ -91,6 +95,8 @@ def train(
     )  # fmt: skip
     if accelerator.device.type == "cpu":
         keep_memory()
+    if config.precision == "tf32" and accelerator.device.type == "cpu":
+        raise UserError("--precision tf32 is for GPUs: on a CPU give fp32 or bf16.")
     if config.batch_size % (accelerator.num_processes * config.accumulate):
         raise UserError(
             f"batch_size {config.batch_size} must be a multiple of {accelerator.num_processes} processes x "
@@ -114,6 +120,25 @@ def train(
     elif accelerator.is_main_process:
         folder.write_config(table)
     return run.go()
+
+
+@contextmanager
+def numerics(accelerator: Accelerator, config: Config) -> Iterator[None]:
+    """fp32 without TF32, and on GPUs deterministic kernels, while a run goes on."""
+    with arithmetic(config.precision):
+        if accelerator.device.type == "cpu":
+            yield
+            return
+        asked = torch.are_deterministic_algorithms_enabled()
+        warned = torch.is_deterministic_algorithms_warn_only_enabled()
+        benchmark = torch.backends.cudnn.benchmark
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False  # which would choose kernels by their time
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(asked, warn_only=warned)
+            torch.backends.cudnn.benchmark = benchmark
 
 
 def _resumed_step(folder: RunFolder, config: Config, table: Mapping[str, object], resume: bool) -> int:
@@ -215,7 +240,8 @@ class TrainingRun:
         bar = tqdm(total=self.config.steps, initial=self.step, unit="step", desc=f"train {self.config.stage}",
                    disable=None if self.main else True)  # fmt: skip
         try:
-            with signals() as asked:
+            waiting = self._waiting if self.main else None
+            with signals(waiting) as asked, numerics(self.accelerator, self.config):
                 stopped = self._steps(log, bar, asked)
         except Diverged as error:
             raise UserError(f"{error}: {self._last_good()}") from None
@@ -225,6 +251,15 @@ class TrainingRun:
                 log.close()
         best = self.best[1] if self.best else None
         return TrainingResult(self.step, self.folder.of(self.step), best, stopped, self.last, self.skipped)
+
+    def _waiting(self) -> str:
+        """What a signal waits for, and what the next one would cost."""
+        steps = self.folder.steps()
+        lost = f"what came after step {steps[-1]:,}" if steps else "all that was trained"
+        return (
+            f"Stopping: step {self.step + 1:,} is being finished and then saved, which takes as long as a "
+            f"step does. Once more leaves at once and loses {lost}."
+        )
 
     def _last_good(self) -> str:
         steps = self.folder.steps()
@@ -326,24 +361,3 @@ def _ignore_signals(worker: int) -> None:
     """Loading processes leave when the main one does, not by signals that were meant for it."""
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
-
-
-@contextmanager
-def signals() -> Iterator[Callable[[], bool]]:
-    """Yields whether SIGTERM or Ctrl-C came; a second Ctrl-C stops at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    came: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if came and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        came.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(came)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

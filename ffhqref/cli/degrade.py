@@ -19,6 +19,7 @@ from ffhqref.cli.options import (
     RecordedPhotosOption,
     ReplayOption,
     SheetFileOption,
+    SqueezeOption,
     option,
 )
 from ffhqref.core.store import Receipt, UserError, recorded_images
@@ -41,6 +42,7 @@ def degrade(
     replay_published: ReplayOption = False,
     from_table: FromTableOption = None,
     sheet: SheetFileOption = None,
+    squeeze: SqueezeOption = False,
 ) -> None:
     """Make low-quality images: blur, downscale, noise, JPEG.
 
@@ -59,7 +61,7 @@ def degrade(
     _check(dataset, [one.name for one in levels], images, out, list_, sheet)
     options = draws.DegradeOptions(
         size=size, seed=seed, copies=copies, filter=filter_, format=format_, replay=replay_published,
-        table=from_table, workers=workers,
+        table=from_table, workers=workers, squeeze=squeeze,
     )  # fmt: skip
     folders: dict[str, tuple[Path, str]] = {}
     summaries = []

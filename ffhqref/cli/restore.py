@@ -22,9 +22,10 @@ from ffhqref.cli.options import (
     RefsOption,
     RestoredOption,
     ScheduleOption,
+    SqueezeOption,
     option,
 )
-from ffhqref.core.store import UserError, atomic, digest_file
+from ffhqref.core.store import UserError, atomic, digest_file, recorded_images
 
 if TYPE_CHECKING:
     from ffhqref.refldm.model.checkpoint import Architecture
@@ -62,6 +63,7 @@ def restore(
     paste_back: PasteBackOption = False,
     detector: Annotated[Path | None, option("SCRFD detector for --align, an ONNX file.")] = None,
     architecture: ArchitectureOption = None,
+    squeeze: SqueezeOption = False,
 ) -> None:
     """Restore low-quality faces with references of the same person.
 
@@ -85,6 +87,7 @@ def restore(
         max_references=max_references, seed=seed, noise=noise, precision=precision, device=device,
         batch_size=batch_size, compiled=compile, sheets=sheet, detector=detector, paste_back=paste_back,
         autoencoder=autoencoder, architecture=_architecture(architecture), shard=shard,
+        squeeze=squeeze,
     )  # fmt: skip
     if dataset is None:
         outcome = _of_pictures(checkpoint, lq, shared, refs_dir, references, images, out, options)
@@ -100,13 +103,14 @@ def _of_dataset(
 ) -> RestoreOutcome:  # fmt: skip
     from ffhqref.restore.run import restore_dataset
 
-    if level is None or others or images is None:
+    if level is None or others:
         raise UserError(
-            f"With the dataset {dataset} give --level (such as severe) and --images, the folder of its "
-            "photographs, and none of --lq, --refs, --refs-dir, --references."
+            f"With the dataset {dataset} give --level (such as severe), and none of --lq, --refs, "
+            "--refs-dir, --references."
         )
+    photos = images or recorded_images(dataset)
     return restore_dataset(
-        dataset, checkpoint, level=level, photos=images, split=split, out=out, options=options
+        dataset, checkpoint, level=level, photos=photos, split=split, out=out, options=options
     )
 
 

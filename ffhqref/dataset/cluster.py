@@ -26,6 +26,7 @@ from ffhqref.core.store import (
     write_receipt,
 )
 from ffhqref.core.terminal import progress_bar
+from ffhqref.dataset import crops
 from ffhqref.identities.grouping import (
     Edges,
     Labels,
@@ -73,7 +74,7 @@ def find_identities(out: Path, recipe: Recipe) -> Receipt:
     well the grouping would have found them.
     """
     distance = recipe.needed_distance()
-    known = _known_people(Path(recipe.identities)) if recipe.identities else None
+    known = crops.by_image(out, _known_people(Path(recipe.identities))) if recipe.identities else None
     parameters = {"distance": distance, "min_distance": recipe.min_distance, "grouping": recipe.grouping}
     inputs = {"embed": fingerprint(out, "embed"), "identities": digest_given(recipe.identities)}
     wanted = Receipt(stage="cluster", revision=REVISION, parameters=parameters, inputs=inputs)

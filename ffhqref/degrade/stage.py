@@ -28,6 +28,7 @@ from ffhqref.degrade.levels import Level
 from ffhqref.degrade.operators import apply
 
 REVISION = 1
+NO_MATTER = ("workers", "squeeze")  # options that do not change what is made
 TABLE = "tables/degradations.parquet"  # below the output folder
 Split = Literal["test", "val"]
 PILLOW = {
@@ -202,6 +203,7 @@ class DegradeRun:
             done = store.read_receipt(self.out, self.stage)
             if not missing and done and done.same_work(wanted) and self._table_stands(items, known):
                 return done
+            images.refuse_squeeze((item.drawn.target.path for item in missing), self.options.squeeze)
             self._forget(missing)
             store.need_space(self.out, len(missing) * self.options.size**2, "Writing the low-quality images")
             made = known | journal.make_all(
@@ -220,7 +222,7 @@ class DegradeRun:
         return DegradeItem(drawn, file, store.digest(json.dumps(parts).encode()))
 
     def _wanted(self, items: Sequence[DegradeItem]) -> Receipt:
-        parameters = {key: value for key, value in asdict(self.options).items() if key != "workers"}
+        parameters = {key: value for key, value in asdict(self.options).items() if key not in NO_MATTER}
         parameters |= {"level": asdict(self.level), "table": self.options.table is not None}
         keys = store.digest(json.dumps([[item.file, item.key] for item in items]).encode())
         return Receipt(stage=self.stage, revision=REVISION, parameters=parameters, inputs={"images": keys})

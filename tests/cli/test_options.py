@@ -21,13 +21,13 @@ from ffhqref.core.recipe import Recipe, to_toml
 ROOM = Path(ffhqref.cli.__file__).parent
 OPTIONS = {  # names that scripts of users rely on
     "": "debug install-completion show-completion version",
-    "build-refs": """align balance batch-size dedupe det-size detector device distance dry-run embedder
-        exclude exclude-unmatched faces fps-start grouping identities images labels landmarks limit
-        max-references min-distance
+    "build-refs": """align balance batch-size crop crop-format crop-size dedupe det-size detector device
+        distance dry-run embedder exclude exclude-unmatched faces fps-start grouping identities images labels
+        landmarks limit max-padding max-references min-distance min-eyes
         min-face min-score order out recipe seed splits targets test test-identities test-references val
         val-identities workers""",
-    "embed": """align batch-size det-size detector device embedder exclude exclude-unmatched
-        faces images landmarks limit
+    "embed": """align batch-size crop crop-format crop-size det-size detector device embedder exclude
+        exclude-unmatched faces images landmarks limit max-padding min-eyes
         min-face min-score recipe workers""",
     "cluster": "distance grouping identities min-distance recipe",
     "split": """balance dedupe labels recipe seed splits targets test test-identities test-references val
@@ -40,14 +40,14 @@ OPTIONS = {  # names that scripts of users rely on
     "download": "accept-terms dry-run exclude jobs mirror only out rate retries timeout least-speed verify",
     "doctor": "verify",
     "degrade": """copies filter format from-table images level list out replay-published seed sheet size split
-        workers""",
+        squeeze workers""",
     "export": "for images landmarks least level links out seed shard-mb size split workers",
     "restore": """align architecture autoencoder batch-size checkpoint compile detector device guidance images
         level lq max-references noise out paste-back precision reference-encoding references refs refs-dir
-        schedule seed shard sheet split steps""",
+        schedule seed shard sheet split squeeze steps""",
     "convert": "architecture autoencoder checkpoint out",
     "train": """autoencoder batch-size config data device identity images init level lr out precision resume
-        set steps unverified workers""",
+        set squeeze steps unverified workers""",
 }
 STAGES = {  # command -> the function that it calls with the recipe
     "build-refs": "build.build_refs",
@@ -59,6 +59,11 @@ STAGES = {  # command -> the function that it calls with the recipe
 VALUES: dict[str, tuple[str, object]] = {  # field -> what is typed, and what the recipe then has
     "align": ("landmarks", "landmarks"),
     "faces": ("all", "all"),
+    "crop": ("on", "on"),
+    "crop_size": ("1024", 1024),
+    "crop_format": ("webp", "webp"),
+    "min_eyes": ("20", 20.0),
+    "max_padding": ("0.25", 0.25),
     "min_face": ("7", 7),
     "min_score": ("0.25", 0.25),
     "det_size": ("640", 640),

@@ -262,7 +262,7 @@ def test_small_and_cut_faces_are_references_only(
             targets.add(target)
             references |= set(row)
     assert targets and not targets & small and references & small
-    build_refs(wide, out, replace(chosen, max_padding=0.0), device="cpu")
+    run(wide, out, replace(chosen, max_padding=0.0))
     padded = {row["image"] for row in rows_of(out) if row["padding"] > 0}
     assert set(crops.barred(out)) == padded and store.read_receipt(out, "embed").notes["barred"] == len(
         padded

@@ -210,7 +210,7 @@ def _check_header(data: bytes, max_pixels: int) -> str:
     except Image.DecompressionBombError:
         raise BadImage("too_large", f"more than {max_pixels / 1e6:.0f} million pixels") from None
     except Exception:  # hostile bytes: Pillow's parsers raise many kinds
-        raise BadImage("unreadable", "not a picture of a format that can be read") from None
+        raise BadImage("unreadable", "not a PNG, JPEG or other picture that can be read") from None
     if width * height > max_pixels:
         size = f"{width}x{height}"
         raise BadImage("too_large", f"{size} is more than {max_pixels / 1e6:.0f} million pixels")

@@ -56,7 +56,22 @@ def write_embedded(
         cv2.imwrite(str(images / name), np.zeros((4, 4, 3), np.uint8))
     order = np.argsort(np.array(names, object))
     rows = [
-        (names[i], "ok", "", 512, 512, pixels[i] if pixels else names[i], "", 1, 0.9, [0.0] * 10, vectors[i])
+        (
+            names[i],
+            "ok",
+            "",
+            512,
+            512,
+            pixels[i] if pixels else names[i],
+            "",
+            names[i],
+            *[None] * 4,
+            "",
+            1,
+            0.9,
+            [0.0] * 10,
+            vectors[i],
+        )
         for i in order
     ]
     shard = tables.embeddings_folder(out) / "shard-00000.parquet"

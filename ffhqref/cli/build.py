@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 # Fields of a recipe that each stage reads and no stage before it
 EMBED_FIELDS = (
-    "detector", "embedder", "align", "landmarks", "faces", "min_face", "min_score", "det_size", "exclude",
-    "exclude_unmatched", "limit",
+    "detector", "embedder", "align", "landmarks", "faces", "crop", "crop_size", "crop_format", "min_eyes",
+    "max_padding", "min_face", "min_score", "det_size", "exclude", "exclude_unmatched", "limit",
 )  # fmt: skip
 CLUSTER_FIELDS = ("distance", "min_distance", "grouping", "identities")
 SPLIT_FIELDS = (
@@ -99,7 +99,7 @@ def _report(built: Built) -> list[str]:
     notes = {stage: receipt.notes for stage, receipt in built.receipts.items()}
     cluster, split, mapping = notes["cluster"], notes["split"], notes["references"]
     lines = [
-        f"Photos: {_counts(notes['embed']['statuses'])}.",
+        *_report_photos(notes["embed"]),
         f"Pairs below {cluster['distance']}: {cluster['pairs']:,}. Identities: {cluster['identities']:,}, "
         f"{cluster['identities_of_two_or_more']:,} of two photos or more.",
     ]
@@ -146,6 +146,21 @@ def _report(built: Built) -> list[str]:
         else f"Nothing to do: {built.out} is finished and verified."
     )
     lines.append(f"{done} {after_building(built.out)}")
+    return lines
+
+
+def _report_photos(notes: JsonObject) -> list[str]:
+    """What became of the photographs: read, skipped, cut out."""
+    from ffhqref.core.formats import describe_skipped
+    from ffhqref.dataset.crops import describe
+
+    lines = [f"Photos: {_counts(notes['statuses'])}."]
+    if skipped := describe_skipped(notes.get("skipped") or {}):
+        lines.append(shown(skipped))
+    if measured := notes.get("framing"):
+        lines.append(f"Frame: {describe(measured)}")
+    if barred := notes.get("barred"):
+        lines.append(f"Crops too small or too much padded for targets: {barred:,}, references only.")
     return lines
 
 

@@ -21,6 +21,7 @@ from ffhqref.cli.options import (
     RecordedPhotosOption,
     ReplayOption,
     SheetFileOption,
+    SqueezeOption,
     option,
 )
 from ffhqref.core.store import Receipt, UserError, recorded_images
@@ -44,6 +45,7 @@ def degrade(
     replay_published: ReplayOption = False,
     from_table: FromTableOption = None,
     sheet: SheetFileOption = None,
+    squeeze: SqueezeOption = False,
 ) -> None:
     """Make low-quality images: blur, downscale, noise, JPEG.
 
@@ -65,7 +67,7 @@ def degrade(
         spare(sheet)
     options = draws.DegradeOptions(
         size=size, seed=seed, copies=copies, filter=filter_, format=format_, replay=replay_published,
-        table=from_table, workers=workers,
+        table=from_table, workers=workers, squeeze=squeeze,
     )  # fmt: skip
     folders: dict[str, tuple[Path, str]] = {}
     summaries = []

@@ -75,6 +75,7 @@ ArchitectureOption = Annotated[
     Path | None,
     option("TOML file of the networks' sizes.", "--architecture", default="as published, or as trained"),
 ]
+SqueezeOption = Annotated[bool, option("Squeeze pictures that are not square by more than 5 %.", "--squeeze")]
 # of `restore` alone
 DatasetOrRefsArgument = Annotated[
     list[Path] | None,

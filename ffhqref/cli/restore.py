@@ -22,10 +22,11 @@ from ffhqref.cli.options import (
     RefsDirOption,
     RefsOption,
     RestoredOption,
+    SqueezeOption,
     option,
 )
 from ffhqref.cli.sampling import GIVEN_NONE, Sampling, sampling_options
-from ffhqref.core.store import UserError, digest_file, read_receipt
+from ffhqref.core.store import UserError, digest_file, read_receipt, recorded_images
 from ffhqref.demo import RESTORER
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def restore(
     paste_back: PasteBackOption = False,
     detector: Annotated[Path | None, option("SCRFD detector for --align, an ONNX file.")] = None,
     architecture: ArchitectureOption = None,
+    squeeze: SqueezeOption = False,
 ) -> None:
     """Restore low-quality faces with references of the same person.
 
@@ -86,7 +88,7 @@ def restore(
     options = replace(
         sampling.options(), precision=precision, device=device, batch_size=batch_size, compiled=compile,
         sheets=sheet, detector=detector, paste_back=paste_back, autoencoder=autoencoder,
-        architecture=_architecture(architecture), shard=shard,
+        architecture=_architecture(architecture), shard=shard, squeeze=squeeze,
     )  # fmt: skip
     _warn_of_demo(checkpoint, dataset or lq)
     if dataset is None:
@@ -103,13 +105,14 @@ def _of_dataset(
 ) -> RestoreOutcome:  # fmt: skip
     from ffhqref.restore.run import restore_dataset
 
-    if level is None or others or images is None:
+    if level is None or others:
         raise UserError(
-            f"With the dataset {dataset} give --level (such as severe) and --images, the folder of its "
-            "photographs, and none of --lq, --refs, --refs-dir, --references."
+            f"With the dataset {dataset} give --level (such as severe), and none of --lq, --refs, "
+            "--refs-dir, --references."
         )
+    photos = images or recorded_images(dataset)
     return restore_dataset(
-        dataset, checkpoint, level=level, photos=images, split=split, out=out, references_of=references_of,
+        dataset, checkpoint, level=level, photos=photos, split=split, out=out, references_of=references_of,
         options=options,
     )  # fmt: skip
 

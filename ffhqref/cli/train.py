@@ -12,8 +12,14 @@ import typer
 
 from ffhqref.cli.again import next_command
 from ffhqref.cli.app import app
-from ffhqref.cli.options import AutoencoderOption, PhotosOption, TrainingConfigOption, option
-from ffhqref.core.store import UserError, lock
+from ffhqref.cli.options import (
+    AutoencoderOption,
+    RecordedPhotosOption,
+    SqueezeOption,
+    TrainingConfigOption,
+    option,
+)
+from ffhqref.core.store import UserError, lock, recorded_images
 
 if TYPE_CHECKING:
     from ffhqref.refldm.training.config import Config
@@ -32,8 +38,8 @@ def train(
         typer.Argument(metavar="STAGE", help="What to train: each stage starts from the one before."),
     ],
     data: Annotated[Path, option("A built dataset (see build-refs).", "--data")],
-    images: PhotosOption,
     out: Annotated[Path, option("Folder of the run.", "--out")],
+    images: RecordedPhotosOption = None,
     config: TrainingConfigOption = None,
     init: Annotated[Path | None, option("Checkpoint to start from; refldm starts from an LDM.")] = None,
     autoencoder: AutoencoderOption = None,
@@ -56,6 +62,7 @@ def train(
     unverified: Annotated[
         bool, option("Train even if `ffhqref verify` fails for the dataset.", "--unverified")
     ] = False,
+    squeeze: SqueezeOption = False,
     device: Annotated[Literal["auto", "cpu"], option("auto: GPUs if there are any.")] = "auto",
     workers: Annotated[int, option("Processes that load pictures.", min=0, max=256)] = 2,
 ) -> None:
@@ -73,6 +80,7 @@ def train(
         --identity r50.onnx
     """
     _need_torch()
+    images = images or recorded_images(data)
     _check_dataset(data, images, unverified)
     chosen = {"steps": steps, "batch_size": batch_size, "lr": lr, "precision": precision}
     options = {key: value for key, value in chosen.items() if value is not None}
@@ -80,7 +88,7 @@ def train(
     given = _given(settings, init, autoencoder, identity)
     writer = int(os.environ.get("RANK", "0")) == 0  # of several processes only the first one writes
     with lock(out, f"train {stage}") if writer else nullcontext():
-        result = _train(settings, given, data, images, out, level, resume, device, workers)
+        result = _train(settings, given, data, images, out, level, resume, squeeze, device, workers)
     if writer:
         typer.echo(summary(result, settings, next_command(context, settings, result)))
     if result.stopped:
@@ -89,14 +97,14 @@ def train(
 
 def _train(
     config: Config, given: Given, data: Path, images: Path, out: Path, level: str, resume: bool,
-    device: str, workers: int,
+    squeeze: bool, device: str, workers: int,
 ) -> TrainingResult:  # fmt: skip
     from ffhqref.degrade.operators import sampler
     from ffhqref.refldm.training import train as training
     from ffhqref.refldm.training.data import open_dataset
 
     degrade = None if config.stage == "autoencoder" else sampler(level, config.seed)
-    source = open_dataset(data, images, config, degrade)
+    source = open_dataset(data, images, config, degrade, squeeze)
     return training.train(config, source, out, given, resume=resume, device=device, workers=workers)
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
-import threading
 import unicodedata
-import warnings
-from collections import defaultdict
-from collections.abc import Collection
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from stat import S_ISREG
@@ -19,19 +17,22 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ffhqref.core import jpeg
+from ffhqref.core import formats, jpeg
 from ffhqref.core.quiet import listening
 from ffhqref.core.store import UserError, below, is_written, write_bytes
 
 Rgb = npt.NDArray[np.uint8]  # height x width x 3
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
+SUFFIXES = set(formats.SUFFIXES)
 MAX_PIXELS = 120_000_000  # 360 MB decoded; a larger picture is refused before memory is taken
 MAX_FILE_BYTES = 512 << 20
-HEADER_BYTES = 1 << 20  # of a file, in which its dimensions stand; what comes before them in a JPEG is less
 JPEG = b"\xff\xd8"  # how such a file begins
+HEADER_BYTES = (
+    4096,
+    1 << 20,
+)  # of a file in which its dimensions stand: mostly, and behind a JPEG's thumbnail
+MOST_SQUEEZED = 0.05  # of its longer side, that a picture may lose when it is made square without a word
 FFHQ_NESTED = re.compile(r"(^|/)(\d{2})000/(\2\d{3}\.\w+)$")
-_FILTERS = threading.Lock()  # warning filters belong to the process: two threads at once would mix them up
 
 
 class BadImage(Exception):
@@ -66,19 +67,20 @@ def scan(
     *,
     kept: Collection[str] = (),
     passed_over: list[Path] | None = None,
+    skipped: Counter[str] | None = None,
 ) -> list[Photo]:
-    """Every PNG, JPEG and WebP file below `root`, ordered by name.
+    """Every picture file below `root` of a format that can be read here, ordered by name.
 
-    Hidden files and folders, the folder `without`, and folders below `root` that `ffhqref` wrote (they are
-    added to `passed_over`) are left out. Links to folders are not followed (so a loop cannot trap it);
-    links to files are. Photos whose names cannot serve as names in a list carry the reason in `bad`: of
-    names that meet, one in `kept` keeps its place, else a PNG, else the first. UserError where there is no
-    such folder or no picture in it.
+    Files of other suffixes are counted in `skipped`. Hidden files and folders, the folder `without`, and
+    folders below `root` that `ffhqref` wrote (they are added to `passed_over`) are left out. Links to folders
+    are not followed (so a loop cannot trap it); links to files are. Photos whose names cannot serve as names
+    in a list carry the reason in `bad`: of names that meet, one in `kept` keeps its place, else a PNG, else
+    the first. UserError where there is no such folder or no picture in it.
     """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder: give the folder that holds the photographs.")
     root, own = root.resolve(), without.resolve() if without else None
-    photos = []
+    photos, others = [], skipped if skipped is not None else Counter[str]()
     for folder, subfolders, files in os.walk(root, onerror=_raise):
         below_it = [Path(folder, s) for s in sorted(subfolders) if not s.startswith(".")]
         written = [path for path in below_it if path != own and is_written(path)]
@@ -87,7 +89,9 @@ def scan(
         subfolders[:] = [path.name for path in below_it if path != own and path not in written]
         below_root = "" if folder == str(root) else os.path.relpath(folder, root) + "/"
         for file in files:
-            if file.startswith(".") or os.path.splitext(file)[1].lower() not in SUFFIXES:
+            suffix = os.path.splitext(file)[1].lower()
+            if file.startswith(".") or not formats.can_read(suffix):
+                others.update([] if file.startswith(".") else [_escaped(suffix)])
                 continue
             path = Path(folder, file)
             try:
@@ -98,7 +102,10 @@ def scan(
                 name = _name(below_root + file)
                 photos.append(Photo(name, path, about.st_size, about.st_mtime_ns, name_fault(name)))
     if not photos:
-        raise UserError(f"{root} holds no PNG, JPEG or WebP picture: give the folder with the photographs.")
+        raise UserError(
+            f"{root} holds no PNG, JPEG or WebP picture, nor another that can be read: give the folder with "
+            f"the photographs. {formats.describe_skipped(others)}".rstrip()
+        )
     return sorted(_mark_meeting_names(photos, root, kept), key=lambda photo: (photo.name, str(photo.path)))
 
 
@@ -169,7 +176,7 @@ def find(root: Path, name: str) -> Path:
 
 
 def read(path: Path, max_pixels: int = MAX_PIXELS) -> Rgb:
-    """Decode a picture file; BadImage where it is not a whole PNG, JPEG or WebP within bounds.
+    """Decode a picture file; BadImage where it is not a whole picture within bounds.
 
     EXIF orientation is applied; grey, palette, CMYK, 16-bit and transparent pictures become 8-bit RGB;
     of an animation the first frame is taken.
@@ -183,12 +190,16 @@ def read(path: Path, max_pixels: int = MAX_PIXELS) -> Rgb:
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Rgb:
-    """Decode PNG, JPEG or WebP bytes; see `read`.
+    """Decode a picture's bytes; see `read`.
 
     A JPEG that lost its end and got an end marker is refused: always where whole scans of a progressive
     one are missing, else where libjpeg's complaint can be heard (with glibc; see `ffhqref.core.quiet`).
     """
-    _check_header(data, max_pixels)
+    if _check_header(data, max_pixels) not in formats.PUBLISHED:
+        try:
+            return formats.to_rgb(data)
+        except Exception as error:  # hostile bytes: Pillow's decoders raise many kinds
+            raise BadImage("unreadable", f"cut off or damaged ({error})") from None
     if not _ends_whole(data):
         _check_whole(data)
     with listening() as heard:
@@ -204,28 +215,23 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Rgb:
 
 
 def _by_pillow(data: bytes) -> npt.NDArray[np.uint8]:
-    with _open(data) as picture:
+    with formats.open_lazily(data) as picture:
         return np.asarray(picture)
 
 
-def _open(data: bytes) -> Image.Image:
-    """Pillow's lazy picture: the header is parsed, no pixel decoded."""
-    with _FILTERS, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its own warning on large pictures; ours is an error below
-        return Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
-
-
-def _check_header(data: bytes, max_pixels: int) -> None:
+def _check_header(data: bytes, max_pixels: int) -> str:
+    """Pillow's name of the format."""
     try:
-        with _open(data) as picture:
-            width, height = picture.size
+        with formats.open_lazily(data) as picture:
+            (width, height), kind = picture.size, str(picture.format)
     except Image.DecompressionBombError:
         raise BadImage("too_large", f"more than {max_pixels / 1e6:.0f} million pixels") from None
     except Exception:  # hostile bytes: Pillow's parsers raise many kinds
-        raise BadImage("unreadable", "not a PNG, JPEG or WebP picture") from None
+        raise BadImage("unreadable", "not a PNG, JPEG or other picture that can be read") from None
     if width * height > max_pixels:
         size = f"{width}x{height}"
         raise BadImage("too_large", f"{size} is more than {max_pixels / 1e6:.0f} million pixels")
+    return kind
 
 
 def _ends_whole(data: bytes) -> bool:
@@ -240,7 +246,7 @@ def _ends_whole(data: bytes) -> bool:
 def _check_whole(data: bytes) -> None:
     """The slow, sure way for odd ends (bytes after the picture are legal): decode with Pillow."""
     try:
-        with _open(data) as picture:
+        with formats.open_lazily(data) as picture:
             picture.load()
     except MemoryError:
         raise
@@ -252,14 +258,47 @@ def dimensions(path: Path) -> tuple[int, int]:
     """Width and height in px, as the file's header says; BadImage where it is no picture within bounds."""
     try:
         with path.open("rb") as file:
-            head = file.read(HEADER_BYTES)
-            if head[:4] == b"RIFF":  # Pillow wants the whole of a WebP
+            head = file.read(HEADER_BYTES[0])
+            if formats.whole_file_needed(head):
                 head += file.read(MAX_FILE_BYTES)
-            _check_header(head, MAX_PIXELS)
-            with _open(head) as picture:
-                return picture.size
+            else:
+                with suppress(BadImage):
+                    return _size(head)
+                head += file.read(HEADER_BYTES[1])
+            return _size(head)
     except OSError as error:
         raise BadImage("unreadable", f"cannot be read ({error.strerror})") from None
+
+
+def _size(head: bytes) -> tuple[int, int]:
+    _check_header(head, MAX_PIXELS)
+    with formats.open_lazily(head) as picture:
+        return picture.size
+
+
+CROP_FIRST = "build the dataset with `ffhqref build-refs ... --crop on`, which cuts faces out as FFHQ does"
+
+
+def refuse_squeeze(
+    paths: Iterable[Path], squeeze: bool, remedy: str = CROP_FIRST, aspect: float = 1.0
+) -> None:
+    """UserError where pictures would be squeezed by more than `MOST_SQUEEZED`, unless the user insists.
+
+    `aspect` is the width over the height of what they are made to: 1 for a square. Pictures that cannot be
+    read are not judged.
+    """
+    odd, count = [], 0
+    for path in paths if not squeeze else ():
+        count += 1
+        with suppress(BadImage):
+            width, height = dimensions(path)
+            if not 1 - MOST_SQUEEZED <= width / (height * aspect) <= 1 / (1 - MOST_SQUEEZED):
+                odd.append(f"{path.name} has {width}x{height} px")
+    if odd:
+        raise UserError(
+            f"{len(odd):,} of {count:,} pictures are not square ({odd[0]}), and faces would be squeezed: "
+            f"{remedy}, or give --squeeze."
+        )
 
 
 def resize(image: Rgb, width: int, height: int) -> Rgb:

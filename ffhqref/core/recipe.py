@@ -33,6 +33,9 @@ Order = Literal["fps", "nearest", "name", "pose", "quality", "random"]
 Start = Literal["nearest", "farthest"]
 Dedupe = Literal["off", "exact", "near"]
 Unmatched = Literal["error", "ignore"]
+Cropping = Literal["auto", "on", "off"]
+CropFormat = Literal["png", "webp"]
+CROP_SIZES = (512, 1024)
 
 
 def manifests() -> Path:
@@ -150,6 +153,19 @@ class Recipe:
         "detect", "Find faces with the detector, by --landmarks, or take the photo's middle (crop)."
     )
     faces: Faces = setting("largest", "Use the largest face of a photo, or make a photo of each.")
+    crop: Cropping = setting(
+        "off", "Cut each face out as FFHQ frames it; auto: unless the photos are framed so already."
+    )
+    crop_size: int = setting(
+        512, "Width and height of a crop, px: 512, or 1024 where the face is large enough.", least=1
+    )
+    crop_format: CropFormat = setting("png", "Format of the crops; webp is lossless, too, and slower.")
+    min_eyes: float = setting(
+        0.0, "Crops with fewer px between the eyes in the photo are references only.", least=0
+    )
+    max_padding: float = setting(
+        1.0, "Crops of which a larger part lies outside the photo are references only.", least=0, greatest=1
+    )
     min_face: int = setting(40, "Smallest face to use: shorter side of its box, px.", least=0)
     min_score: float = setting(0.5, "Lowest detector score to accept, 0 to 1.", least=0, greatest=1)
     det_size: int = setting(
@@ -212,6 +228,7 @@ class Recipe:
         rules = [
             (distance is None or 0 < distance <= 2, "distance must be above 0 and at most 2"),
             (distance is None or self.min_distance < distance, "min_distance must be below distance"),
+            (self.crop_size in CROP_SIZES, "crop_size must be 512 or 1024"),
             (self.det_size % 32 == 0, "det_size must be a multiple of 32"),
             ((self.val or 0) + (self.test or 0) <= 1, "val and test together must be at most 1"),
             (low >= 1, "test_references must start at 1 or more"),

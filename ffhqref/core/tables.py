@@ -30,7 +30,7 @@ from ffhqref.core.vectors import read_vectors
 IMAGE, STATUS, REASON = "image", "status", "reason"
 WIDTH, HEIGHT, PIXELS = "width", "height", "pixels"
 DET_SCORE, FACES, LANDMARKS, EMBEDDING = "det_score", "faces", "landmarks", "embedding"
-CROP = "crop"
+CROP, PHOTO, EYES, PADDING, BLUR, YAW, BARRED = "crop", "photo", "eyes", "padding", "blur", "yaw", "barred"
 LEFT, RIGHT, DISTANCE = "left", "right", "distance"
 IDENTITY, COMPONENT, SPLIT = "identity", "component", "split"
 KEPT, KIND, COHESION, MEMBERS, OTHER = "kept", "kind", "cohesion", "members", "other"
@@ -70,6 +70,12 @@ EMBEDDINGS = pa.schema(
         HEIGHT: COUNT,
         PIXELS: TEXT,  # SHA-256 of the decoded RGB bytes and their shape
         CROP: TEXT,  # SHA-256 of the file that was cut out of a photograph; empty where it is its own file
+        PHOTO: TEXT,  # the photograph that it was cut out of, or is
+        EYES: SCORE,  # px between the eyes in the photograph; null where no landmarks are known
+        PADDING: SCORE,  # which part of the crop lies outside the photograph, 0..1; null where it is no crop
+        BLUR: SCORE,  # variance of the Laplacian, the smaller the more blurred; null where it is no crop
+        YAW: SCORE,  # degrees, estimated from five points; null where no landmarks are known
+        BARRED: TEXT,  # why it is no target, by its quality; empty where it may be one
         FACES: COUNT,  # faces found, with those that were passed over
         DET_SCORE: SCORE,  # 0..1 of the detector; 1 where landmarks were given
         LANDMARKS: VECTOR,  # x, y of both eyes, nose, mouth corners, px in the decoded picture
@@ -89,6 +95,12 @@ class EmbeddingRow:
     height: int = 0
     pixels: str = ""
     crop: str = ""
+    photo: str = ""
+    eyes: float | None = None
+    padding: float | None = None
+    blur: float | None = None
+    yaw: float | None = None
+    barred: str = ""
     faces: int = 0
     det_score: float | None = None
     landmarks: Float32 | None = None

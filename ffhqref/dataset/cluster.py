@@ -25,6 +25,7 @@ from ffhqref.core.store import (
     write_receipt,
 )
 from ffhqref.core.terminal import progress_bar
+from ffhqref.dataset import crops
 from ffhqref.dataset.suspects import find_suspects
 from ffhqref.identities.grouping import (
     Edges,
@@ -51,7 +52,7 @@ def find_identities(out: Path, recipe: Recipe) -> Receipt:
     well the grouping would have found them.
     """
     distance = recipe.needed_distance()
-    known = _known_people(Path(recipe.identities)) if recipe.identities else None
+    known = crops.by_image(out, _known_people(Path(recipe.identities))) if recipe.identities else None
     parameters = {
         "distance": distance,
         "min_distance": recipe.min_distance,

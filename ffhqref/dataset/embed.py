@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import cv2
@@ -20,29 +20,25 @@ import pyarrow as pa
 from ffhqref import __version__
 from ffhqref.core import store, tables
 from ffhqref.core.arrays import Float32
-from ffhqref.core.images import BadImage, Photo, Rgb, encode
+from ffhqref.core.images import BadImage, Photo, Rgb
 from ffhqref.core.images import read as read_image
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import JsonObject, Receipt, UserError
 from ffhqref.core.tables import EmbeddingRow
 from ffhqref.core.terminal import progress_bar
-from ffhqref.dataset import shards
+from ffhqref.dataset import crops, shards
+from ffhqref.dataset.crops import Cutter
 from ffhqref.dataset.shards import Entry
 from ffhqref.dataset.source import Source, find_source
 from ffhqref.faces.align import Aligned, Aligner, by_crop, by_detector, by_landmarks, read_landmarks
-from ffhqref.faces.geometry import ffhq_crop
 from ffhqref.faces.networks import Detector, Device, Embedder, provider_for
 
-REVISION = 2
+REVISION = 3
 KEEP, KEEP_SECONDS = 64, 10  # photos, and s, after which finished rows are written at the latest
 SMALLEST = 16  # px; no face can be seen below this side
-FACE_SIDE = 512  # px of a face cut out of a photograph (`--faces all`)
+LONGEST = 32_766  # px; OpenCV turns no longer picture
+AFTERWARDS = ("landmarks", "min_eyes", "max_padding")  # parameters that decide no row by themselves
 EXCLUDED = "it is in the exclude list"
-
-
-def faces_folder(out: Path) -> Path:
-    """Where `--faces all` puts each face as a photo of its own."""
-    return out / "faces"
 
 
 @dataclass(frozen=True)
@@ -55,20 +51,29 @@ class EmbeddingWork:
 
     @property
     def key(self) -> str:
-        """Of all but the landmarks: a photo's own are part of its entry."""
-        decisive = {name: value for name, value in self.parameters.items() if name != "landmarks"}
+        """Of all but the landmarks, which are part of a photo's entry, and what is judged afterwards."""
+        decisive = {name: value for name, value in self.parameters.items() if name not in AFTERWARDS}
         return store.digest(json.dumps([REVISION, decisive], sort_keys=True).encode())
 
-    def open_aligner(self) -> Aligner:
+    @cached_property
+    def detector(self) -> Detector | None:
+        """What finds faces; None where they are given."""
+        if self.recipe.align != "detect":
+            return None
+        path, size = Path(self.recipe.detector or ""), self.recipe.det_size
+        return Detector(path, self.device, size=size, min_score=self.recipe.min_score)
+
+    @cached_property
+    def aligner(self) -> Aligner:
         recipe = self.recipe
-        if recipe.align == "crop":
-            return by_crop
         if recipe.align == "landmarks":
             return by_landmarks(read_landmarks(Path(recipe.landmarks or "")))
-        path = Path(recipe.detector or "")
-        return by_detector(
-            Detector(path, self.device, size=recipe.det_size, min_score=recipe.min_score), recipe
-        )
+        return by_detector(self.detector, recipe) if self.detector else by_crop
+
+    def maker(self, out: Path, batch_size: int) -> Maker:
+        """What makes rows, and crops below `out`."""
+        cutter = Cutter(out, self.recipe, self.detector) if crops.way(self.recipe) else None
+        return Maker(cutter, self.recipe, self.aligner, self.open_embedder(), batch_size)
 
     def open_embedder(self) -> Embedder:
         return Embedder(Path(self.recipe.embedder or ""), self.device)
@@ -86,6 +91,8 @@ def plan(recipe: Recipe, device: Device) -> EmbeddingWork:
         parameters |= {name: getattr(recipe, name) for name in ("min_face", "min_score", "det_size")}
     elif recipe.faces == "all":
         raise UserError("--faces all needs --align detect: landmarks and crops name one face a photo.")
+    if recipe.align == "crop" and recipe.crop == "on":
+        raise UserError("--crop on needs --align detect or landmarks: --align crop says where no face is.")
     for what, file in files.items():
         if not file:
             raise UserError(f"No {what} was named: give --{what} FILE (`ffhqref download` has networks).")
@@ -94,6 +101,17 @@ def plan(recipe: Recipe, device: Device) -> EmbeddingWork:
         parameters[what] = store.digest_file(Path(file))
     parameters["provider"] = provider_for(device)
     return EmbeddingWork(recipe, device, parameters)
+
+
+def settled(
+    work: EmbeddingWork, source: Source, images: Path, there: Receipt | None
+) -> tuple[EmbeddingWork, JsonObject | None]:
+    """The work with `--crop auto` decided, and what was measured for that."""
+    recipe, measured = crops.settle(work.recipe, source.photos, lambda: work.aligner, there, images)
+    parameters = {**work.parameters, **crops.parameters(recipe)}
+    if crops.way(recipe) == "frame":
+        parameters |= {"min_eyes": recipe.min_eyes, "max_padding": recipe.max_padding}
+    return EmbeddingWork(recipe, work.device, parameters), measured
 
 
 def check(images: Path, out: Path, recipe: Recipe, device: Device) -> None:
@@ -126,24 +144,35 @@ def embed_photos(
     permission, a device that fails) is tried again. The receipt's notes count the photos by status.
     """
     source, work = find_source(images, out, recipe), plan(recipe, device)
-    root = faces_folder(out) if recipe.faces == "all" else images
-    wanted, folder = wanted_receipt(source, work.parameters), tables.embeddings_folder(out)
+    folder = tables.embeddings_folder(out)
     with store.lock(out, "embed"):
         there = store.read_receipt(out, "embed")
+        work, measured = settled(work, source, images, there)
+        recipe, wanted = work.recipe, wanted_receipt(source, work.parameters)
+        root = crops.folder(out, recipe) if crops.way(recipe) else images
         if there and store.finished(out, wanted) and not there.notes["statuses"].get(shards.PASSING):
-            if not _lost_crops(out, there):
-                return _finish(out, there, root, [store.below(out, name) for name in there.outputs], recipe)
+            paths = [store.below(out, name) for name in there.outputs]
+            if not any(crops.lost(out, recipe, tables.read(path, tables.EMBEDDINGS)) for path in paths):
+                return _finish(out, there, root, paths, recipe)
         folder.mkdir(parents=True, exist_ok=True)
+        crops.prepare(out, recipe)
         digests = {Path(name).name: digest for name, digest in there.outputs.items()} if there else {}
-        rows = shards.Rows(folder, digests, work.key, _without_crop(out))
+        rows = shards.Rows(folder, digests, work.key, partial(crops.lost, out, recipe))
         entries = source.entries(recipe)
         missing = [entry for entry in entries if not entry.unusable and entry.stamp not in rows]
         if missing:
             _embed_missing(missing, len(entries), rows, out, work, workers, batch_size)
-        paths = _assemble(entries, rows, work.key)
+        paths = _assemble(entries, rows, work)
         passed_over = [str(path) for path in source.passed_over]
-        notes = {"statuses": tables.count_statuses(paths), "passed_over": passed_over}
+        notes: dict[str, object] = {"statuses": tables.count_statuses(paths), "passed_over": passed_over}
+        notes |= {"skipped": source.skipped, "framing": measured, "barred": _count_barred(paths)}
         return _finish(out, replace(wanted, notes=notes), root, paths, recipe)
+
+
+def _count_barred(paths: Sequence[Path]) -> int:
+    """How many photos are no targets for their quality."""
+    read = (tables.read(path, tables.EMBEDDINGS, [tables.BARRED]) for path in paths)
+    return sum(bool(reason) for table in read for reason in tables.texts(table, tables.BARRED))
 
 
 def _finish(out: Path, receipt: Receipt, root: Path, paths: Sequence[Path], recipe: Recipe) -> Receipt:
@@ -153,8 +182,8 @@ def _finish(out: Path, receipt: Receipt, root: Path, paths: Sequence[Path], reci
         receipt = store.write_receipt(out, replace(receipt, version=__version__), paths, notes)
     trial = recipe.limit is not None  # of a few photos, which must not cost what hours have made
     shards.sweep(tables.embeddings_folder(out), paths, keep_others=trial)
-    if recipe.faces == "all" and not trial:
-        _sweep_crops(out, paths)
+    if not trial:
+        crops.sweep(out, recipe, paths)
     return receipt
 
 
@@ -163,7 +192,7 @@ def _embed_missing(
     batch_size: int,
 ) -> None:  # fmt: skip
     """Embed photos, and keep what is finished every `KEEP` photos or `KEEP_SECONDS`."""
-    maker = Maker(out, work.recipe, work.open_aligner(), work.open_embedder(), batch_size)
+    maker = work.maker(out, batch_size)
     most, size, at = max(KEEP, 4 * workers), KEEP // 8, 0
     with _threads(workers) as pool, progress_bar("embed", "photo", total, done=total - len(missing)) as bar:
         while at < len(missing):
@@ -189,13 +218,14 @@ def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
         cv2.setNumThreads(before)
 
 
-def _assemble(entries: Sequence[Entry], rows: shards.Rows, key: str) -> list[Path]:
+def _assemble(entries: Sequence[Entry], rows: shards.Rows, work: EmbeddingWork) -> list[Path]:
     """Write the shards that are not there yet; the paths of all."""
     paths = []
     for number in range(-(-len(entries) // shards.SHARD)):
         part = entries[number * shards.SHARD : (number + 1) * shards.SHARD]
         parts = [_unusable(one) if one.unusable else rows.take(one.stamp) for one in part]
-        table, path = shards.pack(part, parts, key), rows.folder / f"shard-{number:05d}.parquet"
+        judged = [crops.with_bars(one, work.recipe) for one in parts]
+        table, path = shards.pack(part, judged, work.key), rows.folder / f"shard-{number:05d}.parquet"
         if not (path.name in rows.trusted and shards.stands(path, table)):
             rows.retire(path)
             tables.write(path, tables.EMBEDDINGS, table)
@@ -206,44 +236,14 @@ def _assemble(entries: Sequence[Entry], rows: shards.Rows, key: str) -> list[Pat
 def _unusable(entry: Entry) -> pa.Table:
     """The row of a photo that is not read."""
     status, reason = ("bad_name", entry.photo.bad) if entry.photo.bad else ("excluded", EXCLUDED)
-    return _table([EmbeddingRow(entry.photo.name, status, reason)])
-
-
-def _lost_crops(out: Path, receipt: Receipt) -> bool:
-    """Whether a face that was cut out is gone or no longer what was written."""
-    lost = _without_crop(out)
-    paths = [store.below(out, name) for name in receipt.outputs]
-    return any(lost(tables.read(path, tables.EMBEDDINGS)) for path in paths)
-
-
-def _without_crop(out: Path) -> Callable[[pa.Table], bool]:
-    """Whether a row's face was cut out and its file is not there with the bytes that were written."""
-
-    def lost(rows: pa.Table) -> bool:
-        for name, crop in zip(tables.texts(rows, tables.IMAGE), tables.texts(rows, tables.CROP), strict=True):
-            path = store.below(faces_folder(out), name)
-            if crop and not (path.is_file() and store.digest_file(path) == crop):
-                return True
-        return False
-
-    return lost
-
-
-def _sweep_crops(out: Path, paths: Sequence[Path]) -> None:
-    """Remove cut out faces (NAME/001.png) of photos that are gone or excluded."""
-    read = (tables.read(path, tables.EMBEDDINGS, [tables.IMAGE]) for path in paths)
-    named = {name for table in read for name in tables.texts(table, tables.IMAGE)}
-    folder = faces_folder(out)
-    for path in folder.rglob("*.png"):
-        if re.fullmatch(r"\d{3}", path.stem) and path.relative_to(folder).as_posix() not in named:
-            path.unlink()
+    return _table([EmbeddingRow(entry.photo.name, status, reason, photo=entry.photo.name)])
 
 
 @dataclass(frozen=True)
 class Maker:
     """Makes rows: photos are read and aligned in threads, their faces embedded in batches beside that."""
 
-    out: Path
+    cutter: Cutter | None  # None where photos are left as they are
     recipe: Recipe
     align: Aligner
     embedder: Embedder
@@ -278,10 +278,12 @@ class Maker:
 
     def _prepare(self, photo: Photo) -> tuple[list[EmbeddingRow], list[Rgb]]:
         """Read a photo and align its face or faces. One that cannot be used gets a row that says why."""
-        row = EmbeddingRow(photo.name)
+        row = EmbeddingRow(photo.name, photo=photo.name)
         try:
             image = read_image(photo.path)
             _note_picture(row, image)
+            if max(image.shape[:2]) > LONGEST:
+                raise BadImage("too_large", f"a side is longer than {LONGEST:,} px")
             if min(image.shape[:2]) < SMALLEST:
                 height, width = image.shape[:2]
                 raise BadImage("too_small", f"{width}x{height} px cannot show a face")
@@ -289,23 +291,13 @@ class Maker:
         except BadImage as bad:
             row.status, row.reason = bad.status, str(bad)
             return [row], []
-        if self.recipe.faces == "all":
-            rows = [self._own_photo(row, number, image, face) for number, face in enumerate(faces, 1)]
-        else:
-            rows = [_with_face(row, faces[0])]
+        rows = [_with_face(row, face) for face in faces]
+        if self.cutter is not None:
+            cut = [self.cutter.cut(one, number, image) for number, one in enumerate(rows, 1)]
+            for own, picture in cut:
+                _note_picture(own, picture)
+            rows = [own for own, _ in cut]
         return rows, [face.face for face in faces]
-
-    def _own_photo(self, row: EmbeddingRow, number: int, image: Rgb, face: Aligned) -> EmbeddingRow:
-        """Cut a face out as FFHQ frames it, into `<out>/faces/<name>/<number>.png`."""
-        assert face.landmarks is not None  # `plan` lets --faces all go with detection only
-        own = _with_face(row, face)
-        own.image = f"{row.image}/{number:03d}.png"
-        crop = ffhq_crop(image, face.landmarks, FACE_SIDE)
-        data = encode(crop)
-        store.write_bytes(store.below(faces_folder(self.out), own.image), data)
-        own.crop = store.digest(data)
-        _note_picture(own, crop)
-        return own
 
 
 def _note_picture(row: EmbeddingRow, image: Rgb) -> None:
@@ -317,7 +309,8 @@ def _note_picture(row: EmbeddingRow, image: Rgb) -> None:
 
 def _with_face(row: EmbeddingRow, face: Aligned) -> EmbeddingRow:
     landmarks = None if face.landmarks is None else face.landmarks.ravel()
-    return replace(row, status="ok", det_score=face.score, landmarks=landmarks)
+    eyes, yaw = crops.shown_quality(landmarks)
+    return replace(row, status="ok", det_score=face.score, landmarks=landmarks, eyes=eyes, yaw=yaw)
 
 
 def _table(rows: Sequence[EmbeddingRow]) -> pa.Table:
@@ -345,20 +338,24 @@ def estimate(images: Path, out: Path, recipe: Recipe, *, device: Device, workers
     source, work = find_source(images, out, recipe), plan(recipe, device)
     photos = source.photos
     there = store.read_receipt(out, "embed")
+    work, _ = settled(work, source, images, there)
+    recipe = work.recipe
     if store.finished(out, wanted_receipt(source, work.parameters)):
         return Estimate(len(photos), 0, 0, 0.0)
     digests = {Path(name).name: digest for name, digest in there.outputs.items()} if there else {}
-    known = shards.Rows(tables.embeddings_folder(out), digests, work.key, _without_crop(out))
+    known = shards.Rows(tables.embeddings_folder(out), digests, work.key, partial(crops.lost, out, recipe))
     entries = source.entries(recipe)
     left = [entry.photo for entry in entries if not entry.unusable and entry.stamp not in known]
     trial = left[:: max(1, len(left) // TRIAL)][:TRIAL]
-    single = replace(recipe, faces="largest")  # cuts no faces out: nothing may be written
-    maker = Maker(out, single, replace(work, recipe=single).open_aligner(), work.open_embedder(), 4)
+    single = replace(recipe, faces="largest", crop="off")  # cuts no faces out: nothing may be written
+    maker = replace(work, recipe=single).maker(out, 4)
     began = time.monotonic()
     with ThreadPoolExecutor(workers) as pool:
         found = maker.embed(trial, pool, lambda count: None)
     share = len(left) / max(len(trial), 1)
     space = len(photos) * ROW_BYTES
-    if recipe.faces == "all":
-        space += round(sum(rows[0].faces for rows in found) * share) * (ROW_BYTES + FACE_BYTES)
+    if crops.way(recipe):
+        every = recipe.faces == "all"
+        faces = sum(rows[0].faces if every else rows[0].status == "ok" for rows in found)
+        space += round(faces * share) * (ROW_BYTES + FACE_BYTES)
     return Estimate(len(photos), len(left), space, (time.monotonic() - began) * share)

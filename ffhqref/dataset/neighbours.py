@@ -13,6 +13,7 @@ from ffhqref.core.arrays import Float64, Int64
 from ffhqref.core.images import png_name
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import UserError
+from ffhqref.dataset import crops
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class Neighbours:
     """The photos that are ok, ordered by name, and the pairs that may be target and reference.
 
     `left`, `right`, `distance` hold each pair below the distance inside one identity, once each way,
-    ordered by left; copies of equal pixels are in none. `may_be_target` leaves out copies and what
-    `--targets` does not name.
+    ordered by left; copies of equal pixels are in none. `may_be_target` leaves out copies, crops
+    too small or too much padded, and what `--targets` does not name.
     """
 
     names: list[str]
@@ -55,8 +56,10 @@ def load(out: Path, recipe: Recipe) -> Neighbours:
     names, identity, component = (tables.texts(table, column) for column in tables.IDENTITIES.names)
     index = {name: at for at, name in enumerate(names)}
     copies, near_copies = _copies(out, recipe)
+    barred = crops.barred(out)
     usable = np.array([name not in copies for name in names], bool)
     may_be_target = usable & np.array([name not in near_copies for name in names], bool)
+    may_be_target &= np.array([name not in barred for name in names], bool)
     if recipe.targets:
         may_be_target &= _named(Path(recipe.targets), index)
     person = np.unique(np.array(identity, object), return_inverse=True)[1]

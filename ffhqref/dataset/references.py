@@ -14,7 +14,7 @@ from ffhqref.core.arrays import Float64, Int64
 from ffhqref.core.recipe import Recipe, Start
 from ffhqref.core.store import Receipt, digest_given, fingerprint, finished, lock, write_receipt, write_text
 from ffhqref.core.terminal import progress_bar
-from ffhqref.dataset import neighbours
+from ffhqref.dataset import crops, neighbours
 from ffhqref.dataset.looks import Looks, keys
 from ffhqref.dataset.looks import load as load_looks
 from ffhqref.dataset.neighbours import Neighbours, least_distance
@@ -141,7 +141,11 @@ def write_references(out: Path, recipe: Recipe) -> Receipt:
     if recipe.order == "random":
         parameters["seed"] = recipe.seed
     parameters["test_references"] = list(recipe.test_references)
-    inputs = {"split": fingerprint(out, "split"), "cluster": fingerprint(out, "cluster")}
+    inputs = {
+        "split": fingerprint(out, "split"),
+        "cluster": fingerprint(out, "cluster"),
+        "barred": crops.digest(out),
+    }
     inputs["targets"] = digest_given(recipe.targets)
     wanted = Receipt(stage="references", revision=REVISION, parameters=parameters, inputs=inputs)
     with lock(out, "references"):

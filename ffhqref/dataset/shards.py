@@ -152,24 +152,29 @@ def _photos_of(path: Path) -> set[str]:
 
 
 def sizes(out: Path) -> dict[str, int]:
-    """The size in bytes that each photo of a finished dataset had when it was embedded, by its name."""
+    """The size in bytes that each photo of a finished dataset had when it was embedded, by its name.
+
+    Of crops nothing: they are known by their digests.
+    """
     found: dict[str, int] = {}
-    for path in _finished(out):
+    for path in finished(out):
         with suppress(OSError, KeyError, ValueError, pa.ArrowException):  # damage is seen by its digest
             about = json.loads((pq.read_schema(path).metadata or {})[PHOTOS_KEY])
             found |= {photo[0]: photo[1] for photo in about["photos"]}
+    for name, _ in crops(out):
+        found.pop(name, None)
     return found
 
 
 def crops(out: Path) -> Iterator[tuple[str, str]]:
     """Name and SHA-256 of each picture that `embed` cut out of a photograph."""
-    for path in _finished(out):
+    for path in finished(out):
         table = tables.read(path, tables.EMBEDDINGS, [tables.IMAGE, tables.CROP])
         names, digests = tables.texts(table, tables.IMAGE), tables.texts(table, tables.CROP)
         yield from ((name, digest) for name, digest in zip(names, digests, strict=True) if digest)
 
 
-def _finished(out: Path) -> list[Path]:
-    """The files that the receipt names."""
+def finished(out: Path) -> list[Path]:
+    """The shards of a finished dataset, as its receipt names them."""
     receipt = store.read_receipt(out, "embed")
     return [store.below(out, name) for name in (receipt.outputs if receipt else ())]

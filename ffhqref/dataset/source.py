@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ffhqref.core import store, tables
 from ffhqref.core.images import Photo, scan
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import UserError
+from ffhqref.dataset.crops import check_source
 from ffhqref.dataset.shards import Entry
 from ffhqref.faces.align import read_landmarks
 
@@ -22,6 +24,7 @@ class Source:
     photos: Sequence[Photo]
     excluded: frozenset[str]
     passed_over: Sequence[Path]
+    skipped: Mapping[str, int] = field(default_factory=dict)  # files that are no pictures, by suffix
 
     def entries(self, recipe: Recipe) -> list[Entry]:
         """Each photo with what decides its rows."""
@@ -40,8 +43,10 @@ def find_source(images: Path, out: Path, recipe: Recipe) -> Source:
     """
     if images.resolve() == out.resolve():
         raise UserError(f"{out} holds the photographs: give --out another folder (one below it will do).")
+    check_source(images, out)
     passed_over: list[Path] = []
-    photos = scan(images, without=out, kept=_names_so_far(out), passed_over=passed_over)
+    skipped: Counter[str] = Counter()
+    photos = scan(images, without=out, kept=_names_so_far(out), passed_over=passed_over, skipped=skipped)
     excluded = frozenset(tables.read_list(Path(recipe.exclude))) if recipe.exclude else frozenset()
     unmatched = sorted(excluded - {photo.name for photo in photos})
     if unmatched and recipe.exclude_unmatched == "error":
@@ -50,7 +55,7 @@ def find_source(images: Path, out: Path, recipe: Recipe) -> Source:
             f"{recipe.exclude}: {len(unmatched)} names are no photograph below {images} ({some}): write them "
             f"as they are there, such as {photos[0].name}, or give --exclude-unmatched ignore."
         )
-    return Source(photos[: recipe.limit], excluded, passed_over)
+    return Source(photos[: recipe.limit], excluded, passed_over, dict(sorted(skipped.items())))
 
 
 def _names_so_far(out: Path) -> frozenset[str]:
@@ -59,7 +64,7 @@ def _names_so_far(out: Path) -> frozenset[str]:
     names: set[str] = set()
     for shard in receipt.outputs if receipt else ():
         with suppress(UserError):  # damaged or gone: made again below
-            table = tables.read(store.below(out, shard), tables.EMBEDDINGS, [tables.IMAGE, tables.STATUS])
-            rows = zip(tables.texts(table, tables.IMAGE), tables.texts(table, tables.STATUS), strict=True)
+            table = tables.read(store.below(out, shard), tables.EMBEDDINGS, [tables.PHOTO, tables.STATUS])
+            rows = zip(tables.texts(table, tables.PHOTO), tables.texts(table, tables.STATUS), strict=True)
             names |= {name for name, status in rows if status != "bad_name"}
     return frozenset(names)

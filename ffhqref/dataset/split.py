@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ffhqref.core import store, tables
+from ffhqref.core.images import png_name
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import JsonObject, Receipt, UserError
-from ffhqref.dataset import neighbours
+from ffhqref.dataset import crops, neighbours
 from ffhqref.dataset.neighbours import Neighbours, least_distance
 
 REVISION = 1
@@ -153,10 +154,12 @@ def strata_of(
     frame = tables.read_csv(labels, [tables.IMAGE, *columns])
     rows = [tuple(_label(str(value)) for value in row) for row in frame[list(columns)].to_numpy()]
     by_name: dict[str, tuple[str, ...]] = dict(zip(frame[tables.IMAGE], rows, strict=True))
+    by_png = {png_name(name): row for name, row in by_name.items()}  # what a crop of it is called
 
     def label(photo: int) -> tuple[str, ...]:
         name = names[photo]
-        return by_name.get(name) or by_name.get(PurePosixPath(name).stem) or ("unknown",) * len(columns)
+        found = by_name.get(name) or by_png.get(png_name(name)) or by_name.get(PurePosixPath(name).stem)
+        return found or ("unknown",) * len(columns)
 
     found = {}
     for part in parts:
@@ -214,6 +217,7 @@ def split_identities(out: Path, recipe: Recipe) -> Receipt:
     parameters = {name: getattr(recipe, name) for name in (*drawn_by, "dedupe", "balance")}
     parameters |= {name: list(parameters[name]) for name in ("test_references", "balance")}
     inputs = {"cluster": store.fingerprint(out, "cluster"), "splits": _lists_digest(recipe.splits)}
+    inputs["barred"] = crops.digest(out)
     inputs |= {key: store.digest_given(getattr(recipe, key)) for key in ("targets", "labels")}
     wanted = Receipt(stage="split", revision=REVISION, parameters=parameters, inputs=inputs)
     with store.lock(out, "split"):

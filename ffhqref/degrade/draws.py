@@ -32,6 +32,7 @@ class DegradeOptions:
     format: Format = "png"  # WebP is written lossless
     replay: bool = False  # the published order of draws in place of draws by name
     table: Path | None = None  # make again what this degradations.parquet says
+    squeeze: bool = False  # take pictures that are far from square, too
     workers: int | None = None  # threads; None for one a core
 
     def __post_init__(self) -> None:

@@ -30,6 +30,7 @@ from ffhqref.degrade.operators import apply
 from ffhqref.degrade.stale import TABLE, level_folder, read_rows, remove_made, remove_stale, rows_without
 
 REVISION = 2  # cut JPEGs with an end marker are unreadable
+NO_MATTER = ("workers", "squeeze")  # options that do not change what is made
 Split = Literal["test", "val"]
 PILLOW = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -232,6 +233,7 @@ class DegradeRun:
             if not missing and done and done.same_work(wanted) and self._table_stands(items, known):
                 return replace(done, notes=self._notes(items, known))
             self._refuse_others_files(missing, known)
+            images.refuse_squeeze((item.drawn.target.path for item in missing), self.options.squeeze)
             journal.claim(self.journal, [item.file for item in missing if item.file not in known])
             self._forget(missing)
             store.need_space(self.out, len(missing) * self.options.size**2, "Writing the low-quality images")
@@ -253,7 +255,7 @@ class DegradeRun:
         return DegradeItem(drawn, file, store.digest(json.dumps(parts).encode()))
 
     def _wanted(self, items: Sequence[DegradeItem]) -> Receipt:
-        parameters = {key: value for key, value in asdict(self.options).items() if key != "workers"}
+        parameters = {key: value for key, value in asdict(self.options).items() if key not in NO_MATTER}
         parameters |= {"level": asdict(self.level), "table": self.options.table is not None}
         keys = store.digest(json.dumps([[item.file, item.key] for item in items]).encode())
         return Receipt(stage=self.stage, revision=REVISION, parameters=parameters, inputs={"images": keys})

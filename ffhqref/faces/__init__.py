@@ -1,8 +1,8 @@
 """A picture -> its faces -> aligned crops -> unit embeddings. The only user of insightface and ONNX Runtime.
 
 In: pictures (uint8 RGB). Out: boxes, five landmarks in px, crops of 112 x 112 px, embeddings of unit length.
-Read `geometry` (what five points say), `networks` (the detector and the embedder), then `align` (how a
-photograph becomes aligned faces).
+Read `geometry` (what five points say), `networks` (the detector and the embedder), `align` (how a photograph
+becomes aligned faces), then `framing` (how a face is cut out as FFHQ frames it).
 """
 
 import os

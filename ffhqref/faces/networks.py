@@ -25,6 +25,7 @@ Device = Literal["auto", "cpu", "cuda"]
 RUNTIME = f"onnxruntime {onnxruntime.__version__}"  # what embeddings are computed by
 
 DIMENSIONS = (128, 256, 512, 1024)  # that an embedding may have
+CLOSE = 256  # px of the square in which a face that fills a picture is found
 SAME_EMBEDDING = 0.9999  # cosine between a face embedded alone and beside another
 
 
@@ -143,6 +144,14 @@ class Detector:
         """Every face at all scales tried by `find`, overlapping ones joined, from left to right."""
         found = [face for scale in self._scales(image) for face in self._detect(image, *scale)]
         return sorted(_without_overlaps(found), key=lambda face: tuple(face.box.tolist()))
+
+    def find_close(self, square: Rgb) -> list[Face]:
+        """The faces of a square picture below `CLOSE` px that one of them fills, as FFHQ's do."""
+        corner = (CLOSE - len(square)) // 2
+        canvas = np.zeros((CLOSE, CLOSE, 3), np.uint8)
+        canvas[corner : corner + len(square), corner : corner + len(square)] = square
+        faces = self._detect(canvas, 0.0, CLOSE)
+        return [Face(face.box - corner, face.score, face.landmarks - corner) for face in faces]
 
     def _scales(self, image: Rgb) -> list[tuple[float, int]]:
         """Padding, as a part of the longer side, and side of the square; none for a mere strip."""

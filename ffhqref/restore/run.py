@@ -63,6 +63,7 @@ class RestoreOptions:
     sheets: bool = False  # also write everything side by side
     read: Reading = "whole"  # published: EXIF orientation is not applied, see `reading`
     detector: Path | None = None  # SCRFD (ONNX): faces are found and framed first
+    squeeze: bool = False  # take pictures that are far from square, too
     paste_back: bool = False  # with a detector: results go back into the photographs
     autoencoder: Path | None = None  # first stage, where the checkpoint holds none
     architecture: Architecture | None = None  # where the checkpoint is of another size than the published
@@ -172,6 +173,8 @@ def restore_jobs(jobs: Jobs, checkpoint: Path, out: Path, options: RestoreOption
     with writer(out, options.shard), explained(), precision.arithmetic(chosen):
         networks = checkpoints.load_networks(checkpoint, options.autoencoder, options.architecture)
         aligner = _aligner(options.detector)
+        if aligner is None:
+            _refuse_squeeze(mine, options.squeeze, networks.architecture)
         settings = ResultSettings(
             checkpoint=digest_file(checkpoint),
             autoencoder=digest_file(options.autoencoder) if options.autoencoder else None,
@@ -196,6 +199,13 @@ def restore_jobs(jobs: Jobs, checkpoint: Path, out: Path, options: RestoreOption
     if options.precision == "fp32" and elapsed > TRIAL_AFTER:
         outcome.gain = precision.gain(options.device)
     return outcome
+
+
+def _refuse_squeeze(jobs: Sequence[Job], squeeze: bool, size: Architecture) -> None:
+    """UserError where pictures are not of the networks' shape, unless they may be squeezed."""
+    given = dict.fromkeys(path for job in jobs for path in (job.lq, *job.references))
+    remedy = "--align finds and crops faces as FFHQ does"
+    images.refuse_squeeze(given, squeeze, remedy, size.width / size.height)
 
 
 def _aligner(detector: Path | None) -> FaceAligner | None:

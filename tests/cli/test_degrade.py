@@ -19,7 +19,7 @@ from tests.degrade.test_stage import cli, dataset, picture
 def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "my photos"
     for number in range(3):
-        images.write(folder / f"{number}.png", picture(number, 70, 50))
+        images.write(folder / f"{number}.png", picture(number, 70, 70))
     images.write(folder / "some" / "0.png", picture(9))  # the reference of `dataset`
     return folder
 
@@ -97,7 +97,8 @@ def test_the_sheet_gives_a_photograph_its_own_size(
 
     monkeypatch.setattr(sheets, "compose", compose)
     out = tmp_path / "lq"
-    cli("--level", "severe", "--images", photos, "--out", out, "--size", 48)
+    images.write(photos / "0.png", picture(0, 70, 50))
+    cli("--level", "severe", "--images", photos, "--out", out, "--size", 48, "--squeeze")
     (photos / "2.png").unlink()
     stage.level_sheet(tmp_path / "look.png", {"severe": (out, "")}, photos, DegradeOptions(size=48))
     assert [row[0] for row in captions] == [

@@ -21,12 +21,12 @@ from ffhqref.core.recipe import Recipe, to_toml
 ROOM = Path(ffhqref.cli.__file__).parent
 OPTIONS = {  # names that scripts of users rely on
     "": "debug install-completion show-completion version",
-    "build-refs": """align balance batch-size dedupe det-size detector device distance dry-run embedder
-        exclude exclude-unmatched faces fps-start grouping identities images labels landmarks limit
-        max-references min-distance min-face min-score order out recipe report seed splits targets test
-        test-identities test-references val val-identities workers""",
-    "embed": """align batch-size det-size detector device embedder exclude exclude-unmatched
-        faces images landmarks limit
+    "build-refs": """align balance batch-size crop crop-format crop-size dedupe det-size detector device
+        distance dry-run embedder exclude exclude-unmatched faces fps-start grouping identities images labels
+        landmarks limit max-padding max-references min-distance min-eyes min-face min-score order out recipe
+        report seed splits targets test test-identities test-references val val-identities workers""",
+    "embed": """align batch-size crop crop-format crop-size det-size detector device embedder exclude
+        exclude-unmatched faces images landmarks limit max-padding min-eyes
         min-face min-score recipe workers""",
     "cluster": "distance grouping identities min-distance recipe",
     "split": """balance dedupe labels recipe seed splits targets test test-identities test-references val
@@ -43,7 +43,7 @@ OPTIONS = {  # names that scripts of users rely on
     "download": "accept-terms dry-run exclude jobs mirror only out rate retries timeout least-speed verify",
     "doctor": "verify",
     "degrade": """copies filter format from-table images level list out replay-published seed sheet size split
-        workers""",
+        squeeze workers""",
     "export": "for images landmarks least level links out seed shard-mb size split workers",
     "evaluate": """by data detector device embedder fid-statistics groups images judge labels landmarks
         level lq max-references metrics out parsing protocol published refs-dir restored size split targets
@@ -55,10 +55,10 @@ OPTIONS = {  # names that scripts of users rely on
     "restore": """align architecture autoencoder batch-size checkpoint compile detector device fast guidance
         guidance-from guidance-to images level like lq max-references noise out paste-back precision read
         reference-encoding references references-of refs refs-dir schedule seed shard sheet solver split
-        steps""",
+        squeeze steps""",
     "convert": "architecture autoencoder checkpoint out",
     "train": """autoencoder batch-size config data device identity images init level lr out precision resume
-        set steps unverified workers""",
+        set squeeze steps unverified workers""",
 }
 STAGES = {  # command -> the function that it calls with the recipe
     "build-refs": "build.build_refs",
@@ -70,6 +70,11 @@ STAGES = {  # command -> the function that it calls with the recipe
 VALUES: dict[str, tuple[str, object]] = {  # field -> what is typed, and what the recipe then has
     "align": ("landmarks", "landmarks"),
     "faces": ("all", "all"),
+    "crop": ("on", "on"),
+    "crop_size": ("1024", 1024),
+    "crop_format": ("webp", "webp"),
+    "min_eyes": ("20", 20.0),
+    "max_padding": ("0.25", 0.25),
     "min_face": ("7", 7),
     "min_score": ("0.25", 0.25),
     "det_size": ("640", 640),

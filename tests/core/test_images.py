@@ -11,6 +11,7 @@ import sys
 import threading
 import warnings
 import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from ffhqref.core import images, store
+from ffhqref.core import formats, images, store
 from ffhqref.core.images import BadImage, decode, scan
 from ffhqref.core.store import UserError
 
@@ -107,7 +108,7 @@ def test_what_is_no_picture(data: bytes) -> None:
 
 
 def test_other_formats_are_not_opened() -> None:
-    for kind in ("GIF", "TIFF", "BMP", "PPM"):
+    for kind in ("GIF", "PPM", "ICO"):
         with pytest.raises(BadImage):
             decode(encoded(PICTURE, kind))
 
@@ -211,7 +212,7 @@ BOMBS = {
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from ffhqref.core import images, store
+from ffhqref.core import formats, images, store
 from ffhqref.core.images import BadImage
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -436,3 +437,72 @@ def test_no_folder_and_no_picture(tmp_path: Path) -> None:
 def test_png_name() -> None:
     assert images.png_name("a/b.c.jpeg") == "a/b.c.png"
     assert images.png_name("00001.png") == "00001.png"
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("BMP", ".bmp"), ("TIFF", ".tif"), ("TIFF", ".tiff")])
+def test_lossless_formats_of_scanners(kind: str, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(encoded(PICTURE, kind))
+    assert (images.read(path) == RGB).all()
+    assert images.dimensions(path) == RGB.shape[1::-1]
+    assert [photo.name for photo in images.scan(tmp_path)] == [path.name]
+    for data in (path.read_bytes()[: path.stat().st_size // 2], path.read_bytes()[:20]):
+        with pytest.raises(BadImage) as caught:
+            decode(data)
+        assert caught.value.status == "unreadable"
+
+
+def test_tiff_of_sixteen_bits_and_its_orientation() -> None:
+    grey = np.arange(0, 60000, 1000, np.uint16).reshape(6, 10)
+    data = io.BytesIO()
+    Image.fromarray(grey).save(data, "TIFF")
+    assert (decode(data.getvalue()) == (grey >> 8)[..., None]).all()
+    data, exif = io.BytesIO(), Image.Exif()
+    exif[274] = 6  # turned by a quarter
+    PICTURE.save(data, "TIFF", exif=exif)
+    assert (decode(data.getvalue()) == np.rot90(RGB, -1)).all()
+    with pytest.raises(BadImage) as caught:
+        decode(data.getvalue(), max_pixels=10)
+    assert caught.value.status == "too_large"
+
+
+def test_pictures_of_phones(tmp_path: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    smooth = np.asarray(PICTURE.resize((8, 8)).resize((96, 64)), np.uint8)
+    pillow_heif.from_pillow(Image.fromarray(smooth)).save(tmp_path / "a.heic", quality=95)
+    Image.fromarray(smooth).save(tmp_path / "b.avif", quality=95)
+    for photo in images.scan(tmp_path):
+        assert np.abs(images.read(photo.path).astype(int) - smooth).mean() < 4
+        assert images.dimensions(photo.path) == (96, 64)
+        with pytest.raises(BadImage):
+            decode(photo.path.read_bytes()[:200])
+
+
+def test_what_is_absent_is_counted_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images.write(tmp_path / "a.png", RGB)
+    for name in ("b.heic", "c.HEIC", "d.txt"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(formats, "readable", lambda: frozenset(formats.PUBLISHED))
+    skipped: Counter[str] = Counter()
+    assert [photo.name for photo in images.scan(tmp_path, skipped=skipped)] == ["a.png"]
+    assert skipped == {".heic": 2, ".txt": 1}
+    told = formats.describe_skipped(skipped)
+    assert "2 .heic" in told and "ffhqref[heif]" in told
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(UserError, match=r"ffhqref\[heif\]"):
+        images.scan(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("size", "fine"),
+    [((100, 100), True), ((100, 95), True), ((94, 100), False), ((95, 100), True), ((50, 100), False)],
+)
+def test_a_twentieth_may_be_squeezed(size: tuple[int, int], fine: bool, tmp_path: Path) -> None:
+    images.write(tmp_path / "a.png", np.zeros((size[1], size[0], 3), np.uint8))
+    images.refuse_squeeze([tmp_path / "a.png"], True)
+    if fine:
+        images.refuse_squeeze([tmp_path / "a.png", tmp_path / "gone.png"], False)
+    else:
+        with pytest.raises(UserError, match="1 of 2 pictures.*--crop on.*--squeeze"):
+            images.refuse_squeeze([tmp_path / "a.png", tmp_path / "gone.png"], False)
+        images.refuse_squeeze([tmp_path / "a.png"], False, aspect=size[0] / size[1])

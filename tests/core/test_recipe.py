@@ -108,7 +108,8 @@ def test_no_such_recipe(tmp_path: Path) -> None:
 
 
 FULL = Recipe(
-    name='ünï "quoted" \\ back\nline\x7f', align="landmarks", faces="largest", min_face=3, min_score=0.25,
+    name='ünï "quoted" \\ back\nline\x7f', align="landmarks", faces="largest", crop="on", crop_size=1024,
+    crop_format="webp", min_eyes=40.5, max_padding=0.125, min_face=3, min_score=0.25,
     det_size=640, detector="/a/d.onnx", embedder="/a/e f'\".onnx", landmarks="/l.json", identities="/i.csv",
     splits="/s", targets="/t.txt", exclude="/x.txt", exclude_unmatched="ignore", labels="/l.csv", limit=7,
     distance=1e-5 + 0.3,

@@ -10,6 +10,8 @@ import pytest
 
 from ffhqref.core import tables
 from ffhqref.core.store import UserError, write_receipt
+from ffhqref.core.tables import EmbeddingRow
+from ffhqref.dataset.embed import _table as table_of
 from ffhqref.dataset.embed import wanted_receipt
 from ffhqref.dataset.source import Source
 
@@ -45,11 +47,13 @@ def write_shard(out: Path, number: int, rows: list[tuple[str, str, int, int]]) -
     """Photos of these names, statuses, widths and heights; the embedding tells the name's first letter."""
     path = tables.embeddings_folder(out) / f"shard-{number:05d}.parquet"
     filled = [
-        (name, status, "", width, height, f"pixels of {name}", "", 1, 0.5, None,
-         [float(ord(name[0])), 1.0] if status == "ok" else None)
+        EmbeddingRow(
+            name, status, width=width, height=height, pixels=f"pixels of {name}",
+            embedding=np.array([ord(name[0]), 1], np.float32) if status == "ok" else None,
+        )
         for name, status, width, height in rows
     ]  # fmt: skip
-    tables.write_rows(path, tables.EMBEDDINGS, filled)
+    tables.write(path, tables.EMBEDDINGS, table_of(filled))
     return path
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from ffhqref.core import tables, vectors
 from ffhqref.core.store import UserError, write_receipt
+from ffhqref.core.tables import EmbeddingRow
+from ffhqref.dataset.embed import _table as table_of
 from ffhqref.dataset.embed import wanted_receipt
 from ffhqref.dataset.source import Source
 
@@ -20,14 +22,14 @@ def write_shards(out: Path, shards: list[list[tuple[str, str, object]]]) -> None
     paths = []
     for number, rows in enumerate(shards):
         path = tables.embeddings_folder(out) / f"shard-{number:05d}.parquet"
-        tables.write_rows(
-            path,
-            tables.EMBEDDINGS,
-            [
-                (name, status, "", 2, 3 + len(name), f"p{name}", "", 1, 1.0, None, vector)
-                for name, status, vector in rows
-            ],
-        )
+        filled = [
+            EmbeddingRow(
+                name, status, width=2, height=3 + len(name), pixels=f"p{name}",
+                embedding=None if vector is None else np.asarray(vector, np.float32),
+            )
+            for name, status, vector in rows
+        ]  # fmt: skip
+        tables.write(path, tables.EMBEDDINGS, table_of(filled))
         paths.append(path)
     write_receipt(out, wanted_receipt(Source([], frozenset(), []), {"test": 1}), paths, {})
 

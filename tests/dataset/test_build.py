@@ -109,7 +109,9 @@ def test_the_identities_are_the_people(
     (tmp_path / "photos").mkdir()
     for name, photo in people.items():
         (tmp_path / "photos" / name).symlink_to(photo.path)
-    recipe = load_recipe("photos", detector=str(real_detector), embedder=str(real_embedder), distance=0.6)
+    recipe = load_recipe(
+        "photos", detector=str(real_detector), embedder=str(real_embedder), distance=0.6, crop="off"
+    )
     build_refs(tmp_path / "photos", tmp_path / "mine", recipe, device="cpu", workers=2, batch_size=16)
     score = agreement_with({name: photo.person for name, photo in people.items()}, tmp_path / "mine")
     assert score.photos == 369

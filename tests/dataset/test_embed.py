@@ -472,7 +472,7 @@ def test_all_faces_of_a_photo_become_photos(
     assert embeddings.names == [*(f"group.png/00{number}.png" for number in (1, 2, 3)), "z.png/001.png"]
     similar = embeddings.vectors @ embeddings.vectors.T
     assert similar[0, 3] > 0.9 and similar[1, 3] < 0.4 and similar[2, 3] < 0.4, "from left to right"
-    root = embed.faces_folder(out)
+    root = out / "faces"
     for name in embeddings.names:
         picture = images.read(root / name)
         assert picture.shape == (512, 512, 3)

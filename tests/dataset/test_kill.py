@@ -97,7 +97,8 @@ def test_killed_after_a_part_of_its_time(
 
 MOMENTS = {
     "while the first shard is written": ("tables/embeddings/.*.part", []),
-    "after the second shard": ("tables/embeddings/shard-00001.parquet", ["shard-00000.parquet"]),
+    "after the first rows": ("tables/embeddings/rows-*.parquet", []),
+    "after the second shard": ("tables/embeddings/shard-00001.parquet", []),
     "after embed": ("receipts/embed.json", [f"shard-0000{number}.parquet" for number in range(4)]),
     "as pairs are written": ("tables/.*.part", []),
     "after pairs": ("tables/pairs.parquet", []),

@@ -182,7 +182,7 @@ def test_a_planted_violation_is_found(out: Path, kind: str) -> None:
 @pytest.mark.parametrize(("stage", "earlier"), [(s, e) for s in verify.FOLLOWS for e in verify.FOLLOWS[s]])
 def test_each_stage_is_held_to_what_it_was_made_from(out: Path, stage: str, earlier: str) -> None:
     receipt = json.loads(receipt_path(out, stage).read_text())
-    assert receipt["inputs"].keys() - {"identities", "splits", "targets", "labels"} == set(
+    assert receipt["inputs"].keys() - {"identities", "splits", "targets", "labels", "barred"} == set(
         verify.FOLLOWS[stage]
     )
     receipt["inputs"][earlier] = "0" * 64

@@ -550,7 +550,9 @@ def test_bad_pictures_are_recorded_and_the_run_goes_on(photos: Path, tmp_path: P
     Image.fromarray(picture(4)).convert("L").save(photos / "grey one, 'quoted'.png")
     Image.fromarray(picture(4)).convert("CMYK").save(photos / "cmyk ü.jpg")
     out = tmp_path / "lq"
-    said = cli("--level", "severe", "--images", photos, "--out", out, "--size", 48)
+    base = ("--level", "severe", "--images", photos, "--out", out, "--size", 48)
+    assert "wide.png has 90x40 px" in refused(*base)
+    said = cli(*base, "--squeeze")
     statuses = {row["image"]: row["status"] for row in rows(out) if row["status"] != "ok"}
     assert statuses == {
         "cut.png": "unreadable", "huge.png": "too_large", "same.jpg": "bad_name",

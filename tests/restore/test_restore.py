@@ -840,7 +840,8 @@ def test_bad_input_is_one_sentence(tiny: Path, folder: Path, tmp_path: Path) -> 
 def test_a_picture_that_is_not_square_is_resized_with_a_warning(tiny: Path, tmp_path: Path) -> None:
     lq = draw(tmp_path / "tall.png", 1, 3 * HEIGHT, WIDTH)
     base = ("restore", "--checkpoint", tiny / "tiny.safetensors", "--lq", lq, *FAST, "--out")
-    assert "tall.png is not square" in run(*base, tmp_path / "out")
+    assert "tall.png has" in run(*base, tmp_path / "refused", code=1)
+    assert "tall.png is not square" in run(*base, tmp_path / "out", "--squeeze")
     assert images.read(tmp_path / "out" / "tall.png").shape == (HEIGHT, WIDTH, 3)
     before = lq.read_bytes()
     assert "would overwrite" in run(*base, tmp_path, code=1)  # the results' folder is the picture's own

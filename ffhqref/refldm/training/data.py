@@ -73,12 +73,16 @@ class TrainingSource:
     pictures: Pictures
     degrade: Degrade | None = None  # not needed by the autoencoder
 
+    def names(self) -> list[str]:
+        """Every target and reference, by name."""
+        rows = [*self.train, *self.validation]
+        return sorted({name for row in rows for name in (row.target, *row.references)})
+
     def check(self) -> None:
         """UserError that names the pictures which are not there, or says that there are none."""
         if not self.train:
             raise UserError("The dataset has no training target: build it from more photographs.")
-        rows = [*self.train, *self.validation]
-        names = sorted({name for row in rows for name in (row.target, *row.references)})
+        names = self.names()
         missing = [name for name in names if not images.find(self.pictures.root, name).is_file()]
         if missing:
             shown = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
@@ -96,11 +100,14 @@ class TrainingSource:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def open_dataset(data: Path, photos: Path, config: Config, degrade: Degrade | None = None) -> TrainingSource:
+def open_dataset(
+    data: Path, photos: Path, config: Config, degrade: Degrade | None = None, squeeze: bool = False
+) -> TrainingSource:
     """The lists of a built dataset that a stage trains on; pictures have the architecture's size.
 
     The autoencoder and the LDM train on every photograph of the train split, ReF-LDM on those that have
-    references; validation is on targets of val.
+    references; validation is on targets of val. UserError where pictures are of another
+    shape than the networks, unless they may be squeezed.
     """
     mapping = data / "reference_mapping"
     if config.stage == "refldm":
@@ -116,6 +123,8 @@ def open_dataset(data: Path, photos: Path, config: Config, degrade: Degrade | No
     pictures = Pictures(photos, size.height, size.width)
     source = TrainingSource(train=train, validation=validation, pictures=pictures, degrade=degrade)
     source.check()
+    paths = (images.find(photos, name) for name in source.names())
+    images.refuse_squeeze(paths, squeeze, aspect=size.width / size.height)
     return source
 
 

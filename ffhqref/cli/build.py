@@ -18,6 +18,7 @@ from ffhqref.cli.options import (
     OutArgument,
     PhotosOption,
     RecipeOptions,
+    RedrawOption,
     WorkersOption,
     after_building,
     next_line,
@@ -42,9 +43,6 @@ SPLIT_FIELDS = (
     "val_identities", "test_identities", "val", "test", "test_references", "dedupe", "splits", "targets",
     "labels", "balance", "seed", "join_across", "new_of_test",
 )  # fmt: skip
-RedrawOption = Annotated[
-    bool, option("Forget who was in which split and draw everybody anew.", "--redraw")
-]  # of one run, never kept in the recipe
 REFERENCE_FIELDS = ("max_references", "order", "fps_start")
 
 

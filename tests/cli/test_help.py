@@ -74,7 +74,17 @@ def test_every_plain_default_is_shown(command: str) -> None:
 def test_every_choice_of_a_recipe_is_shown() -> None:
     choices = {name: get_args(hint) for name, hint in get_type_hints(Recipe).items()
                if get_origin(hint) is Literal}  # fmt: skip
-    assert {"align", "faces", "grouping", "dedupe", "order", "fps_start", "exclude_unmatched"} == set(choices)
+    assert {
+        "align",
+        "faces",
+        "grouping",
+        "dedupe",
+        "order",
+        "fps_start",
+        "exclude_unmatched",
+        "join_across",
+        "new_of_test",
+    } == set(choices)
     for name, words in choices.items():
         option = f"--{name.replace('_', '-')}"
         assert entries("build-refs")[option].startswith(f"{option} <{'|'.join(words)}> ")

@@ -44,7 +44,7 @@ class Ledger:
         """Digest -> person."""
         return {pixels: person for person in self.people for pixels in person.pixels}
 
-    @property
+    @cached_property
     def draws(self) -> int:
         """How many draws brought people in."""
         return max((person.since for person in self.people), default=0)

@@ -23,8 +23,8 @@ OPTIONS = {  # names that scripts of users rely on
     "": "debug install-completion show-completion version",
     "build-refs": """align balance batch-size dedupe det-size detector device distance dry-run embedder
         exclude exclude-unmatched faces fps-start grouping identities images join-across labels landmarks
-        limit max-references min-distance min-face min-score new-of-test order out recipe redraw report seed splits
-        targets test test-identities test-references val val-identities workers""",
+        limit max-references min-distance min-face min-score new-of-test order out recipe redraw report
+        seed splits targets test test-identities test-references val val-identities workers""",
     "embed": """align batch-size det-size detector device embedder exclude exclude-unmatched
         faces images landmarks limit
         min-face min-score recipe workers""",

@@ -12,11 +12,14 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from ffhqref.cli import app
 from ffhqref.core import store, tables
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import UserError
 from ffhqref.dataset import people, split
+from ffhqref.dataset.build import write_recipe
 from ffhqref.dataset.cluster import find_identities
 from ffhqref.dataset.neighbours import Neighbours
 from ffhqref.dataset.people import Ledger, Person, Photos
@@ -373,3 +376,27 @@ def test_copies_of_one_picture_are_one_person() -> None:
     photos = Photos(["b", "a", "b", "c"], ["x", "x", "y", "z"], ["x", "x", "y", "z"])
     ledger = people.record(Ledger(), photos, ["train"] * 4)
     assert [(p.number, p.pixels) for p in ledger.people] == [(1, ("a", "b")), (2, ("c",))]
+
+
+def test_the_commands_say_what_became_of_people(tmp_path: Path) -> None:
+    photos, _ = joined(tmp_path)
+    out = tmp_path / "out"
+    write_recipe(out, CHOSEN)
+    photos["alone.png"] = (store.digest(b"alone"), unit([np.arange(256) - 99.5])[0])
+    write_embedded(out, list(photos), unit([v for _, v in photos.values()]), [p for p, _ in photos.values()])
+    find_identities(out, CHOSEN)
+
+    def said(*words: str) -> str:
+        done = CliRunner().invoke(app, ["split", str(out), *words])
+        assert done.exit_code == 0, done.output
+        return " ".join(done.output.split())
+
+    told = said()
+    assert "People: 24, who keep number and split; 1 came in draw 2, 0 have no photo here now." in told
+    assert "Conflicts: 1 new photos join people of different splits and are in no list: 0.png" in told
+    assert "Changed: --seed. Known people keep their split all the same" in said("--seed", "7")
+    assert "they are in train" in said("--join-across", "train")
+    told = said("--redraw")
+    assert "Drawn anew: " in told and "Conflicts" not in told
+    recipe_kept = (out / "receipts" / "recipe.toml").read_text()
+    assert "redraw" not in recipe_kept and 'join_across = "train"' in recipe_kept

@@ -100,17 +100,20 @@ def _say_estimate(estimate: Estimate, out: Path) -> None:
     typer.echo(f"Would write about {estimate.bytes / 1e6:.1f} MB to {out}. Nothing was written.")
 
 
-def _growth(split: JsonObject) -> list[str]:
-    """What became of people who were known and of new ones, and what a person must decide."""
+def _growth(split: JsonObject, fresh: bool = True) -> list[str]:
+    """What became of people who were known and of new ones, and what a person must decide.
+
+    What was asked of this run alone is not said of one that had nothing to do.
+    """
     people, lines = split["people"], []
-    if split["redrawn"]:
+    if split["redrawn"] and fresh:
         lines.append(f"Drawn anew: {people['total']:,} people; earlier numbers and splits no longer hold.")
     elif people["draws"] > 1 or people["gone"]:
         lines.append(
             f"People: {people['total']:,}, who keep number and split; {people['newest']:,} came in draw "
             f"{people['draws']}, {people['gone']:,} have no photo here now."
         )
-    if split["in_vain"]:
+    if split["in_vain"] and fresh:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in split["in_vain"])
         lines.append(
             f"Changed: {options}. Known people keep their split all the same (--redraw starts over)."
@@ -175,7 +178,7 @@ def _report(built: Built) -> list[str]:
             f"{name}: {split[name]['photos']:,} photos of {split[name]['identities']:,} identities, "
             f"{mapping[name]['targets']:,} targets with {mapping[name]['references']:,} references."
         )
-    lines += _growth(split)
+    lines += _growth(split, built.fresh)
     if passed_over := notes["embed"].get("passed_over"):
         lines.append(
             f"Passed over, as ffhqref wrote them: {', '.join(map(shown, passed_over[:3]))}"

@@ -54,6 +54,11 @@ class World:
             groups = [group for group in groups if group not in touched] + [joined]
         return {one: next(g for g in groups if g & self.shows[one]) for one in self.files.values()}
 
+    def renamed(self) -> World:
+        """The same photos under other names, in another order."""
+        digests = sorted(self.files.values())
+        return World({f"{n:03d}.png": one for n, one in enumerate(digests)}, self.shows)
+
     def graph(self) -> tuple[Neighbours, Photos]:
         names = sorted(self.files)
         pixels = [self.files[name] for name in names]
@@ -129,11 +134,12 @@ def check_against_model(world: World, before: Ledger, after: Ledger, found: dict
     assert [min(p.pixels) for p in after.people[len(before.people) :]] == fresh, "numbered by digest"
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
 @given(STEPS)
 def test_nobody_moves_in_any_sequence(steps: list[tuple[object, ...]]) -> None:
     world, (ledger, found) = begun(), begun().run(Ledger())
     check_against_model(world, Ledger(), ledger, found)
+    assert world.renamed().run(Ledger()) == (ledger, found)
     for step in [*steps, ("run",)]:
         if step != ("run",):
             apply(world, step)
@@ -146,8 +152,7 @@ def test_nobody_moves_in_any_sequence(steps: list[tuple[object, ...]]) -> None:
             continue
         check_against_model(world, ledger, after, found)
         assert world.run(after) == (after, found), "a run that was killed after the ledger finds the same"
-        renamed = World({f"{n}.png": one for n, one in enumerate(world.files.values())}, world.shows)
-        assert renamed.run(ledger) == (after, found), "no name decides anything"
+        assert world.renamed().run(ledger) == (after, found), "no name decides anything"
         ledger = after
 
 

@@ -18,6 +18,7 @@ from ffhqref.cli.options import (
     OutArgument,
     PhotosOption,
     RecipeOptions,
+    RedrawOption,
     WorkersOption,
     after_building,
     next_line,
@@ -40,7 +41,7 @@ EMBED_FIELDS = (
 CLUSTER_FIELDS = ("distance", "min_distance", "grouping", "identities")
 SPLIT_FIELDS = (
     "val_identities", "test_identities", "val", "test", "test_references", "dedupe", "splits", "targets",
-    "labels", "balance", "seed",
+    "labels", "balance", "seed", "join_across", "new_of_test",
 )  # fmt: skip
 REFERENCE_FIELDS = ("max_references", "order", "fps_start")
 
@@ -59,12 +60,14 @@ def build_refs(
     workers: WorkersOption = CORES,
     batch_size: BatchSizeOption = 16,
     dry_run: DryRunOption = False,
+    redraw: RedrawOption = False,
     report: Annotated[bool, option("Write report.html and the card, too.", "--report")] = False,
 ) -> None:
     """Build a reference dataset from photographs, and verify it.
 
     Runs embed, cluster, split, references and verify. If it is interrupted, run the same
-    command again: it continues. A changed option redoes only what depends on it.
+    command again: it continues. A changed option redoes only what depends on it. When photos
+    come or go, everybody who is known keeps their split; only new people are drawn.
 
     \b
     ffhqref build-refs --images photos --out mine \\
@@ -77,7 +80,9 @@ def build_refs(
     if dry_run:
         _say_estimate(build.dry_run(images, out, chosen, device=device, workers=workers), out)
         return
-    built = build.build_refs(images, out, chosen, device=device, workers=workers, batch_size=batch_size)
+    built = build.build_refs(
+        images, out, chosen, device=device, workers=workers, batch_size=batch_size, redraw=redraw
+    )
     for line in _report(built):
         typer.echo(line)
     if report:
@@ -93,6 +98,57 @@ def _say_estimate(estimate: Estimate, out: Path) -> None:
         f"minutes here, by a trial of a few), then cluster, split, write references and verify."
     )
     typer.echo(f"Would write about {estimate.bytes / 1e6:.1f} MB to {out}. Nothing was written.")
+
+
+def _growth(split: JsonObject, fresh: bool = True) -> list[str]:
+    """What became of people who were known and of new ones, and what a person must decide.
+
+    What was asked of this run alone is not said of one that had nothing to do.
+    """
+    people, lines = split["people"], []
+    if split["redrawn"] and fresh:
+        lines.append(f"Drawn anew: {people['total']:,} people; earlier numbers and splits no longer hold.")
+    elif people["draws"] > 1 or people["gone"]:
+        lines.append(
+            f"People: {people['total']:,}, who keep number and split; {people['newest']:,} came in draw "
+            f"{people['draws']}, {people['gone']:,} have no photo here now."
+        )
+    if split["in_vain"] and fresh:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in split["in_vain"])
+        lines.append(
+            f"Changed: {options}. Known people keep their split all the same (--redraw starts over)."
+        )
+    for name, quota in split.get("quotas", {}).items():
+        if quota["people"] < quota["wanted"]:
+            why = f"{quota['eligible']:,} can be" + (" (see --test-references)" if name == "test" else "")
+            if people["draws"] > 1:
+                why = "only new people are drawn (--redraw starts over)"
+            lines.append(
+                f"{name}: {quota['wanted']:,} identities were wanted, {quota['people']:,} drawn: {why}."
+            )
+    return lines + _waiting(split)
+
+
+def _waiting(split: JsonObject) -> list[str]:
+    """The photos that are in no list, and the option that decides."""
+    joining = [name for conflict in split["conflicts"] for name in conflict["photos"]]
+    lines = []
+    if joining and split["join_across"] == "train":
+        lines.append(
+            f"Conflicts: {len(joining):,} new photos join people of different splits; they are in train."
+        )
+    elif joining:
+        more = " ..." if len(joining) > 3 else ""
+        decide = ""
+        if split["join_across"] == "hold":
+            decide = " (decide: --join-across train or drop; receipts/split.json has them all)"
+        lines.append(
+            f"Conflicts: {len(joining):,} new photos join people of different splits and are in no list: "
+            f"{', '.join(map(shown, joining[:3]))}{more}{decide}."
+        )
+    if kept := split["held"] - (len(joining) if split["join_across"] != "train" else 0):
+        lines.append(f"Held out of test: {kept:,} new photos of its people (--new-of-test hold).")
+    return lines
 
 
 def _report(built: Built) -> list[str]:
@@ -122,12 +178,7 @@ def _report(built: Built) -> list[str]:
             f"{name}: {split[name]['photos']:,} photos of {split[name]['identities']:,} identities, "
             f"{mapping[name]['targets']:,} targets with {mapping[name]['references']:,} references."
         )
-    for name, quota in split.get("quotas", {}).items():
-        if split[name]["identities"] < quota["wanted"]:
-            lines.append(
-                f"{name}: {quota['wanted']:,} identities were wanted, {split[name]['identities']:,} drawn: "
-                f"{quota['eligible']:,} can be" + (" (see --test-references)." if name == "test" else ".")
-            )
+    lines += _growth(split, built.fresh)
     if passed_over := notes["embed"].get("passed_over"):
         lines.append(
             f"Passed over, as ffhqref wrote them: {', '.join(map(shown, passed_over[:3]))}"
@@ -208,17 +259,20 @@ def cluster(out: OutArgument, recipe: RecipeOptions) -> None:
 
 @app.command()
 @recipe_options(*SPLIT_FIELDS)
-def split(out: OutArgument, recipe: RecipeOptions) -> None:
+def split(out: OutArgument, recipe: RecipeOptions, redraw: RedrawOption = False) -> None:
     """Identities -> train, val and test.
 
-    No person and no pair of photos below the distance is in two of them.
+    No person and no pair of photos below the distance is in two of them. Who was drawn
+    before keeps their split, whatever photos come or go, until --redraw.
 
     \b
     ffhqref split mine --val-identities 300 --test-identities 150
     """
     from ffhqref.dataset.split import split_identities
 
-    notes = _run(split_identities, out, recipe)
+    notes = _run(partial(split_identities, redraw=redraw), out, recipe)
+    for line in _growth(notes):
+        typer.echo(line)
     parts = ", ".join(f"{name} {notes[name]['photos']:,}" for name in ("train", "val", "test"))
     typer.echo(
         f"Split by identity into {parts} photos: {out}/id_based_ffhq_split. " + next_line("references", out)

@@ -58,6 +58,9 @@ DeviceOption = Annotated[
 ]
 WorkersOption = Annotated[int, option("Photos processed at a time.", "--workers", min=1, max=256)]
 BatchSizeOption = Annotated[int, option("Faces embedded together.", "--batch-size", min=1, max=4096)]
+RedrawOption = Annotated[  # of one run: never kept in the recipe
+    bool, option("Forget who was in which split and draw everybody anew.", "--redraw")
+]
 DryRunOption = Annotated[bool, option("Say what would be done; write nothing.", "--dry-run")]
 AcceptTermsOption = Annotated[bool, option("Accept the terms that are printed.", "--accept-terms")]
 CheckpointOption = Annotated[

@@ -36,6 +36,8 @@ Unmatched = Literal["error", "ignore"]
 Cropping = Literal["auto", "on", "off"]
 CropFormat = Literal["png", "webp"]
 CROP_SIZES = (512, 1024)
+JoinAcross = Literal["hold", "train", "drop"]
+NewOfTest = Literal["test", "hold"]
 
 
 def manifests() -> Path:
@@ -220,6 +222,12 @@ class Recipe:
     fps_start: Start = setting("nearest", "The reference that fps starts with.")
     balance: tuple[str, ...] = setting((), "Columns of --labels over which val and test are balanced.")
     seed: int = setting(0, "Seed of the random draw of val and test.")
+    join_across: JoinAcross = setting(
+        "hold", "New photos that join known people of two splits: held out and reported, train, or left out."
+    )
+    new_of_test: NewOfTest = setting(
+        "test", "New photos of people in test: go to test, or are held out, so that it stays as it is."
+    )
 
     def __post_init__(self) -> None:
         for item in fields(self):

@@ -35,6 +35,7 @@ LEFT, RIGHT, DISTANCE = "left", "right", "distance"
 IDENTITY, COMPONENT, SPLIT = "identity", "component", "split"
 KEPT, KIND, COHESION, MEMBERS, OTHER = "kept", "kind", "cohesion", "members", "other"
 DOUBT = "doubt"
+PERSON, SINCE, FROZEN = "person", "since", "frozen"
 LEVEL, COPY, KERNEL, SIGMA_X, SIGMA_Y, THETA = "level", "copy", "kernel", "sigma_x", "sigma_y", "theta"
 SCALE, NOISE, QUALITY, SEED, DRAW = "scale", "noise", "quality", "seed", "draw"
 METHOD, METRIC, VALUE, COMPUTED_BY = "method", "metric", "value", "computed_by"
@@ -52,6 +53,7 @@ LEFT_PIXELS, RIGHT_PIXELS, WHO, WHEN, NOTE = "left_pixels", "right_pixels", "who
 VERDICTS = (KIND, LEFT, LEFT_PIXELS, RIGHT, RIGHT_PIXELS, WHO, WHEN, NOTE)  # columns of verdicts.csv
 
 SPLITS = ("train", "val", "test")
+HELD = "held"  # the split of photos that stand in no list until a person decides
 
 TableRow = dict[str, Any]  # a row by column, as Parquet gives it
 
@@ -155,6 +157,15 @@ SCORES = pa.schema(
 )
 FAILURES = (METHOD, IMAGE, STATUS, REASON)  # columns of failures.csv
 SPLIT_TABLE = pa.schema({IMAGE: TEXT, IDENTITY: TEXT, SPLIT: TEXT})
+PEOPLE = pa.schema(  # the ledger: rows are never renumbered or taken away
+    {
+        PERSON: COUNT,  # from 1
+        SPLIT: TEXT,
+        SINCE: COUNT,  # the draw that brought the person in, from 1; a date would differ from run to run
+        FROZEN: pa.bool_(),  # takes no new photos
+        PIXELS: pa.list_(TEXT),  # of every photo that was ever the person's: what they are recognised by
+    }
+)
 PICTURE: pa.DataType = pa.struct([("bytes", pa.binary()), ("path", TEXT)])  # as `datasets` has it
 HUB = pa.schema(  # of an export for the Hugging Face Hub: a row a target
     {

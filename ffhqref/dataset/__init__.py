@@ -3,5 +3,6 @@
 In: a folder of photographs and a recipe. Out: the published FFHQ-Ref tree with tables and receipts. Read the
 stages in the order in which `build` calls them: `embed`, `cluster`, `split`, `references`, `verify`.
 `crops` says which faces are cut out and how good they are, `neighbours` which pair is a valid reference,
-`suspects` what deserves a look; `sheet` lays out targets beside their references.
+`drawing` who can be drawn for val and test, `people` who was drawn before and is recognised, `suspects` what
+deserves a look; `sheet` lays out targets beside their references.
 """

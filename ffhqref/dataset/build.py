@@ -78,10 +78,12 @@ def build_refs(
     device: Device = "auto",
     workers: int = 2,
     batch_size: int = 16,
+    redraw: bool = False,
 ) -> Built:
     """Photographs below `images` -> a dataset in FFHQ-Ref's published tree at `out`.
 
-    A finished dataset is left as it is; after a change only what depends on it is redone. UserError where
+    A finished dataset is left as it is; after a change only what depends on it is redone. Known people keep
+    number and split when photographs come or go; `redraw` draws everybody anew. UserError where
     something given is missing or wrong, or where the result is not sound.
     """
     chosen = _checked_recipe(load_recipe(recipe) if isinstance(recipe, str) else recipe)
@@ -92,7 +94,7 @@ def build_refs(
         receipts = {"embed": done}
         write_recipe(out, chosen)
         receipts["cluster"] = find_identities(out, chosen)
-        receipts["split"] = split_identities(out, chosen)
+        receipts["split"] = split_identities(out, chosen, redraw=redraw)
         receipts["references"] = write_references(out, chosen)
         receipts["verify"] = _verified(out, chosen)
         fresh = before != _stamps(out)

@@ -12,12 +12,12 @@ from ffhqref.core import store, tables
 from ffhqref.core.images import find
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import Receipt, UserError, damaged_outputs, fingerprint, read_receipt
-from ffhqref.dataset import shards
+from ffhqref.dataset import people, shards
 from ffhqref.dataset.neighbours import least_distance
 from ffhqref.identities.grouping import distances_of
 
 STAGES = ("embed", "cluster", "split", "references")
-FOLLOWS = {"cluster": ("embed",), "split": ("cluster",), "references": ("split", "cluster")}
+FOLLOWS = {"cluster": ("embed",), "split": ("embed", "cluster"), "references": ("split", "cluster")}
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Dataset:
     identity: Mapping[str, str]
     split: Mapping[str, str]
     references: Mapping[str, Mapping[str, Sequence[str]]]  # split -> target -> references
-    from_outside: bool  # lists or identities were given, not drawn
+    from_outside: bool  # lists or identities were given, not drawn, or people of two splits accepted
 
 
 def verify_dataset(out: Path, recipe: Recipe, *, images: Path | None = None) -> Report:
@@ -67,7 +67,7 @@ def verify_dataset(out: Path, recipe: Recipe, *, images: Path | None = None) -> 
         return report
     crossing = [*_crossing_people(dataset), *_crossing_pairs(dataset)]
     (report.warnings if dataset.from_outside else report.violations).extend(crossing)
-    for check in (_list_faults, _reference_faults, _file_faults):
+    for check in (_list_faults, _ledger_faults, _reference_faults, _file_faults):
         report.violations.extend(check(dataset))
     rows = [row for mapping in dataset.references.values() for row in mapping.values()]
     report.counts = {
@@ -76,6 +76,8 @@ def verify_dataset(out: Path, recipe: Recipe, *, images: Path | None = None) -> 
         "targets": len(rows),
         "references": sum(map(len, rows)),
     }
+    if held := sum(split == tables.HELD for split in dataset.split.values()):
+        report.counts["photos held out of all lists"] = held
     return report
 
 
@@ -94,12 +96,17 @@ def _load(out: Path, images: Path, recipe: Recipe, receipts: Mapping[str, Receip
     folder = out / "reference_mapping"
     references = {name: tables.read_references(folder / f"{name}_references.csv") for name in tables.SPLITS}
     outside = bool(receipts["split"].inputs.get("splits") or receipts["cluster"].inputs.get("identities"))
+    outside |= receipts["split"].parameters.get("join_across") == "train"
     return Dataset(out, images, recipe, tables.load_embeddings(out), identity, split, references, outside)
 
 
 def _crossing_people(dataset: Dataset) -> Iterator[str]:
+    """People in two splits, unless it is a held photo that joins them."""
     first: dict[str, str] = {}
+    held = {who for name, who in dataset.identity.items() if dataset.split.get(name) == tables.HELD}
     for name, identity in dataset.identity.items():
+        if identity in held:
+            continue
         other = first.setdefault(identity, name)
         if dataset.split.get(name) != dataset.split.get(other):
             where = f"{dataset.split.get(other)} and {dataset.split.get(name)}"
@@ -110,7 +117,8 @@ def _crossing_pairs(dataset: Dataset) -> Iterator[str]:
     names = dataset.embeddings.names
     split = np.array([dataset.split.get(name, "") for name in names], object)
     for left, right, distances in tables.iterate_pairs(tables.path_of(dataset.out, "pairs"), names):
-        for at in np.flatnonzero(split[left] != split[right]):
+        listed = (split[left] != tables.HELD) & (split[right] != tables.HELD)
+        for at in np.flatnonzero((split[left] != split[right]) & listed):
             pair = f"{names[left[at]]} and {names[right[at]]}"
             yield f"pair {pair} at distance {distances[at]:.4f} crosses splits"
 
@@ -126,6 +134,11 @@ def _list_faults(dataset: Dataset) -> Iterator[str]:
         wanted = [name for name, part in dataset.split.items() if part == split]
         if tables.read_list(path) != wanted:
             yield f"{path.name} is not the photos of {split}"
+
+
+def _ledger_faults(dataset: Dataset) -> Iterator[str]:
+    """Whoever stands in a list must be known, and in the split of the person."""
+    return people.faults(dataset.out, dataset.embeddings.names, dataset.embeddings.pixels, dataset.split)
 
 
 def _reference_faults(dataset: Dataset) -> Iterator[str]:

@@ -14,7 +14,7 @@ from ffhqref.core.arrays import Float32
 from ffhqref.core.images import Rgb, write
 from ffhqref.core.store import UserError
 from ffhqref.core.terminal import shown
-from ffhqref.dataset.split import AGE_GROUPS
+from ffhqref.dataset.drawing import AGE_GROUPS
 from ffhqref.evaluate.cases import Cases
 from ffhqref.evaluate.run import Evaluation
 from ffhqref.evaluate.statistics import Mean, mean_over_people

@@ -84,6 +84,8 @@ def test_every_choice_of_a_recipe_is_shown() -> None:
         "exclude_unmatched",
         "crop",
         "crop_format",
+        "join_across",
+        "new_of_test",
     } == set(choices)
     for name, words in choices.items():
         option = f"--{name.replace('_', '-')}"

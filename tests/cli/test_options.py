@@ -21,16 +21,17 @@ from ffhqref.core.recipe import Recipe, to_toml
 ROOM = Path(ffhqref.cli.__file__).parent
 OPTIONS = {  # names that scripts of users rely on
     "": "debug install-completion show-completion version",
-    "build-refs": """align balance batch-size crop crop-format crop-size dedupe det-size detector device
-        distance dry-run embedder exclude exclude-unmatched faces fps-start grouping identities images labels
-        landmarks limit max-padding max-references min-distance min-eyes min-face min-score order out recipe
-        report seed splits targets test test-identities test-references val val-identities workers""",
+    "build-refs": """align balance batch-size crop crop-format crop-size dedupe det-size detector
+        device distance dry-run embedder exclude exclude-unmatched faces fps-start grouping
+        identities images join-across labels landmarks limit max-padding max-references min-distance
+        min-eyes min-face min-score new-of-test order out recipe redraw report seed splits targets
+        test test-identities test-references val val-identities workers""",
     "embed": """align batch-size crop crop-format crop-size det-size detector device embedder exclude
         exclude-unmatched faces images landmarks limit max-padding min-eyes
         min-face min-score recipe workers""",
     "cluster": "distance grouping identities min-distance recipe",
-    "split": """balance dedupe labels recipe seed splits targets test test-identities test-references val
-        val-identities""",
+    "split": """balance dedupe join-across labels new-of-test recipe redraw seed splits targets test
+        test-identities test-references val val-identities""",
     "references": "fps-start max-references min-distance order recipe test-references",
     "verify": "images",
     "calibrate": "false-match-rate labels",
@@ -92,6 +93,8 @@ VALUES: dict[str, tuple[str, object]] = {  # field -> what is typed, and what th
     "balance": ("age,gender", ("age", "gender")),
     "exclude_unmatched": ("ignore", "ignore"),
     "seed": ("9", 9),
+    "join_across": ("drop", "drop"),
+    "new_of_test": ("hold", "hold"),
 }
 FILES = ("detector", "embedder", "landmarks", "identities", "splits", "targets", "exclude", "labels")
 

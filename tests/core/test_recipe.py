@@ -115,7 +115,7 @@ FULL = Recipe(
     distance=1e-5 + 0.3,
     min_distance=1e-7, grouping="average", dedupe="near", val_identities=3, test_identities=None, val=None,
     test=1 / 3, test_references=(3, 0), max_references=5, order="nearest", fps_start="farthest",
-    balance=("race", 'a"b'), seed=2**40,
+    balance=("race", 'a"b'), seed=2**40, join_across="drop", new_of_test="hold",
 )  # fmt: skip
 
 

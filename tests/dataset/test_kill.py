@@ -104,6 +104,7 @@ MOMENTS = {
     "after pairs": ("tables/pairs.parquet", []),
     "after identities": ("tables/identities.parquet", []),
     "after cluster": ("receipts/cluster.json", []),
+    "after the ledger": ("tables/people.parquet", []),
     "after the table of splits": ("tables/splits.parquet", []),
     "after the first list": ("id_based_ffhq_split/train_image.txt", []),
     "after split": ("receipts/split.json", []),
@@ -146,7 +147,8 @@ def test_killed_while_a_changed_option_is_applied(
     arguments: list[str], whole: tuple[Path, float], tmp_path: Path
 ) -> None:
     """Neither the old nor the new dataset is mixed up, whichever command comes next."""
-    changed = [*arguments[:-1], "--distance", "0.2", "--seed", "3", "--out"]
+    changed = [*arguments[:-1], "--distance", "0.2", "--seed", "3", "--redraw", "--out"]
+    arguments = [*arguments[:-1], "--redraw", "--out"]
     finish(changed, tmp_path / "other")
     out = tmp_path / "mine"
     finish(arguments, out)

@@ -13,7 +13,7 @@ import pytest
 
 from ffhqref.core import tables
 from ffhqref.core.recipe import RECIPES, load_recipe
-from ffhqref.core.store import UserError
+from ffhqref.core.store import Receipt, UserError, read_receipt
 from ffhqref.dataset import references
 from ffhqref.dataset.cluster import find_identities
 from ffhqref.dataset.looks import load as load_looks
@@ -56,12 +56,15 @@ def test_farthest_points_do_not_depend_on_the_order_of_the_photos() -> None:
     )
 
 
-def built(tmp_path: Path, vectors: np.ndarray, names: list[str], **changes: object) -> Path:
+def built(
+    tmp_path: Path, vectors: np.ndarray, names: list[str], *, redraw: bool = False, **changes: object
+) -> Path:
     out = tmp_path / "out"
     write_embedded(out, names, vectors)
     chosen = recipe(**{"grouping": "components", **changes})
-    for stage in (find_identities, split_identities, write_references):
-        stage(out, chosen)
+    find_identities(out, chosen)
+    split_identities(out, chosen, redraw=redraw)
+    write_references(out, chosen)
     return out
 
 
@@ -267,11 +270,15 @@ def _write_given(path: Path, content: object, names: list[str]) -> None:
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_setting_or_file_gives_what_a_new_folder_would_get(tmp_path: Path, change: str) -> None:
-    """No stage takes for done what another setting, or another content of a given file, has made."""
+    """No stage takes for done what another setting, or another content of a given file, has made.
+
+    Known people keep their split all the same, so it is a new draw that is compared.
+    """
     vectors, _ = people([4] * 7 + [3] * 4, 5, spread=0.42, dimension=64)
     names = [f"{n:02d}.png" for n in range(len(vectors))]
     before, after = CHANGES[change]
     base = {"grouping": "components", "test_identities": 1, "val_identities": 1}
+    receipts: list[Receipt | None] = []
 
     def made(folder: str, settings: dict[str, object]) -> dict[str, bytes]:
         given = {}
@@ -279,7 +286,8 @@ def test_a_changed_setting_or_file_gives_what_a_new_folder_would_get(tmp_path: P
             path = tmp_path / key  # the same path for other content
             _write_given(path, settings[key], names)
             given[key] = str(path)
-        out = built(tmp_path / folder, vectors, names, **{**base, **settings, **given})
+        out = built(tmp_path / folder, vectors, names, redraw=True, **{**base, **settings, **given})
+        receipts.append(read_receipt(out, "split"))
         return {
             path.name: path.read_bytes() for path in out.rglob("*") if path.suffix in (".csv", ".parquet")
         }
@@ -288,6 +296,9 @@ def test_a_changed_setting_or_file_gives_what_a_new_folder_would_get(tmp_path: P
     new = made("changed", {**before, **after})
     assert new == made("new", {**before, **after})
     assert new != old, "the change must be one that shows"
+    first, second, _ = receipts
+    if old["splits.parquet"] != new["splits.parquet"]:
+        assert first and second and not first.same_work(second)
 
 
 def test_the_published_dialect(tmp_path: Path) -> None:

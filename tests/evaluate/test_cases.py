@@ -40,7 +40,7 @@ def dataset(built: Path, known: list[Known], tmp_path: Path) -> Path:
     """A copy with three people in test and the targets, shrunk, as their low-quality pictures."""
     out = tmp_path / "mine"
     shutil.copytree(built, out)
-    for words in (["split", "--test-identities", "3"], ["references"]):
+    for words in (["split", "--redraw", "--test-identities", "3"], ["references"]):
         assert CliRunner().invoke(app, [words[0], str(out), *words[1:]]).exit_code == 0
     for target in tables.read_references(out / "reference_mapping/test_references.csv"):
         small = images.resize(images.read(known[0].path.parent / target), 64, 64)

@@ -177,7 +177,7 @@ def test_the_command_labels_a_dataset(built: Path, genderage: Path, tmp_path: Pa
     before = (out / "demographics.csv").read_bytes()
     run(out, "--network", genderage, "--workers", 1)
     assert (out / "demographics.csv").read_bytes() == before
-    split = ["split", str(out), "--labels", str(out / "demographics.csv"), "--balance", "gender"]
+    split = ["split", str(out), "--redraw", "--labels", str(out / "demographics.csv"), "--balance", "gender"]
     assert CliRunner().invoke(app, split).exit_code == 0
 
 

@@ -43,7 +43,8 @@ def data(built: Path, once: Once, known: list[Known]) -> Path:
     def make(folder: Path) -> None:
         out = folder / "mine"
         shutil.copytree(built, out)
-        for words in (["split", "--test-identities", "3"], ["references"], ["degrade", "--level", "severe"]):
+        again = ["split", "--redraw", "--test-identities", "3"]
+        for words in (again, ["references"], ["degrade", "--level", "severe"]):
             done = CliRunner().invoke(app, [words[0], str(out), *words[1:]])
             assert done.exit_code == 0, done.output
         for target in tables.read_references(out / "reference_mapping/test_references.csv"):

@@ -38,7 +38,8 @@ def data(built: Path, once: Once) -> Path:
     def make(folder: Path) -> None:
         out = folder / "mine"
         shutil.copytree(built, out)
-        for words in (["split", "--test-identities", "2"], ["references"], ["degrade", "--level", "severe"]):
+        again = ["split", "--redraw", "--test-identities", "2"]
+        for words in (again, ["references"], ["degrade", "--level", "severe"]):
             done = CliRunner().invoke(app, [words[0], str(out), *words[1:]])
             assert done.exit_code == 0, done.output
 

@@ -363,6 +363,25 @@ class Embeddings:
     area: list[int]  # px of the picture
     pixels: list[str]  # digest of the decoded picture
 
+    def at(self, rows: Int64) -> Embeddings:
+        """Some of the photos, in their order; all of them are these very arrays."""
+        if len(rows) == len(self.names):
+            return self
+        chosen = rows.tolist()
+        return Embeddings(
+            [self.names[row] for row in chosen],
+            self.vectors[rows],
+            [self.area[row] for row in chosen],
+            [self.pixels[row] for row in chosen],
+        )
+
+    def of(self, names: Sequence[str]) -> Embeddings:
+        """The photos of these names, which are ordered; UserError where one is not embedded."""
+        index = {name: row for row, name in enumerate(self.names)}
+        if odd := [name for name in names if name not in index]:
+            raise UserError(f"{odd[0]} is not embedded: run `ffhqref cluster` again.")
+        return self.at(np.array([index[name] for name in names], np.int64))
+
 
 def load_embeddings(out: Path) -> Embeddings:
     """The embeddings of a dataset's photos that are ok, ordered by name.

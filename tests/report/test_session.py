@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from ffhqref.cli import app
 from ffhqref.core.store import UserError
 from ffhqref.dataset import verdicts
-from ffhqref.dataset.verdicts import Verdict, constraints
+from ffhqref.dataset.constraints import constraints
+from ffhqref.dataset.verdicts import Verdict
 from ffhqref.report import facts
 from ffhqref.report.facts import Facts
 from ffhqref.report.session import ReviewOptions, Session, add_files, key_of, questions

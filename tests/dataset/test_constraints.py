@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from ffhqref.cli import app
 from ffhqref.core import tables
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import UserError, read_receipt
@@ -179,6 +181,11 @@ def test_frozen_people_keep_their_verdict_where_a_photo_went_or_was_renamed(tmp_
     assert found["01.png"] == {"01.png", "renamed.png"}
     receipt = read_receipt(out, "cluster")
     assert receipt is not None and receipt.notes["verdicts"] == {"frozen": 1, "stale": 3}
+    write_recipe(out, recipe())
+    said_so = CliRunner().invoke(app, ["cluster", str(out)])
+    assert (
+        "Verdicts obeyed: 1 frozen, 3 passed over, about photos that are gone or changed." in said_so.output
+    )
 
 
 @pytest.mark.parametrize("grouping", GROUPINGS)

@@ -89,8 +89,9 @@ def charts(rows: Iterable[Score]) -> list[Chart]:
     grouped: dict[tuple[str, str], list[tuple[str, float, float, float]]] = {}
     for row in rows:
         name = f"{row.method.partition(' (')[0]} (published)" if row.published else row.method
-        ends = (row.mean if end is None else end for end in (row.low, row.high))
-        grouped.setdefault((row.level, row.metric), []).append((name, row.mean, *ends))
+        low = row.mean if row.low is None else row.low
+        high = row.mean if row.high is None else row.high
+        grouped.setdefault((row.level, row.metric), []).append((name, row.mean, low, high))
     return [
         figures.intervals(f"score{place}", methods, f"{metric}, {level}" if level else metric)
         for place, ((level, metric), methods) in enumerate(grouped.items())

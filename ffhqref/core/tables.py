@@ -42,6 +42,8 @@ GT_IMAGE, LQ_IMAGE, REF_IMAGE = "gt_image", "lq_image", "ref_image"  # the publi
 NAME, REFERENCES = "name", "references"
 
 URL, BYTES, MD5, PIXEL_MD5, CATEGORY = "url", "bytes", "md5", "pixel_md5", "category"
+LICENCE, LICENCE_URL = "license", "license_url"
+ATTRIBUTION_FILE = "attribution.parquet"  # that `download` leaves beside FFHQ's images
 LANDMARK_COLUMNS = tuple(
     f"{point}_{axis}"
     for point in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")  # as the picture shows them
@@ -163,8 +165,8 @@ ATTRIBUTION = pa.schema(  # of FFHQ's images; all but the last as the metadata g
         "photo_title": TEXT,
         "photo_url": TEXT,
         "country": TEXT,
-        "license": TEXT,
-        "license_url": TEXT,
+        LICENCE: TEXT,
+        LICENCE_URL: TEXT,
         "date_uploaded": TEXT,
         "date_crawled": TEXT,
         CATEGORY: TEXT,  # training or validation

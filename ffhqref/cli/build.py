@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -170,6 +170,8 @@ def _report(built: Built) -> list[str]:
             f"Of its {agreement['references']:,} references {agreement['wrong_references']:,} would be of "
             f"another person ({share:.3%}), and {agreement['people_in_several']:,} people in several groups."
         )
+    if told := cluster.get("verdicts"):
+        lines.append(f"Verdicts obeyed (verdicts.csv): {verdict_counts(told)}.")
     for kind, what in (("duplicates", "Copies"), ("suspects", "To look through")):
         if cluster[kind]:
             lines.append(f"{what}: {_counts(cluster[kind])} (tables/{kind}.parquet).")
@@ -215,6 +217,14 @@ def _report_photos(notes: JsonObject) -> list[str]:
     return lines
 
 
+def verdict_counts(told: Mapping[str, int]) -> str:
+    """Verdicts by kind in words; of those that are stale, why they are passed over."""
+    words = [f"{count:,} {kind}" for kind, count in told.items() if kind != "stale"]
+    if stale := told.get("stale"):
+        words.append(f"{stale:,} passed over, about photos that are gone or changed")
+    return ", ".join(words)
+
+
 @app.command()
 @recipe_options(*EMBED_FIELDS)
 def embed(
@@ -251,9 +261,12 @@ def cluster(out: OutArgument, recipe: RecipeOptions) -> None:
     from ffhqref.dataset.cluster import find_identities
 
     notes = _run(find_identities, out, recipe)
+    told = notes.get("verdicts")
+    obeyed = f"Verdicts obeyed: {verdict_counts(told)}. " if told else ""
     typer.echo(
         f"Found {notes['identities']:,} identities in {notes['photos']:,} photos from {notes['pairs']:,} "
-        f"pairs below {notes['distance']}: {out}/tables/identities.parquet. " + next_line("split", out)
+        f"pairs below {notes['distance']}: {out}/tables/identities.parquet. {obeyed}"
+        + next_line("split", out)
     )
 
 

@@ -43,6 +43,8 @@ GT_IMAGE, LQ_IMAGE, REF_IMAGE = "gt_image", "lq_image", "ref_image"  # the publi
 NAME, REFERENCES = "name", "references"
 
 URL, BYTES, MD5, PIXEL_MD5, CATEGORY = "url", "bytes", "md5", "pixel_md5", "category"
+LICENCE, LICENCE_URL = "license", "license_url"
+ATTRIBUTION_FILE = "attribution.parquet"  # that `download` leaves beside FFHQ's images
 LANDMARK_COLUMNS = tuple(
     f"{point}_{axis}"
     for point in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")  # as the picture shows them
@@ -186,8 +188,8 @@ ATTRIBUTION = pa.schema(  # of FFHQ's images; all but the last as the metadata g
         "photo_title": TEXT,
         "photo_url": TEXT,
         "country": TEXT,
-        "license": TEXT,
-        "license_url": TEXT,
+        LICENCE: TEXT,
+        LICENCE_URL: TEXT,
         "date_uploaded": TEXT,
         "date_crawled": TEXT,
         CATEGORY: TEXT,  # training or validation
@@ -385,6 +387,25 @@ class Embeddings:
     vectors: Float32
     area: list[int]  # px of the picture
     pixels: list[str]  # digest of the decoded picture
+
+    def at(self, rows: Int64) -> Embeddings:
+        """Some of the photos, in their order; all of them are these very arrays."""
+        if len(rows) == len(self.names):
+            return self
+        chosen = rows.tolist()
+        return Embeddings(
+            [self.names[row] for row in chosen],
+            self.vectors[rows],
+            [self.area[row] for row in chosen],
+            [self.pixels[row] for row in chosen],
+        )
+
+    def of(self, names: Sequence[str]) -> Embeddings:
+        """The photos of these names, which are ordered; UserError where one is not embedded."""
+        index = {name: row for row, name in enumerate(self.names)}
+        if odd := [name for name in names if name not in index]:
+            raise UserError(f"{odd[0]} is not embedded: run `ffhqref cluster` again.")
+        return self.at(np.array([index[name] for name in names], np.int64))
 
 
 def load_embeddings(out: Path) -> Embeddings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 from ffhqref.core import tables
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import (
-    JsonObject,
     Receipt,
     UserError,
     atomic,
@@ -25,19 +24,20 @@ from ffhqref.core.store import (
     write_receipt,
 )
 from ffhqref.core.terminal import progress_bar
-from ffhqref.dataset import crops
-from ffhqref.dataset.suspects import find_suspects
+from ffhqref.dataset import crops, verdicts
+from ffhqref.dataset.constraints import Obeyed, obey
+from ffhqref.dataset.given import agreement_with, corrected, known_people, named, names_of
+from ffhqref.dataset.suspects import Suspect, find_suspects
 from ffhqref.identities.grouping import (
     Edges,
     Labels,
     Vectors,
-    agreement,
     components,
     distances_of,
     lowest,
 )
 from ffhqref.identities.linkage import single_linkage
-from ffhqref.identities.links import NO_PAIRS, Links, settle
+from ffhqref.identities.links import NO_PAIRS
 from ffhqref.identities.people import group, reach
 from ffhqref.identities.search import pairs_below
 
@@ -49,10 +49,10 @@ def find_identities(out: Path, recipe: Recipe) -> Receipt:
     """Write pairs, identities, duplicates and suspects of a dataset whose photos are embedded.
 
     Known people (`recipe.identities`) take the place of the grouping; the receipt's notes then say how
-    well the grouping would have found them.
+    well the grouping would have found them. What OUT/verdicts.csv says holds over both.
     """
     distance = recipe.needed_distance()
-    known = crops.by_image(out, _known_people(Path(recipe.identities))) if recipe.identities else None
+    known = crops.by_image(out, known_people(Path(recipe.identities))) if recipe.identities else None
     parameters = {
         "distance": distance,
         "min_distance": recipe.min_distance,
@@ -60,6 +60,8 @@ def find_identities(out: Path, recipe: Recipe) -> Receipt:
         "faces": recipe.faces,
     }
     inputs = {"embed": fingerprint(out, "embed"), "identities": digest_given(recipe.identities)}
+    if verdicts.path_of(out).is_file():
+        inputs["verdicts"] = digest_given(str(verdicts.path_of(out)))
     wanted = Receipt(stage="cluster", revision=REVISION, parameters=parameters, inputs=inputs)
     with lock(out, "cluster"):
         if done := finished(out, wanted):
@@ -73,17 +75,20 @@ def _write_tables(
     out: Path, recipe: Recipe, distance: float, known: Mapping[str, str] | None
 ) -> dict[str, object]:
     """All four tables; returns the counts."""
-    embeddings = tables.load_embeddings(out)
+    whole = tables.load_embeddings(out)
+    told = obey(out, whole, faces_apart(whole.names) if recipe.faces == "all" else NO_PAIRS)
+    embeddings = told.embeddings
     names, vectors = embeddings.names, embeddings.vectors
     pairs = tables.path_of(out, "pairs")
     found = _search(pairs, names, vectors, distance, recipe)
-    people = _grouped(pairs, embeddings, found, recipe)
+    people = _grouped(pairs, told, found, recipe)
     notes: dict[str, object] = {"pairs": found.pairs, "distance": distance, "photos": len(names)}
     identity = [names[label] for label in people]
     if known is not None:
-        notes["agreement"] = _agreement_with(known, names, people, pairs)
-        identity = _named(known, names)
-        people = lowest(np.unique(identity, return_inverse=True)[1])
+        notes["agreement"] = agreement_with(known, names, people, pairs)
+        given = named(known, names)
+        people = corrected(lowest(np.unique(given, return_inverse=True)[1]), told)
+        identity = names_of(people, given, names)
     tied = np.stack([np.arange(len(names)), people], axis=1).astype(np.int32)
     component = [names[label] for label in components(len(names), tied, found.components)]
     columns = [names, identity, component]
@@ -91,6 +96,7 @@ def _write_tables(
     duplicates = find_duplicates(embeddings, found.near, people)
     tables.write_rows(tables.path_of(out, "duplicates"), tables.DUPLICATES, duplicates)
     suspects = find_suspects(pairs, embeddings, people, identity, found.edges, recipe, known)
+    suspects = _unanswered(suspects, told, people)
     tables.write_rows(tables.path_of(out, "suspects"), tables.SUSPECTS, suspects)
     sizes = np.bincount(np.unique(people, return_inverse=True)[1])
     return notes | {
@@ -98,25 +104,36 @@ def _write_tables(
         "identities_of_two_or_more": int((sizes > 1).sum()),
         "duplicates": dict(Counter(kind for _, _, kind, _ in duplicates)),
         "suspects": dict(Counter(kind for kind, *_ in suspects)),
+        "verdicts": told.obeyed | ({"stale": told.stale} if told.stale else {}),
+        "excluded": told.excluded,
     }
 
 
-def _grouped(path: Path, embeddings: tables.Embeddings, found: Found, recipe: Recipe) -> Labels:
-    """People by the recipe's grouping; two faces of one photograph are never one."""
-    cannot = faces_apart(embeddings.names) if recipe.faces == "all" else NO_PAIRS
+def _grouped(path: Path, told: Obeyed, found: Found, recipe: Recipe) -> Labels:
+    """People by the recipe's grouping, as far as verdicts say nothing else."""
+    links, settled, names = told.links, told.settled, told.embeddings.names
     if recipe.grouping == "average":
-        return group(embeddings.vectors, recipe.needed_distance(), found.edges, cannot=cannot)
-    joined = found.components[cannot[:, 0]] == found.components[cannot[:, 1]]
-    torn = np.unique(found.components[cannot[joined, 0]])
+        return group(
+            told.embeddings.vectors, recipe.needed_distance(), found.edges,
+            must=links.must, cannot=links.cannot, frozen=links.frozen,
+        )  # fmt: skip
+    whole = components(len(names), np.concatenate([links.must, links.frozen]), found.components)
+    torn = told.torn(whole)
     if not len(torn):
-        return found.components
-    blocks = []
-    for left, right, distances in tables.iterate_pairs(path, embeddings.names):
-        inside = np.isin(found.components[left], torn)
+        return whole
+    blocks = [(NO_PAIRS, np.empty(0))]
+    for left, right, distances in tables.iterate_pairs(path, names):
+        inside = np.isin(whole[left], torn)
         blocks.append((np.stack([left, right], axis=1)[inside].astype(np.int32), distances[inside]))
     edges, distances = (np.concatenate(column) for column in zip(*blocks, strict=True))
-    parted = single_linkage(edges, distances, settle(len(embeddings.names), Links(cannot=cannot)))
-    return np.where(np.isin(found.components, torn), parted, found.components)
+    return np.where(np.isin(whole, torn), single_linkage(edges, distances, settled), whole)
+
+
+def _unanswered(suspects: list[Suspect], told: Obeyed, people: Labels) -> list[Suspect]:
+    """The suspects that no verdict has answered yet."""
+    index = {name: at for at, name in enumerate(told.embeddings.names)}
+    pairs = np.array([[index[row.left], index[row.right]] for row in suspects], np.int32).reshape(-1, 2)
+    return [row for row, keep in zip(suspects, told.unanswered(pairs, people), strict=True) if keep]
 
 
 def faces_apart(names: Sequence[str]) -> Edges:
@@ -203,46 +220,3 @@ def _near_copies(near: Edges, area: Sequence[int]) -> dict[int, int]:
         if kept not in kept_by:
             kept_by |= {other: kept for other in others[kept] if other not in kept_by}
     return kept_by
-
-
-def _known_people(path: Path) -> dict[str, str]:
-    """A CSV of image and identity."""
-    frame = tables.read_csv(path, [tables.IMAGE, tables.IDENTITY])
-    people = dict(zip(frame[tables.IMAGE], frame[tables.IDENTITY], strict=True))
-    if len(people) != len(frame):
-        twice = frame[tables.IMAGE][frame[tables.IMAGE].duplicated()].iloc[0]
-        raise UserError(f"{path}: {twice} stands twice; give each image one identity.")
-    return people
-
-
-def _named(known: Mapping[str, str], names: Sequence[str]) -> list[str]:
-    """Each photo's known identity; one that is not in the list has an identity of its own, its name."""
-    if not any(name in known for name in names):
-        raise UserError("None of the photographs is in --identities: its image column must hold their names.")
-    taken = set(known.values())
-    return [known.get(name) or (f"photo:{name}" if name in taken else name) for name in names]
-
-
-def _agreement_with(
-    known: Mapping[str, str], names: Sequence[str], people: Labels, pairs: Path
-) -> JsonObject:
-    """How the grouping agrees with known people, and what that means for references and splits."""
-    listed = np.array([bool(known.get(name)) for name in names])
-    if not listed.any():
-        return {}
-    person = np.unique([known.get(name, "") for name in names], return_inverse=True)[1]
-    found = agreement(people[listed], person[listed])
-    references = wrong = 0
-    for left, right, _ in tables.iterate_pairs(pairs, names):
-        both = listed[left] & listed[right] & (people[left] == people[right])
-        references += 2 * int(both.sum())  # each way
-        wrong += 2 * int((person[left] != person[right])[both].sum())
-    parts = np.unique(np.stack([person[listed], people[listed]], axis=1), axis=0)[:, 0]
-    return {
-        **asdict(found),
-        "pair_f": found.pair_f,
-        "bcubed_f": found.bcubed_f,
-        "references": references,
-        "wrong_references": wrong,
-        "people_in_several": int((np.bincount(parts) > 1).sum()),
-    }

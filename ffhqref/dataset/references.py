@@ -152,7 +152,7 @@ def write_references(out: Path, recipe: Recipe) -> Receipt:
         if done := finished(out, wanted):
             return done
         graph = neighbours.load(out, recipe)
-        vectors = tables.load_embeddings(out).vectors
+        vectors = tables.load_embeddings(out).of(graph.names).vectors
         table = tables.read(tables.path_of(out, "splits"), tables.SPLIT_TABLE)
         splits = tables.texts(table, tables.SPLIT)
         looks = load_looks(out, graph.names) if recipe.order in ("pose", "quality") else None

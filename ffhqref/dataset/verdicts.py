@@ -1,4 +1,4 @@
-"""What people decided by looking: verdicts.csv, lines that are only ever added, and what `cluster` must obey.
+"""What people decided by looking: verdicts.csv, lines that are only ever added.
 
 A line is about two photos (or one), each by name and by the digest of its pixels, so that it holds where a
 file was renamed and no longer holds where the file now shows something else.
@@ -22,14 +22,11 @@ import csv
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
-
 from ffhqref.core import tables
-from ffhqref.core.arrays import Int64
 from ffhqref.core.store import UserError, write_text
 
 Kind = Literal["same", "different", "frozen", "excluded", "note", "skipped", "undone"]
@@ -75,6 +72,11 @@ def read(path: Path) -> list[Verdict]:
 
     A last line that a killed program cut off (no line end) is passed over.
     """
+    return [verdict for _, verdict in numbered(path)]
+
+
+def numbered(path: Path) -> list[tuple[int, Verdict]]:
+    """`read`, each verdict with the number of its (last) line."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
@@ -88,7 +90,7 @@ def read(path: Path) -> list[Verdict]:
     header = next(reader, list(tables.VERDICTS))
     if tuple(header) != tables.VERDICTS:
         raise UserError(f"{path}: its first line must be {','.join(tables.VERDICTS)}.")
-    return [_verdict(path, reader.line_num, row) for row in reader if row]
+    return [(reader.line_num, _verdict(path, reader.line_num, row)) for row in reader if row]
 
 
 def _verdict(path: Path, line: int, row: Sequence[str]) -> Verdict:
@@ -244,84 +246,3 @@ def frozen_people(held: Iterable[Verdict]) -> list[list[str]]:
             joined = set(verdict.photos).union(*(people.get(photo, set()) for photo in verdict.photos))
             people.update(dict.fromkeys(joined, joined))
     return sorted({min(photos): sorted(photos) for photos in people.values()}.values())
-
-
-@dataclass(frozen=True)
-class Constraints:
-    """Verdicts for the grouping of n photos: indices into their names.
-
-    `must` and `cannot` are m x 2 pairs, left < right; `frozen` holds the photos of each frozen person;
-    `excluded` photos take no part. `stale` verdicts name a photo that is gone or shows something else now.
-    """
-
-    must: Int64
-    cannot: Int64
-    frozen: tuple[Int64, ...]
-    excluded: Int64
-    stale: tuple[Verdict, ...] = field(default=())
-
-
-def constraints(verdicts: Iterable[Verdict], names: Sequence[str], pixels: Sequence[str]) -> Constraints:
-    """What verdicts demand of photos with these names and pixel digests; UserError where they contradict.
-
-    A photo is found by its name where its pixels are the same, else by its pixels. Verdicts about others
-    are stale.
-    """
-    held = agreed(standing(verdicts))
-    if against := contradictions(held):
-        raise UserError(
-            f"Two verdicts contradict each other ({against[0]}): answer again with "
-            "`ffhqref review --only contradictions`."
-        )
-    place = _Places(names, pixels)
-    pairs: dict[str, list[list[int]]] = {"same": [], "different": []}
-    excluded: set[int] = set()
-    stale = []
-    for verdict in held:
-        found = [place.of(name, seen) for name, seen in _sides(verdict)]
-        at = sorted({one for one in found if one is not None})
-        if None in found:
-            stale.append(verdict)
-        elif verdict.kind in pairs and len(at) == 2:
-            pairs[verdict.kind].append(at)
-        elif verdict.kind == "excluded":
-            excluded.update(at)
-    frozen = [line for line in held if line.kind == "frozen"]
-    seen_as = {name: seen for line in frozen for name, seen in _sides(line)}
-    groups = [[place.of(name, seen_as[name]) for name in person] for person in frozen_people(frozen)]
-    alive = [sorted({at for at in group if at is not None}) for group in groups]
-    return Constraints(
-        must=_pairs(pairs["same"]),
-        cannot=_pairs(pairs["different"]),
-        frozen=tuple(np.array(group, np.int64) for group in alive if group),
-        excluded=np.array(sorted(excluded), np.int64),
-        stale=tuple(stale),
-    )
-
-
-def _pairs(found: Sequence[Sequence[int]]) -> Int64:
-    """m x 2, each pair once, in order."""
-    return np.array(sorted({tuple(pair) for pair in found}), np.int64).reshape(-1, 2)
-
-
-def _sides(verdict: Verdict) -> list[tuple[str, str]]:
-    """(name, pixels) of the photos of a verdict."""
-    sides = [(verdict.left, verdict.left_pixels), (verdict.right, verdict.right_pixels)]
-    return [side for side in sides if side[0]]
-
-
-class _Places:
-    """Where photos are now: by name and pixels, else by pixels alone (a renamed file)."""
-
-    def __init__(self, names: Sequence[str], pixels: Sequence[str]) -> None:
-        self.by_name = {name: at for at, name in enumerate(names)}
-        self.pixels = pixels
-        self.by_pixels: dict[str, int] = {}
-        for at, one in enumerate(pixels):
-            self.by_pixels.setdefault(one, at)
-
-    def of(self, name: str, seen: str) -> int | None:
-        at = self.by_name.get(name)
-        if at is not None and seen in ("", self.pixels[at]):  # a line by hand may lack the digest
-            return at
-        return self.by_pixels.get(seen) if seen else None

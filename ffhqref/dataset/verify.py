@@ -45,6 +45,7 @@ class Dataset:
     split: Mapping[str, str]
     references: Mapping[str, Mapping[str, Sequence[str]]]  # split -> target -> references
     from_outside: bool  # lists or identities were given, not drawn, or people of two splits accepted
+    excluded: frozenset[str]  # by a verdict: embedded, and in no list
 
 
 def verify_dataset(out: Path, recipe: Recipe, *, images: Path | None = None) -> Report:
@@ -97,7 +98,9 @@ def _load(out: Path, images: Path, recipe: Recipe, receipts: Mapping[str, Receip
     references = {name: tables.read_references(folder / f"{name}_references.csv") for name in tables.SPLITS}
     outside = bool(receipts["split"].inputs.get("splits") or receipts["cluster"].inputs.get("identities"))
     outside |= receipts["split"].parameters.get("join_across") == "train"
-    return Dataset(out, images, recipe, tables.load_embeddings(out), identity, split, references, outside)
+    excluded = frozenset(map(str, receipts["cluster"].notes.get("excluded", ())))
+    embeddings = tables.load_embeddings(out)
+    return Dataset(out, images, recipe, embeddings, identity, split, references, outside, excluded)
 
 
 def _crossing_people(dataset: Dataset) -> Iterator[str]:
@@ -124,8 +127,8 @@ def _crossing_pairs(dataset: Dataset) -> Iterator[str]:
 
 
 def _list_faults(dataset: Dataset) -> Iterator[str]:
-    """Splits, identities and lists must speak of the same photos: those that are ok."""
-    there = set(dataset.embeddings.names)
+    """Splits, identities and lists must speak of the same photos: those that are ok and not excluded."""
+    there = set(dataset.embeddings.names) - dataset.excluded
     for what, names in (("identities", dataset.identity), ("splits", dataset.split)):
         if odd := there ^ set(names):
             yield f"{what}.parquet and the embeddings differ in {len(odd)} photos, {min(odd)} first"

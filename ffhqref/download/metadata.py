@@ -19,7 +19,7 @@ from ffhqref.core.terminal import progress
 from ffhqref.download.sources import OWN_NAME, SourceFile
 
 ROWS = 2048  # rows written together
-ATTRIBUTION_FILE = "attribution.parquet"
+ATTRIBUTION_FILE = tables.ATTRIBUTION_FILE
 
 
 def _rows(path: Path, part: str, total: int) -> Iterator[tuple[TableRow, TableRow]]:

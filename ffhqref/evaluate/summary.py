@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ffhqref.core import tables
+from ffhqref.core.published import TABLE_7, Published
 from ffhqref.core.store import write_text
 from ffhqref.core.terminal import shown
 from ffhqref.dataset.build import recipe_of
 from ffhqref.evaluate.adapters import EXTERNAL, FID
 from ffhqref.evaluate.cases import LOW_QUALITY, Method, of_dataset
-from ffhqref.evaluate.published import TABLE_7, Published
 from ffhqref.evaluate.run import EvaluateOptions, Evaluation, evaluate
 from ffhqref.evaluate.statistics import Mean, mean_over_people, paired, with_failures
 

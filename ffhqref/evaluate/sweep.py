@@ -128,7 +128,8 @@ def sweep(
 
 def ordered_rows(dataset: Path, recipe: Recipe, split: str) -> list[tuple[str, list[str]]]:
     """The mapping of a split with its references in the recipe's order; nothing of the dataset is written."""
-    graph, vectors = neighbours.load(dataset, recipe), tables.load_embeddings(dataset).vectors
+    graph = neighbours.load(dataset, recipe)
+    vectors = tables.load_embeddings(dataset).of(graph.names).vectors
     table = tables.read(tables.path_of(dataset, "splits"), tables.SPLIT_TABLE)
     return rows_of(graph, vectors, tables.texts(table, tables.SPLIT), split, recipe)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from ffhqref import __version__
 from ffhqref.core.recipe import build, load_toml
 from ffhqref.core.store import write_text
-from ffhqref.report import views
+from ffhqref.report import attribution, views
 from ffhqref.report.facts import Facts
 from ffhqref.report.page import environment
 
@@ -187,12 +187,12 @@ def built(known: Facts) -> list[str]:
 
 
 def write_card(known: Facts, curator: Curator) -> Path:
-    """Write OUT/README.md."""
+    """Write OUT/README.md, and attribution.csv where the authors of photographs are known."""
     text = environment(escape=False).get_template("card.md").render(
         head=as_yaml(front_matter(known, curator)), title=curator.name.strip() or known.title,
         summary=views.summary(known), counts=counts(known), built=built(known), curator=curator,
         limits=LIMITS, forbidden=FORBIDDEN, uses=USES, rights=RIGHTS, left_out=views.left_out(known)[0],
-        missing=curator.missing(), digests=digests(known),
+        missing=curator.missing(), digests=digests(known), authors=attribution.write(known),
     )  # fmt: skip
     path = known.out / "README.md"
     write_text(path, text)

@@ -1,9 +1,10 @@
 """What deserves a look, the most useful first: a question about two sides, and what hangs on the answer.
 
 A doubt has two sides, groups of photos of which the dataset says either that they are one person (an
-identity, parted at its weakest link) or that they are two (with a pair below the distance, or alike). What
-hangs on it is the number of references that are wrong, or missing, if the dataset is mistaken. The chance of
-that is read off the mean similarity between the sides, which is what average linkage decides by:
+identity, parted at its weakest link; a photo with a given name, and the others of that name) or that they are
+two. What hangs on it is the number of references that are wrong, or missing, if the dataset is mistaken. How
+likely that is says the table of suspects; of people whom it does not ask about, but who are alike, it is read
+off the mean similarity between them:
 
     P(one person) = 1 / (1 + exp(-(mean - middle) / width)),   middle = linkage cut + least baseline
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,7 +34,8 @@ class Doubt:
     """A question: are the photos `left_side` and `right_side` (indices of faces) one person?
 
     `left` and `right` are the pair to look at, `together` what the dataset says, `chance` (0..1) how likely
-    it is wrong, `stake` the references (each way) that are wrong or missing if it is.
+    it is wrong, `stake` the references (each way) that are wrong or missing if it is. `like` is the person
+    whom a photo with a doubtful name looks like, if any.
     """
 
     kinds: tuple[str, ...]
@@ -48,6 +50,7 @@ class Doubt:
     mean: float
     chance: float
     stake: int
+    like: str = ""
 
     @property
     def gain(self) -> float:
@@ -74,11 +77,8 @@ def _curve(distance: float) -> tuple[float, float]:
 def find(facts: Facts) -> list[Doubt]:
     """Every doubt of a dataset, the greatest expected gain first."""
     index = facts.faces.index
-    grouped: dict[tuple[str, str], list[tables.TableRow]] = {}
-    for row in facts.suspects:
-        if row[tables.LEFT] in index and row[tables.RIGHT] in index:
-            grouped.setdefault((row[tables.IDENTITY], row[tables.OTHER]), []).append(row)
-    found = [_doubt(facts, rows) for rows in grouped.values()]
+    rows = [row for row in facts.suspects if row[tables.LEFT] in index and row[tables.RIGHT] in index]
+    found = [_doubt(facts, row) for row in rows]
     asked = {frozenset((d.identity, d.other)) for d in found if not d.together}
     return ordered([*found, *_alike(facts, asked)])
 
@@ -119,15 +119,19 @@ def ordered(doubts: Iterable[Doubt]) -> list[Doubt]:
     return sorted(doubts, key=lambda d: (-d.rank, -d.chance, d.left, d.right))
 
 
-def _doubt(facts: Facts, rows: Sequence[tables.TableRow]) -> Doubt:
-    first = rows[0]
-    left, right = (facts.faces.index[first[side]] for side in (tables.LEFT, tables.RIGHT))
-    together = not first[tables.OTHER]
-    if together:
-        sides = parted(facts.faces.vectors, facts.people[first[tables.IDENTITY]], left, right)
-    else:
-        sides = tuple(facts.people[facts.identity[left]]), tuple(facts.people[facts.identity[right]])
-    return make(facts, tuple(row[tables.KIND] for row in rows), together, left, right, sides)
+def _doubt(facts: Facts, row: tables.TableRow) -> Doubt:
+    """A row of the suspects as a question."""
+    kind, chance = str(row[tables.KIND]), float(row[tables.DOUBT])
+    left, right = (facts.faces.index[row[side]] for side in (tables.LEFT, tables.RIGHT))
+    own, other = facts.people[facts.identity[left]], facts.people[facts.identity[right]]
+    if kind == "label" and len(own) > 1:
+        rest = tuple(at for at in own if at != left)
+        nearest = rest[int(_between(facts.faces.vectors, (left,), rest)[0].argmax())]
+        doubt = make(facts, (kind,), True, left, nearest, ((left,), rest), chance)
+        return replace(doubt, like=str(row[tables.OTHER]))
+    together = own is other
+    sides = parted(facts.faces.vectors, own, left, right) if together else (tuple(own), tuple(other))
+    return make(facts, (kind,), together, left, right, sides, chance)
 
 
 def make(
@@ -137,8 +141,9 @@ def make(
     left: int,
     right: int,
     sides: tuple[tuple[int, ...], tuple[int, ...]],
+    chance: float | None = None,
 ) -> Doubt:
-    """The doubt about two sides, with its chance and its stake."""
+    """The doubt about two sides; its chance, where it is not given, by their mean similarity."""
     between = _between(facts.faces.vectors, *sides)
     mean = float(between.mean())
     same = one_person(mean, facts.distance)
@@ -154,7 +159,7 @@ def make(
         right_side=sides[1],
         distance=float(1 - (facts.faces.vectors[left].astype(np.float64) * facts.faces.vectors[right]).sum()),
         mean=mean,
-        chance=1 - same if together else same,
+        chance=chance if chance is not None else 1 - same if together else same,
         stake=2 * below,
     )
 
@@ -196,13 +201,12 @@ def why(doubt: Doubt, distance: float) -> str:
     pair = f"nearest pair {doubt.distance:.3f}, threshold {distance:g}"
     if "alike" in doubt.kinds:
         return f"Two people who are much alike ({pair}; mean similarity {doubt.mean:.2f})."
-    if not doubt.together:
-        return f"Two people, yet two of their photos lie below the distance ({pair})."
     if "whole" in doubt.kinds:
         return f"A person of {len(doubt.left_side) + len(doubt.right_side)} photos, to be looked through."
-    reasons = []
-    if "weak_link" in doubt.kinds:
-        reasons.append(f"held together by one weak link ({pair})")
-    if "loose_identity" in doubt.kinds:
-        reasons.append("its photos are on average no nearer than the distance")
-    return f"One person, {' and '.join(reasons) or 'in doubt'}."
+    wrong = f"{pair}; wrong with a chance of {doubt.chance:.0%}"
+    if "label" in doubt.kinds:
+        like = f", and like those of {doubt.like}" if doubt.like else ""
+        return f"The first photo is unlike the others of its given name{like} ({wrong})."
+    if doubt.together:
+        return f"One person, who may be two: held together by a weak link ({wrong})."
+    return f"Two people, who may be one ({wrong})."

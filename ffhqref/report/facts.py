@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +14,14 @@ import pyarrow.compute as pc
 from ffhqref.core import tables
 from ffhqref.core.arrays import Float32, Float64, Int64
 from ffhqref.core.recipe import Recipe
-from ffhqref.core.store import Receipt, UserError, below, read_receipt, recorded_images
+from ffhqref.core.store import Receipt, UserError, below, digest_given, read_receipt, recorded_images
+from ffhqref.dataset import verdicts
 from ffhqref.dataset.build import recipe_of
+from ffhqref.dataset.verdicts import Verdict
 from ffhqref.dataset.verify import STAGES
 from ffhqref.identities.grouping import Vectors
+
+BY_VERDICT = "a verdict of the review"
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ class Facts:
     duplicates: list[tables.TableRow]
     left_out: list[LeftOut]
     degradations: pa.Table | None
-    scores: pa.Table | None
+    scores: Mapping[str, pa.Table]  # level -> what `evaluate` measured
+    verdicts: list[Verdict]  # all lines
 
     @cached_property
     def people(self) -> dict[str, list[int]]:
@@ -84,6 +89,13 @@ class Facts:
     def distance(self) -> float:
         """The distance that the dataset was grouped with: strictly below it, two photos show one person."""
         return float(self.receipts["cluster"].notes["distance"])
+
+    @property
+    def waiting(self) -> bool:
+        """Whether verdicts were given that `cluster` has not seen yet."""
+        path = verdicts.path_of(self.out)
+        seen = self.receipts["cluster"].inputs.get("verdicts", "")
+        return bool(self.verdicts) and seen != digest_given(str(path))
 
     @property
     def title(self) -> str:
@@ -107,9 +119,9 @@ def load(out: Path, images: Path | None = None) -> Facts:
         raise UserError(
             f"{out} is not a finished dataset (no {', '.join(missing)}): run `ffhqref build-refs` first."
         )
-    faces, left_out = _faces(out, receipts["embed"])
     people = _column_by_image(out, "identities", tables.IDENTITIES, tables.IDENTITY)
     splits = _column_by_image(out, "splits", tables.SPLIT_TABLE, tables.SPLIT)
+    faces, left_out = _faces(out, receipts["embed"], people)
     verify = read_receipt(out, "verify")
     return Facts(
         out=out,
@@ -117,14 +129,15 @@ def load(out: Path, images: Path | None = None) -> Facts:
         recipe=recipe_of(out),
         receipts=receipts | ({"verify": verify} if verify else {}) | _other_receipts(out),
         faces=faces,
-        identity=[people.get(name, name) for name in faces.names],
+        identity=[people[name] for name in faces.names],
         split=[splits.get(name, "") for name in faces.names],
         mapping={split: _mapping(out, split) for split in tables.SPLITS},
         suspects=tables.read(tables.path_of(out, "suspects"), tables.SUSPECTS).to_pylist(),
         duplicates=tables.read(tables.path_of(out, "duplicates"), tables.DUPLICATES).to_pylist(),
         left_out=left_out,
         degradations=_table_if_there(out, "degradations", tables.DEGRADATIONS),
-        scores=_table_if_there(out, "scores", tables.SCORES),
+        scores=_scores(out),
+        verdicts=verdicts.read(verdicts.path_of(out)),
     )
 
 
@@ -150,8 +163,14 @@ def _column_by_image(out: Path, name: str, schema: pa.Schema, column: str) -> di
     return dict(zip(tables.texts(table, tables.IMAGE), tables.texts(table, column), strict=True))
 
 
-def _faces(out: Path, receipt: Receipt) -> tuple[Faces, list[LeftOut]]:
-    """Every ok photo, and every other with its reason; both ordered by name."""
+def _scores(out: Path) -> dict[str, pa.Table]:
+    """Level -> scores, of every OUT/scores/LEVEL/scores.parquet."""
+    found = sorted((out / "scores").glob("*/scores.parquet"))
+    return {path.parent.name: tables.read(path, tables.SCORES) for path in found}
+
+
+def _faces(out: Path, receipt: Receipt, people: Container[str]) -> tuple[Faces, list[LeftOut]]:
+    """Every ok photo that is one of `people`, and every other with its reason; both ordered by name."""
     columns = [
         tables.IMAGE, tables.STATUS, tables.REASON, tables.WIDTH, tables.HEIGHT, tables.DET_SCORE,
         tables.LANDMARKS,
@@ -160,8 +179,13 @@ def _faces(out: Path, receipt: Receipt) -> tuple[Faces, list[LeftOut]]:
     table = pa.concat_tables(shards).sort_by(tables.IMAGE)
     ok = np.asarray(table[tables.STATUS].to_pylist(), object) == "ok"
     bad = table.filter(pa.array(~ok)).select([tables.IMAGE, tables.STATUS, tables.REASON]).to_pylist()
-    good = table.filter(pa.array(ok)).combine_chunks()
-    embeddings = tables.load_embeddings(out)
+    here = np.array([name in people for name in tables.texts(table, tables.IMAGE)], bool)
+    bad += [
+        {**row, tables.STATUS: "excluded", tables.REASON: BY_VERDICT}
+        for row in table.filter(pa.array(ok & ~here)).select([tables.IMAGE]).to_pylist()
+    ]
+    good = table.filter(pa.array(ok & here)).combine_chunks()
+    embeddings = tables.load_embeddings(out).of(tables.texts(good, tables.IMAGE))
     count = len(good)
     points = np.asarray(pc.list_flatten(good[tables.LANDMARKS]), np.float32)
     landmarks = (
@@ -170,4 +194,5 @@ def _faces(out: Path, receipt: Receipt) -> tuple[Faces, list[LeftOut]]:
     scores = np.asarray(good[tables.DET_SCORE].to_pandas(), np.float64)
     sizes = np.stack([np.asarray(good[side], np.int64) for side in (tables.WIDTH, tables.HEIGHT)], axis=1)
     faces = Faces(embeddings.names, embeddings.pixels, embeddings.vectors, landmarks, sizes, scores)
-    return faces, [LeftOut(*(str(row[c] or "") for c in columns[:3])) for row in bad]
+    left_out = [LeftOut(*(str(row[c] or "") for c in columns[:3])) for row in bad]
+    return faces, sorted(left_out, key=lambda row: row.image)

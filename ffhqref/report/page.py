@@ -14,7 +14,7 @@ from ffhqref import __version__
 from ffhqref.core.images import find, png_name
 from ffhqref.core.store import UserError, below
 from ffhqref.core.terminal import shown
-from ffhqref.report import doubts, labels, views
+from ffhqref.report import answers, doubts, labels, scores, views
 from ffhqref.report.doubts import Doubt
 from ffhqref.report.facts import Facts
 from ffhqref.report.thumbnails import Thumbnails, of_file
@@ -59,21 +59,22 @@ def render(known: Facts, pictures: Thumbnails, options: ReportOptions) -> str:
     """The whole page as text; UserError where an option is out of range."""
     if not 1 <= options.gallery <= 200:
         raise UserError(f"--gallery {options.gallery}: give a number of targets from 1 to 200.")
-    found = doubts.find(known)
+    found = answers.unanswered(known, doubts.find(known))
     doubtful = [show_doubt(known, doubt) for doubt in found[:MOST_DOUBTS]]
     gallery, copies = views.gallery(known, options.seed, options.gallery), views.copies(known)
     rows = [*gallery, *copies.rows, *(row for d in doubtful for row in (d.left, d.right))]
     pictures.prepare(photo.name for row in rows for photo in row.photos)
     statuses, left_out, more_left_out = views.left_out(known)
-    scores = views.scores(known, options.seed)
+    measured = scores.scores(known, options.seed)
     page: str = environment().get_template("report.html").render(
         facts=known, address=pictures.address, summary=views.summary(known), numbers=views.numbers(known),
         references=views.reference_charts(known), similarity=views.similarity_chart(known, options.seed),
         sizes=views.sizes_chart(known), doubts=doubtful, doubt_count=len(found),
         expected=sum(doubt.gain for doubt in found), gallery=gallery, quality=views.quality_charts(known),
         levels=views.degradation_charts(known), restored=list(restored(known)), copies=copies,
-        labels=labels.charts(known, options.labels, options.label_accuracy), scores=scores,
-        score_charts=views.score_charts(scores), statuses=statuses, left_out=left_out,
+        labels=labels.charts(known, options.labels, options.label_accuracy), scores=measured,
+        score_charts=scores.charts(measured), curves=scores.curves(known.out, known.scores),
+        verdicts=views.verdict_counts(known), waiting=known.waiting, statuses=statuses, left_out=left_out,
         more_left_out=more_left_out, crossing=views.crossing(known), recipe=recipe_text(known),
         versions=versions(), command=f"ffhqref report {known.out}",
     )  # fmt: skip

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ffhqref.core.store import UserError, digest, seed_for
+from ffhqref.core.store import UserError, seed_for
 from ffhqref.dataset import verdicts
 from ffhqref.dataset.verdicts import Contradiction, Verdict
-from ffhqref.report import doubts
+from ffhqref.report import answers, doubts
+from ffhqref.report.answers import key_of
 from ffhqref.report.doubts import Doubt
 from ffhqref.report.facts import Facts
 
@@ -46,12 +47,6 @@ class Progress:
 
     def __str__(self) -> str:
         return f"{self.seen:,} of {self.total:,} seen; expected wrong references left: {self.expected:.1f}"
-
-
-def key_of(known: Facts, doubt: Doubt) -> str:
-    """A name for a doubt that stays the same as long as its two photos do."""
-    left, right = sorted((known.faces.names[doubt.left], known.faces.names[doubt.right]))
-    return digest(f"{left}\0{right}".encode())[:16]
 
 
 def questions(known: Facts, options: ReviewOptions, lines: Sequence[Verdict]) -> list[Doubt]:
@@ -126,45 +121,9 @@ class Session:
     def answered(self) -> dict[str, str]:
         """Question -> what settles it: same, different, skipped, frozen, excluded; open ones are left out."""
         held = verdicts.agreed(verdicts.standing(self.lines))
-        if self.options.only == "contradictions":  # a third look is this person's own
-            held = [verdict for verdict in held if verdict.who == self.options.who]
-        pairs = {v.photos: v.kind for v in held if v.kind in ("skipped", "same", "different")}
-        pairs |= {v.photos: v.kind for v in held if v.kind in ("same", "different")}
-        frozen = {photo for v in held if v.kind == "frozen" for photo in v.photos}
-        excluded = {photo for v in held if v.kind == "excluded" for photo in v.photos}
-        found = {}
-        for key, doubt in self.asked.items():
-            photos = self._photos(doubt)
-            if photos & excluded:
-                found[key] = "excluded"
-            elif kind := pairs.get(photos):
-                found[key] = kind
-            elif doubt.together and photos <= frozen:
-                found[key] = "frozen"
-        return self._answered_by_others(held) | found
-
-    def _answered_by_others(self, held: Sequence[Verdict]) -> dict[str, str]:
-        """Questions that a verdict on other photos of the same two sides answers.
-
-        After a rebuild two people's nearest pair may be another one: what was rejected must not come back.
-        """
-        if self.options.only == "contradictions":  # these are about their very pairs
-            return {}
-        index, identity = self.known.faces.index, self.known.identity
-        at = {v: [index[name] for name in v.photos if name in index] for v in held}
-        same = [set(at[v]) for v in held if v.kind == "same" and len(at[v]) == 2]
-        apart = {frozenset(identity[i] for i in at[v]) for v in held if v.kind == "different"}
-        found = {}
-        for key, doubt in self.asked.items():
-            if not doubt.together and frozenset((doubt.identity, doubt.other)) in apart:
-                found[key] = "different"
-            left, right = set(doubt.left_side), set(doubt.right_side)
-            if any(pair & left and pair & right for pair in same):
-                found[key] = "same"
-        return found
-
-    def _photos(self, doubt: Doubt) -> frozenset[str]:
-        return frozenset({self.known.faces.names[doubt.left], self.known.faces.names[doubt.right]})
+        if self.options.only == "contradictions":  # a third look is this person's own, at these very pairs
+            return answers.of_pairs(self.known, self.asked, [v for v in held if v.who == self.options.who])
+        return answers.of(self.known, self.asked, held)
 
     def progress(self) -> Progress:
         """How many questions are answered, and what the open and the skipped ones still hold."""

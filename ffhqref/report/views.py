@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from ffhqref.core import tables
 from ffhqref.core.arrays import Float64
 from ffhqref.core.store import seed_for
+from ffhqref.dataset.verdicts import agreed, frozen_people, standing
 from ffhqref.report import figures
 from ffhqref.report.facts import Facts, LeftOut
 from ffhqref.report.figures import Chart
@@ -267,45 +267,10 @@ def crossing(facts: Facts) -> list[str]:
     return [str(warning) for warning in receipt.notes.get("warnings", ())] if receipt else []
 
 
-@dataclass(frozen=True)
-class Score:
-    """A method's mean of a metric over pictures, with a 95 % interval over people."""
-
-    method: str
-    metric: str
-    mean: float
-    low: float
-    high: float
-    pictures: int
-
-
-def scores(facts: Facts, seed: int, draws: int = 1000) -> list[Score]:
-    """The mean of each metric and method; intervals by drawing people, not pictures, again and again."""
-    if facts.scores is None:
-        return []
-    found = []
-    generator = np.random.default_rng(seed)
-    rows = facts.scores.to_pandas()
-    person = dict(zip(facts.faces.names, facts.identity, strict=True))
-    for (metric, method), part in rows.groupby([tables.METRIC, tables.METHOD], sort=True):
-        values = part[tables.VALUE].to_numpy(np.float64)
-        who = np.unique([person.get(n, n) for n in part[tables.IMAGE]], return_inverse=True)[1]
-        sums, sizes = np.bincount(who, values), np.bincount(who)
-        mean = float(values.mean())
-        low = high = mean
-        if len(sums) > 1:
-            chosen = generator.integers(0, len(sums), (draws, len(sums)))
-            low, high = np.percentile(sums[chosen].sum(axis=1) / sizes[chosen].sum(axis=1), [2.5, 97.5])
-        found.append(Score(str(method), str(metric), mean, float(low), float(high), len(values)))
-    return found
-
-
-def score_charts(rows: Iterable[Score]) -> list[Chart]:
-    """A chart for each metric: methods with their intervals."""
-    by_metric: dict[str, list[tuple[str, float, float, float]]] = {}
-    for row in rows:
-        by_metric.setdefault(row.metric, []).append((row.method, row.mean, row.low, row.high))
-    return [
-        figures.intervals(f"score{re.sub('[^a-z0-9]', '', metric.lower())}", methods, metric)
-        for metric, methods in by_metric.items()
-    ]
+def verdict_counts(facts: Facts) -> dict[str, int]:
+    """How many verdicts stand, by kind; a frozen person counts once."""
+    held = agreed(standing(facts.verdicts))
+    counts = Counter(verdict.kind for verdict in held if verdict.kind != "frozen")
+    if people := frozen_people(held):
+        counts["frozen"] = len(people)
+    return dict(sorted(counts.items()))

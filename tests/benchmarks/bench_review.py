@@ -1,8 +1,9 @@
 """What a review is worth: a simulated reviewer who knows the people answers, question by question.
 
-BCubed F and wrong references over the number of verdicts, in three orders: as `ffhqref review` asks (by
-expected gain), by distance (the least sure pair first), and by chance. An answer is applied to the sides it
-was asked about; then the grouping is looked through anew. Writes .github/pictures/review.svg.
+BCubed F and wrong references over the number of verdicts, in four orders: as `ffhqref review` asks (by
+expected gain), by doubt alone, by distance (the least sure pair first), and by chance. Every answer is
+written as the review writes it, and `cluster` groups anew under all that was said; a person whose parted
+sides are not pure is split photo by photo. Writes .github/pictures/review.svg.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ import numpy as np
 
 from ffhqref.core import tables
 from ffhqref.core.recipe import load_recipe
+from ffhqref.core.store import Receipt, read_receipt
+from ffhqref.dataset import verdicts
 from ffhqref.dataset.build import build_refs
-from ffhqref.dataset.cluster import find_suspects
-from ffhqref.identities.grouping import agreement, lowest
-from ffhqref.report import doubts, facts
+from ffhqref.dataset.cluster import find_identities
+from ffhqref.identities.grouping import agreement
+from ffhqref.report import facts
 from ffhqref.report.doubts import Doubt
 from ffhqref.report.facts import Facts
+from ffhqref.report.session import ReviewOptions, Session
 from tests.benchmarks.common import FACES, ROOT, needed, score
 
 DISTANCE, VERDICTS = 0.6, 150
@@ -45,57 +49,77 @@ def orders(distance: float) -> dict[str, Order]:
     chance = random.Random(0)
     return {
         "expected gain": lambda open_: max(open_, key=lambda d: d.rank),
+        "doubt": lambda open_: max(open_, key=lambda d: d.chance),
         "distance": lambda open_: min(open_, key=lambda d: abs(d.distance - distance)),
         "random": lambda open_: chance.choice(list(open_)),
     }
 
 
-def regroup(known: Facts, people: Sequence[int]) -> Facts:
-    """The dataset with other people, looked through anew."""
-    faces = known.faces
-    labels = lowest(np.asarray(people))
-    identity = [faces.names[label] for label in labels]
-    area = faces.sizes.prod(axis=1).tolist()
-    embeddings = tables.Embeddings(faces.names, faces.vectors, area, faces.pixels)
-    rows = find_suspects(known.out, embeddings, labels, identity, known.distance)
-    suspects = [dict(zip(tables.SUSPECTS.names, suspect, strict=True)) for suspect in rows]
-    return replace(known, identity=identity, suspects=suspects)
+def regroup(known: Facts) -> Facts:
+    """The dataset as `cluster` groups it under the verdicts that were given."""
+    find_identities(known.out, known.recipe)
+    people = tables.read(tables.path_of(known.out, "identities"), tables.IDENTITIES)
+    suspects = tables.read(tables.path_of(known.out, "suspects"), tables.SUSPECTS)
+    return replace(
+        known, identity=tables.texts(people, tables.IDENTITY), suspects=suspects.to_pylist(),
+        receipts={**known.receipts, "cluster": needed_receipt(known.out)},
+    )  # fmt: skip
 
 
-def wrong_references(known: Facts, people: Sequence[int], truth: Sequence[str]) -> int:
+def needed_receipt(out: Path) -> Receipt:
+    receipt = read_receipt(out, "cluster")
+    assert receipt is not None
+    return receipt
+
+
+def wrong_references(known: Facts, truth: Sequence[str]) -> int:
     """References (each way) of the grouping that show another person than the target."""
-    label, true = np.asarray(people), np.unique(np.asarray(truth, object), return_inverse=True)[1]
+    label, true = (
+        np.unique(np.asarray(of, object), return_inverse=True)[1] for of in (known.identity, truth)
+    )
     path = tables.path_of(known.out, "pairs")
     blocks = tables.iterate_pairs(path, known.faces.names)
     return sum(2 * int(((label[a] == label[b]) & (true[a] != true[b])).sum()) for a, b, _ in blocks)
 
 
+def answer(session: Session, key: str, doubt: Doubt, truth: Sequence[str]) -> bool:
+    """Answer a question truly; whether that is other than what the dataset says."""
+    same = truth[doubt.left] == truth[doubt.right]
+    of_sides = [{truth[at] for at in side} for side in (doubt.left_side, doubt.right_side)]
+    if doubt.together and not same and of_sides[0] & of_sides[1]:
+        members = session.known.people[doubt.identity]
+        session.answer("split", key, [at for at in members if truth[at] == truth[doubt.right]])
+    else:
+        session.answer("same" if same else "different", key)
+    return same != doubt.together
+
+
 def reviewed(known: Facts, truth: Sequence[str], choose: Order) -> Curve:
     """The curve of a reviewer who is asked `choose` of what is open, up to VERDICTS times."""
-    people = np.unique(known.identity, return_inverse=True)[1].tolist()
-    current, answered = regroup(known, people), set()
-    curve = Curve([agreement(people, truth).bcubed_f], [wrong_references(known, people, truth)])
-    found = doubts.find(current)
-    while len(curve.f) <= VERDICTS:
-        open_ = [d for d in found if (d.left, d.right) not in answered]
-        if not open_:
-            break
-        doubt = choose(open_)
-        answered.add((doubt.left, doubt.right))
-        same = truth[doubt.left] == truth[doubt.right]
-        if same != doubt.together:
-            new = max(people) + 1 if doubt.together else people[doubt.left]
-            for at in doubt.right_side:
-                people[at] = new
-            current = regroup(known, people)
-            found = doubts.find(current)
-        curve.f.append(agreement(people, truth).bcubed_f)
-        curve.wrong.append(wrong_references(known, people, truth))
-    return curve
+    path = verdicts.path_of(known.out)
+    path.unlink(missing_ok=True)
+    current = regroup(known)
+    session, asked = Session(current, ReviewOptions("reviewer"), path), set[frozenset[int]]()
+    curve = Curve([], [])
+    while True:
+        curve.f.append(agreement(current.identity, truth).bcubed_f)
+        curve.wrong.append(wrong_references(current, truth))
+        done = session.answered()
+        open_ = {
+            d: key for key, d in session.asked.items()
+            if key not in done and frozenset((d.left, d.right)) not in asked
+        }  # fmt: skip
+        if not open_ or len(curve.f) > VERDICTS:
+            return curve
+        doubt = choose(list(open_))
+        asked.add(frozenset((doubt.left, doubt.right)))
+        if answer(session, open_[doubt], doubt, truth):
+            current = regroup(current)
+            session = Session(current, ReviewOptions("reviewer"), path)
 
 
 def curves(out: Path, truth: dict[str, str]) -> dict[str, Curve]:
-    """A curve for each order, of a dataset whose people are known."""
+    """A curve for each order, of a dataset whose people are known; its verdicts.csv is written over."""
     known = facts.load(out)
     people = [truth[name] for name in known.faces.names]
     return {name: reviewed(known, people, choose) for name, choose in orders(known.distance).items()}

@@ -11,7 +11,8 @@ import pytest
 
 from ffhqref.core.store import UserError
 from ffhqref.dataset import verdicts
-from ffhqref.dataset.verdicts import Verdict, constraints, contradictions, merge, standing
+from ffhqref.dataset.constraints import constraints
+from ffhqref.dataset.verdicts import Verdict, contradictions, merge, standing
 
 NAMES = ["a", "b", "c", "d", "e"]
 PIXELS = [f"p{name}" for name in NAMES]

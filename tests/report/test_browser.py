@@ -186,6 +186,7 @@ def test_keys_alone_write_the_right_file(browser: Any, fresh: Path) -> None:
         seen_count(page, 0)
         page.wait_for_selector("#sides img")
         page.keyboard.press("l")  # the smaller side is selected
+        until(page, "document.querySelector('[aria-pressed=true]')")
         selected = page.eval_on_selector_all(
             "[aria-pressed=true]", "all => all.map(one => Number(one.dataset.at))"
         )

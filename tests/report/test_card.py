@@ -162,3 +162,41 @@ def test_the_curator_s_file_is_made_once(fresh: Path) -> None:
     first = read_curator(fresh)
     assert first == Curator() and len(first.missing()) == len(Curator.__dataclass_fields__)
     assert curator_path(fresh).read_text().count('= ""') == len(first.missing())
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_authors_and_licences_of_the_photographs_reach_the_card(tmp_path: Path, above: bool) -> None:
+    out = make_dataset(tmp_path)
+    folder, inside = (tmp_path, "photos/") if above else (tmp_path / "photos", "")
+    names = facts.load(out).faces.names
+    rows = [
+        (
+            f"{inside}{name}",
+            "Ann <b>",
+            'a "title"',
+            "u",
+            "",
+            "CC BY" if at else "CC0 | x",
+            "https://l",
+            "",
+            "",
+            "",
+        )
+        for at, name in enumerate(names[:20])
+    ]
+    tables.write_rows(
+        folder / "attribution.parquet", tables.ATTRIBUTION, [*rows, ("other.png", *rows[0][1:])]
+    )
+    cards(out)
+    text = (out / "README.md").read_text()
+    assert "\n- 19 photographs: CC BY (https://l)\n- 1 photographs: CC0 \\| x (https://l)\n" in text
+    assert (
+        "- Author, title and address of 20 photographs: `attribution.csv`; of 9 they are not recorded."
+        in text
+    )
+    assert "attribution.csv" not in [path.name for path in (tmp_path / "photos").iterdir()]
+    found = tables.read_csv(out / "attribution.csv", list(tables.ATTRIBUTION.names))
+    assert list(found["image"]) == names[:20] and set(found["author"]) == {"Ann <b>"}
+    (folder / "attribution.parquet").unlink()
+    cards(out)
+    assert not (out / "attribution.csv").exists() and "attribution.csv" not in (out / "README.md").read_text()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -14,9 +15,13 @@ from typer.testing import CliRunner
 from ffhqref.cli import app
 from ffhqref.core import tables
 from ffhqref.core.store import UserError, read_receipt, write_text
-from ffhqref.dataset.build import Built
+from ffhqref.dataset import verdicts
+from ffhqref.dataset.build import Built, recipe_of
+from ffhqref.dataset.cluster import find_identities
+from ffhqref.dataset.references import write_references
+from ffhqref.dataset.split import split_identities
 from ffhqref.dataset.verify import STAGES
-from ffhqref.report import doubts, facts, labels, views
+from ffhqref.report import answers, doubts, facts, labels, scores, views
 from ffhqref.report.labels import share_interval
 from ffhqref.report.page import ReportOptions, render
 from ffhqref.report.thumbnails import Thumbnails, face_square
@@ -94,7 +99,7 @@ def test_names_never_become_markup(tmp_path: Path) -> None:
     bad = facts.LeftOut("two\nlines<i>.png", "bad_name", "<u>why</u>\u202e")
     scored = [("<b>ours", name, "ids", 0.5, "test") for name in known.faces.names]
     columns = list(zip(*scored, strict=True))
-    known = replace(known, left_out=[bad], scores=tables.from_columns(tables.SCORES, columns))
+    known = replace(known, left_out=[bad], scores={"<i>level": tables.from_columns(tables.SCORES, columns)})
     text = render(known, Thumbnails(known.images, known.faces), ReportOptions(gallery=100))
     page = Page(text)
     assert not page.of("script") and not page.of("b") and not page.of("i") and not page.of("u")
@@ -108,7 +113,7 @@ def test_names_never_become_markup(tmp_path: Path) -> None:
 def test_the_chained_people_are_the_first_doubt_parted_where_they_were_chained(dataset: Path) -> None:
     known = facts.load(dataset)
     first = doubts.find(known)[0]
-    assert first.together and first.kinds[0] in ("loose_identity", "weak_link")
+    assert first.together and first.kinds == ("weak_link",)
     assert {first.left_side, first.right_side} == {(0, 1, 2, 3), (4, 5, 6, 7)}
     vectors = known.faces.vectors.astype(np.float64)
     below = sum(1 - vectors[a] @ vectors[b] < 0.4 for a in range(4) for b in range(4, 8))
@@ -172,14 +177,82 @@ def test_labels_are_shown_with_the_labeller_s_errors(dataset: Path, tmp_path: Pa
 
 
 def test_scores_are_means_with_intervals_over_people(dataset: Path) -> None:
+    """Beside them the paper's, marked, for a level and a metric that it has; of FID one number."""
     known = facts.load(dataset)
     rows = [("ours", name, "ids", float(at), "test") for at, name in enumerate(known.faces.names[:8])]
-    known = replace(known, scores=tables.from_columns(tables.SCORES, list(zip(*rows, strict=True))))
-    (score,) = views.scores(known, 0)
-    assert score.mean == 3.5 and score.pictures == 8
-    assert score.low <= 3.5 <= score.high
-    (chart,) = views.score_charts([score])
-    assert chart.label.startswith("ids: ours 3.5, from ")
+    rows += [("ours", "", "fid", 40.0, "test")]
+    made = tables.from_columns(tables.SCORES, list(zip(*rows, strict=True)))
+    found = scores.scores(replace(known, scores={"severe": made, "mine": made}), 0)
+    own = [one for one in found if not one.published]
+    assert [(one.level, one.metric) for one in own] == [
+        ("severe", "fid"), ("severe", "ids"), ("mine", "fid"), ("mine", "ids")
+    ]  # fmt: skip
+    assert own[1].mean == 3.5 and own[1].pictures == 8 and own[1].low <= 3.5 <= own[1].high
+    assert own[0].mean == 40 and own[0].low is None and own[0].pictures == 0
+    paper = {(one.method, one.metric): one.mean for one in found if one.published}
+    assert paper["ReF-LDM (published)", "ids"] == 0.676 and paper["LDM (published)", "fid"] == 34.40
+    assert all(one.level == "severe" for one in found if one.published)
+    labels_of = [chart.label for chart in scores.charts(found)]
+    assert len(labels_of) == 4 and labels_of[1].startswith("ids, severe: ours 3.5, from ")
+    assert "CodeFormer (published) 0.323" in labels_of[1]
+
+
+def test_scores_and_curves_are_read_where_evaluate_writes_them(tmp_path: Path) -> None:
+    out = make_dataset(tmp_path)
+    rows = [("ours", name, "ids", 0.5, "test") for name in names_of(4)]
+    place = out / "scores" / "severe"
+    tables.write_rows(place / "scores.parquet", tables.SCORES, rows)
+    (place / "by-yaw.png").write_bytes(cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes())
+    (place / "by-age.png").write_bytes(bytes(scores.LARGEST_CURVE + 1))
+    page = Page(write_report(out).path.read_text())
+    assert [one["alt"] for one in page.of("img") if one["src"].startswith("data:image/png")] == [
+        "Curve: by yaw, severe"
+    ]
+    assert "ReF-LDM (published)" in page.text and "0.676" in page.text
+
+
+def test_what_was_answered_is_counted_and_not_asked_again(tmp_path: Path) -> None:
+    out = make_dataset(tmp_path)
+    known = facts.load(out)
+    first = doubts.find(known)[0]
+    names, pixels = known.faces.names, known.faces.pixels
+    sides = [(names[at], pixels[at]) for at in (first.left, first.right)]
+    verdicts.append(verdicts.path_of(out), [verdicts.Verdict("different", *sides[0], *sides[1], "ann", "1")])
+    known = facts.load(out)
+    assert known.waiting and views.verdict_counts(known) == {"different": 1}
+    assert first not in answers.unanswered(known, doubts.find(known))
+    assert len(answers.unanswered(known, doubts.find(known))) == len(doubts.find(known)) - 1
+    page = Page(write_report(out).path.read_text())
+    assert "1 different" in page.text and "newer than the grouping" in page.text
+    line = verdicts.Verdict("excluded", names[20], pixels[20], "", "", "ann", "2")
+    verdicts.append(verdicts.path_of(out), [line])
+    made = recipe_of(out)
+    for stage in (find_identities, split_identities, write_references):
+        stage(out, made)
+    known = facts.load(out)
+    assert not known.waiting and names[20] not in known.faces.names
+    assert [(one.image, one.status) for one in known.left_out] == [(names[20], "excluded")]
+    assert len(known.identity) == len(known.faces.vectors) == 28
+    words = Page(write_report(out).path.read_text()).text
+    assert "1 excluded" in words and "newer than the grouping" not in words
+
+
+def test_a_doubtful_name_is_asked_as_one_photo_against_the_others_of_its_name(tmp_path: Path) -> None:
+    known = facts.load(make_dataset(tmp_path))
+    names = known.faces.names
+    given = [
+        "anna" if at < 4 or at == 9 else "bert" if at < 8 else one for at, one in enumerate(known.identity)
+    ]
+    row = dict.fromkeys(tables.SUSPECTS.names, "") | {
+        "kind": "label", "doubt": 0.9, "identity": "anna", "other": "bert", "left": names[9],
+        "right": names[5],
+    }  # fmt: skip
+    (doubt,) = (
+        d for d in doubts.find(replace(known, identity=given, suspects=[row])) if d.kinds == ("label",)
+    )
+    assert doubt.together and doubt.left_side == (9,) and doubt.right_side == (0, 1, 2, 3)
+    assert doubt.left == 9 and doubt.right in (0, 1, 2, 3) and doubt.chance == 0.9
+    assert "unlike the others of its given name, and like those of bert" in doubts.why(doubt, 0.4)
 
 
 def test_the_face_is_cut_as_ffhq_frames_it() -> None:

@@ -11,10 +11,12 @@ from typer.testing import CliRunner
 from ffhqref.cli import app
 from ffhqref.core.store import UserError
 from ffhqref.dataset import verdicts
-from ffhqref.dataset.verdicts import Verdict, constraints
+from ffhqref.dataset.constraints import constraints
+from ffhqref.dataset.verdicts import Verdict
 from ffhqref.report import facts
+from ffhqref.report.answers import key_of
 from ffhqref.report.facts import Facts
-from ffhqref.report.session import ReviewOptions, Session, add_files, key_of, questions
+from ffhqref.report.session import ReviewOptions, Session, add_files, questions
 from tests.report.making import make_dataset
 
 ANN = ReviewOptions(who="ann")
@@ -147,7 +149,7 @@ def test_what_was_rejected_does_not_come_back_by_another_pair(known: Facts, tmp_
         known, identity=["one" if i < 4 else "two" if i < 8 else n for i, n in enumerate(known.identity)]
     )
     line = {"identity": "one", "other": "two", "left": "003.png", "right": "004.png"}
-    parted = replace(parted, suspects=[{**line, "kind": "close_identities"}])
+    parted = replace(parted, suspects=[{**line, "kind": "split", "doubt": 0.5}])
     session = Session(parted, ANN, tmp_path / "verdicts.csv")
     (key,) = (key for key, doubt in session.asked.items() if not doubt.together and doubt.identity == "one")
     names, pixels = known.faces.names, known.faces.pixels

@@ -130,10 +130,10 @@ function guarded(act) {
   return waiting;
 }
 
-const answer = (kind, photos = [...selected], about = current) => guarded(async () => {
+const answer = (kind, photos = () => [...selected], about = current) => guarded(async () => {
   if (!about || about !== current) return; // pressed twice: the next question was not seen yet
   const stays = ["exclude", "note", "merge"].includes(kind);
-  showState(await ask("/answer", { kind, key: current, photos, note: element("note").value }));
+  showState(await ask("/answer", { kind, key: current, photos: photos(), note: element("note").value }));
   element("note").value = "";
   await show(stays ? current : open());
   if (!stays) element("question").focus();
@@ -159,14 +159,14 @@ function likeness() {
 }
 
 const actions = {
-  y: ["same", () => answer("same", [])],
-  n: ["different", () => answer("different", [])],
-  s: ["skipped", () => answer("skipped", [])],
-  f: ["freeze", () => answer("freeze", [])],
-  l: ["likeness", () => shown && likeness()],
+  y: ["same", () => answer("same", () => [])],
+  n: ["different", () => answer("different", () => [])],
+  s: ["skipped", () => answer("skipped", () => [])],
+  f: ["freeze", () => answer("freeze", () => [])],
+  l: ["likeness", () => guarded(async () => shown && likeness())],
   p: ["split", () => answer("split")],
   x: ["exclude", () => answer("exclude")],
-  m: ["merge", () => answer("merge", near())],
+  m: ["merge", () => answer("merge", near)],
   u: ["undo", () => change("/undo")],
   r: ["redo", () => change("/redo")],
   j: ["previous", () => guarded(() => step(-1))],

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -26,9 +27,10 @@ from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import JsonObject, Receipt, UserError
 from ffhqref.core.tables import EmbeddingRow
 from ffhqref.core.terminal import progress_bar
-from ffhqref.dataset import shards
+from ffhqref.dataset import shards, tombstones
 from ffhqref.dataset.shards import Entry
 from ffhqref.dataset.source import Source, find_source
+from ffhqref.dataset.tombstones import Tombstones
 from ffhqref.faces.align import Aligned, Aligner, by_crop, by_detector, by_landmarks, read_landmarks
 from ffhqref.faces.geometry import ffhq_crop
 from ffhqref.faces.networks import Detector, Device, Embedder, provider_for
@@ -282,6 +284,8 @@ class Maker:
         try:
             image = read_image(photo.path)
             _note_picture(row, image)
+            if self._tombstones.hold(row.pixels):
+                return [_forgotten(row)], []
             if min(image.shape[:2]) < SMALLEST:
                 height, width = image.shape[:2]
                 raise BadImage("too_small", f"{width}x{height} px cannot show a face")
@@ -293,7 +297,11 @@ class Maker:
             rows = [self._own_photo(row, number, image, face) for number, face in enumerate(faces, 1)]
         else:
             rows = [_with_face(row, faces[0])]
-        return rows, [face.face for face in faces]
+        return rows, [face.face for own, face in zip(rows, faces, strict=True) if own.status == "ok"]
+
+    @cached_property
+    def _tombstones(self) -> Tombstones:
+        return tombstones.read(self.out)
 
     def _own_photo(self, row: EmbeddingRow, number: int, image: Rgb, face: Aligned) -> EmbeddingRow:
         """Cut a face out as FFHQ frames it, into `<out>/faces/<name>/<number>.png`."""
@@ -301,10 +309,12 @@ class Maker:
         own = _with_face(row, face)
         own.image = f"{row.image}/{number:03d}.png"
         crop = ffhq_crop(image, face.landmarks, FACE_SIDE)
+        _note_picture(own, crop)
+        if self._tombstones.hold(own.pixels):
+            return _forgotten(own)
         data = encode(crop)
         store.write_bytes(store.below(faces_folder(self.out), own.image), data)
         own.crop = store.digest(data)
-        _note_picture(own, crop)
         return own
 
 
@@ -313,6 +323,10 @@ def _note_picture(row: EmbeddingRow, image: Rgb) -> None:
     pixels = hashlib.sha256(f"{row.width}x{row.height}:".encode())
     pixels.update(np.ascontiguousarray(image).data)
     row.pixels = pixels.hexdigest()
+
+
+def _forgotten(row: EmbeddingRow) -> EmbeddingRow:
+    return EmbeddingRow(row.image, tombstones.STATUS, tombstones.REASON)
 
 
 def _with_face(row: EmbeddingRow, face: Aligned) -> EmbeddingRow:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -244,11 +245,11 @@ def _strip_mappings(out: Path, gone: set[str]) -> None:
 def _drop_results(out: Path, plan: Plan) -> None:
     """Take results that were made with the photos as references out of the records of restoring."""
     for path in sorted(out.rglob("run*.json")):
-        content = trace.loaded(path.read_text(encoding="utf-8", errors="replace"))
+        content: Any = trace.loaded(path.read_text(encoding="utf-8", errors="replace"))
         finished = content.get("finished") if isinstance(content, dict) else None
         if isinstance(finished, dict) and finished.keys() & set(plan.made_with):
             left = {name: key for name, key in finished.items() if name not in plan.made_with}
-            store.write_text(path, json.dumps({**content, "finished": left}, indent=1, sort_keys=True) + "\n")
+            store.write_text(path, json.dumps(content | {"finished": left}, indent=1, sort_keys=True) + "\n")
 
 
 def _restamp(out: Path, plan: Plan) -> None:

@@ -187,8 +187,8 @@ def without(path: Path, gone: Callable[[str], bool]) -> pa.Table | None:
     table = _read(path)
     metadata = table.schema.metadata or {}
     if PHOTOS_KEY not in metadata:  # not made by `embed`: rows alone
-        kept = [at for at, name in enumerate(tables.texts(table, tables.IMAGE)) if not gone(name)]
-        return None if len(kept) == len(table) else table.take(kept).combine_chunks()
+        rows = [at for at, name in enumerate(tables.texts(table, tables.IMAGE)) if not gone(name)]
+        return None if len(rows) == len(table) else table.take(rows).combine_chunks()
     about, counts = json.loads(metadata[PHOTOS_KEY]), json.loads(metadata[ROWS_KEY])
     names, at = tables.texts(table, tables.IMAGE), 0
     kept: list[int] = []

@@ -237,13 +237,9 @@ def test_a_dataset_is_held_against_the_removal_list(tmp_path: Path, monkeypatch:
     ledger = Ledger(images)
     ledger.add(Entry(path="list.json", bytes=1, mtime_ns=0, sha256="", md5="", origin=""))
     ledger.close()
-    given = {
-        "files": (SourceFile(path="list.json", url="https://example.org/list.json"),),
-        "title": "",
-        "licence": "",
-    }
+    files = (SourceFile(path="list.json"),)
     for removed, verdict in (("00002", "wrong"), ("00009", "ok")):
-        source = Source(name="faces", exclude=(removed,), exclude_date="2026-11-27", **given)
+        source = Source(name="faces", exclude=(removed,), exclude_date="2026-11-27", title="", files=files)
         monkeypatch.setattr(doctor, "sources", lambda: ["faces"])
         monkeypatch.setattr(doctor, "load_source", lambda name, source=source: source)
         (one,) = doctor.removals(tmp_path / "mine")

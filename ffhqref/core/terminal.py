@@ -21,9 +21,9 @@ Bar: TypeAlias = "tqdm[Never]"  # moved by hand: it runs over no items
 
 
 LAW = (  # shown before anything is downloaded, and in every card
-    "Face embeddings are biometric data, and the EU AI Act, Article 5(1)(e), prohibits AI systems that create "
-    "or expand facial recognition databases through untargeted scraping of facial images from the internet or "
-    "CCTV footage."
+    "Face embeddings are biometric data, and the EU AI Act, Article 5(1)(e), prohibits AI systems that "
+    "create or expand facial recognition databases through untargeted scraping of facial images from the "
+    "internet or CCTV footage."
 )
 
 

@@ -73,9 +73,8 @@ def test_a_dataset_that_is_being_written(out: Path) -> None:
     import subprocess
     import sys
 
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    command = [sys.executable, "-c", HOLD, str(out)]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
         assert holder.stdout and holder.stdout.readline()
         done = run(out, targets(out)[0])

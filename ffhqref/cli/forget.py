@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,12 +10,14 @@ import typer
 
 from ffhqref.cli.app import app
 from ffhqref.cli.options import DryRunOption, OutArgument, next_line, option
+from ffhqref.core.store import UserError, recorded_images
 from ffhqref.core.terminal import shown
 
 if TYPE_CHECKING:
     from ffhqref.dataset.forget import Forgotten
 
 SHOWN = 20  # files that are named in the terminal
+LEVELS = ("train", "severe", "moderate", "gfpgan", "codeformer", "faceme", "demo")  # a run records no level
 
 
 @app.command(no_args_is_help=True)
@@ -47,7 +50,9 @@ def forget(
     from ffhqref.dataset.forget import forget_photos
 
     wanted = [*(names or []), *(read_list(listed) if listed else [])]
-    done = forget_photos(out, wanted, person=person, runs=runs, dry_run=dry_run)
+    done = forget_photos(
+        out, wanted, person=person, runs=runs, trained_on=partial(_trained_on, out), dry_run=dry_run
+    )
     if dry_run:
         return _say_preview(done, out)
     for line in _others(done):
@@ -58,6 +63,24 @@ def forget(
         f"references of {done.refilled:,} other targets chosen again. Scanned {done.scan.files:,} files "
         f"below {out}, {mentions} mention them. {next_line('report' if done.reported else 'verify', out)}"
     )
+
+
+def _trained_on(out: Path, run: Path) -> bool:
+    """Whether a run was trained on this dataset as it is, by the digest that it recorded of its lists."""
+    try:
+        from ffhqref.cli.train import configure
+        from ffhqref.degrade.operators import sampler
+        from ffhqref.refldm.training.data import open_dataset
+        from ffhqref.refldm.training.runs import RunFolder
+
+        folder, photos = RunFolder(run), recorded_images(out)
+        config = configure(str(folder.read_settings().get("stage")), None, {}, run)
+        levels = LEVELS if config.stage != "autoencoder" else ("",)
+        samplers = (sampler(level, config.seed) if level else None for level in levels)
+        wanted = folder.read_config().get("data")
+        return any(open_dataset(out, photos, config, one).digest() == wanted for one in samplers)
+    except (ImportError, UserError):  # no torch here, or a run or photographs that cannot be read
+        return False
 
 
 def _say_preview(done: Forgotten, out: Path) -> None:
@@ -84,10 +107,8 @@ def _others(done: Forgotten) -> list[str]:
             f"Yours, and left: {len(done.photographs):,} photographs ({some}). Delete them: "
             "the next build would pass over them as forgotten, and list their names."
         )
-    for run in done.runs:
-        lines.append(
-            f"Cannot forget: the checkpoints of {run}. A run records a digest of its lists, not names, so "
-            "whether these photos were among them is not known: if they may have been, train again."
-        )
+    for run, known in done.runs.items():
+        why = "It was trained on them" if known else "Whether it was trained on them is not known"
+        lines.append(f"Cannot forget: the checkpoints of {run}. {why}: to be rid of them, train again.")
     lines.append("Exports, checkpoints and copies elsewhere are not known here: look for them yourself.")
     return lines

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -40,6 +40,9 @@ REBUILT = ("embed", "cluster", "split", "references")  # stages whose receipts a
 PAGES = ("report.html", "README.md", "croissant.json")  # of `report`, which makes them again
 
 
+TrainedOn = Callable[[Path], bool]  # whether a training run used this dataset's lists as they are
+
+
 @dataclass
 class Forgotten:
     """What was done, or would be: files by what becomes of them, and what others have to do."""
@@ -50,7 +53,9 @@ class Forgotten:
     refilled: int = 0  # targets that had one of them as a reference
     scan: Scan = field(default_factory=Scan)
     photographs: list[Path] = field(default_factory=list)  # the user's own, which are still there
-    runs: list[Path] = field(default_factory=list)  # of training, which cannot forget
+    runs: dict[Path, bool] = field(
+        default_factory=dict
+    )  # of training: whether it is known that they saw them
     reported: bool = False  # whether there was a report, to be written anew
 
 
@@ -60,32 +65,36 @@ def forget_photos(
     *,
     person: str | None = None,
     runs: Path | None = None,
+    trained_on: TrainedOn = lambda run: False,
     dry_run: bool = False,
 ) -> Forgotten:
     """Forget photos of the dataset `out` by name (of a photograph with several faces: all of them), or all
     of a person; without either, finish what a killed run began.
 
-    UserError where a name is not there, `out` is no dataset or is being written, or a link is in the way; and
-    where a file that cannot be changed still mentions a name, which it names.
+    Training runs below `out` and `runs` are named, as they cannot forget; `trained_on` says of one whether
+    it was trained on this dataset's lists as they are. UserError where a name is not there, `out` is no
+    dataset or is being written, or a link is in the way; and where a file that cannot be changed still
+    mentions a name, which it names.
     """
     if not (out / "receipts").is_dir() or not (store.read_receipt(out, "embed") or plan_path(out).is_file()):
         raise UserError(f"{out} is no dataset with embeddings: give the folder that `build-refs` wrote.")
     with ExitStack() as held:
         trace.refuse_links(out, _kept_out(out))
         _lock_all(out, held)
+        seen_by = _Runs(out, runs, trained_on)
         unfinished = read_plan(out)
         if unfinished and dry_run:
-            return _preview(out, unfinished, runs)
+            return _preview(out, unfinished, seen_by)
         if unfinished:
-            done = _carry_out(out, unfinished, runs)
+            done = _carry_out(out, unfinished, seen_by)
             names = [name for name in names if name not in unfinished.names]
             if not names and (person is None or not photos_of(out, person)):
                 return done
         plan = make_plan(out, names, person)
         if dry_run:
-            return _preview(out, plan, runs)
+            return _preview(out, plan, seen_by)
         store.write_text(plan_path(out), json.dumps(asdict(plan), indent=1) + "\n")
-        return _carry_out(out, plan, runs)
+        return _carry_out(out, plan, seen_by)
 
 
 def _lock_all(out: Path, held: ExitStack) -> None:
@@ -103,7 +112,7 @@ def _kept_out(out: Path) -> list[Path]:
 # ---- doing it ------------------------------------------------------------------------------------
 
 
-def _carry_out(out: Path, plan: Plan, runs: Path | None) -> Forgotten:
+def _carry_out(out: Path, plan: Plan, runs: _Runs) -> Forgotten:
     """Everything, in an order in which each step can be done again."""
     done = _outcome(out, plan, runs)
     tombstones.add(out, [*plan.pixels])
@@ -133,23 +142,35 @@ def _carry_out(out: Path, plan: Plan, runs: Path | None) -> Forgotten:
     return done
 
 
-def _outcome(out: Path, plan: Plan, runs: Path | None) -> Forgotten:
+def _outcome(out: Path, plan: Plan, runs: _Runs) -> Forgotten:
     done = Forgotten(len(plan.names), refilled=len(plan.made_with) if plan.references else 0)
     folder = own_photographs(out)
     if folder:
         found = (images.find(folder, name) for name in plan.names)
         done.photographs = [path for path in found if path.is_file()]
-    done.runs = list(_training_runs(out, runs))
+    done.runs = runs.that_saw(plan)
     done.reported = any((out / page).is_file() for page in PAGES)
     return done
 
 
-def _training_runs(out: Path, runs: Path | None) -> Iterator[Path]:
-    """Folders of training runs that have checkpoints, below the dataset and below `runs`."""
-    for root in (out, *([runs] if runs else [])):
-        for path in sorted(root.rglob("config.json")):
-            if (path.parent / "checkpoints").is_dir():
-                yield path.parent
+@dataclass(frozen=True)
+class _Runs:
+    out: Path
+    others: Path | None
+    trained_on: TrainedOn
+
+    def that_saw(self, plan: Plan) -> dict[Path, bool]:
+        """Runs that have checkpoints and may have seen the photos -> whether they are known to have."""
+        path, found = tables.path_of(self.out, "splits"), {}
+        splits = tables.read_by_image(path, tables.SPLIT_TABLE, tables.SPLIT) if path.is_file() else {}
+        used = any(splits.get(name) in ("train", "val") for name in plan.names)
+        for root in (self.out, *([self.others] if self.others else [])):
+            for config in sorted(root.rglob("config.json")):
+                if (config.parent / "checkpoints").is_dir():
+                    same = self.trained_on(config.parent)
+                    if used or not same:  # test photos are in no run on these very lists
+                        found[config.parent] = same
+        return found
 
 
 def _shown(out: Path, path: Path) -> str:
@@ -313,7 +334,7 @@ def _counts(out: Path) -> dict[str, object]:
     }
 
 
-def _preview(out: Path, plan: Plan, runs: Path | None) -> Forgotten:
+def _preview(out: Path, plan: Plan, runs: _Runs) -> Forgotten:
     """What would go and change; nothing is written."""
     done, traces = _outcome(out, plan, runs), traces_of(out, plan)
     doomed = set(_doomed(out, plan))

@@ -83,3 +83,23 @@ def test_a_dataset_that_is_being_written(out: Path) -> None:
         holder.kill()
         holder.communicate()
     assert store.read_receipt(out, "verify")
+
+
+def test_a_training_run_that_saw_them_is_named(out: Path, drawn: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="torch (the extra `train`) is not installed")
+    from ffhqref.cli.train import configure
+    from ffhqref.degrade.operators import sampler
+    from ffhqref.refldm.training.data import open_dataset
+    from ffhqref.refldm.training.runs import RunFolder
+
+    folder = RunFolder(tmp_path / "runs" / "mine")
+    (folder.root / "checkpoints").mkdir(parents=True)
+    config = configure("refldm", "demo-refldm", {}, False)
+    source = open_dataset(out, drawn / "photos", config, sampler("train", config.seed))
+    folder.write_config({"config": config.table(), "data": source.digest()})
+    name = targets(out)[0]
+    done = run(out, name, "--runs", tmp_path / "runs", "--dry-run")
+    assert f"the checkpoints of {folder.root}. It was trained on them" in done.stderr, done.output
+    assert run(out, name).exit_code == 0
+    later = run(out, targets(out)[0], "--runs", tmp_path / "runs", "--dry-run")
+    assert f"{folder.root}. Whether it was trained on them is not known" in later.stderr

@@ -326,7 +326,19 @@ def test_runs_of_training_are_named(place: Place, tmp_path: Path) -> None:
         (folder / "checkpoints").mkdir(parents=True)
         (folder / "config.json").write_text('{"data": "0123"}')
     done = forget_photos(place.out, [a_target(place)], runs=tmp_path / "runs")
-    assert done.runs == [place.out / "runs" / "a", tmp_path / "runs" / "b"]
+    assert done.runs == {place.out / "runs" / "a": False, tmp_path / "runs" / "b": False}
+
+
+@pytest.mark.parametrize(("split", "named"), [("train", True), ("test", False)])
+def test_a_run_on_these_lists_is_known_to_have_seen_what_is_in_them(
+    place: Place, split: str, named: bool
+) -> None:
+    run = place.out / "runs" / "a"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.json").write_text('{"data": "0123"}')
+    name = next(iter(place.references(split)))
+    done = forget_photos(place.out, [name], trained_on=lambda _: True, dry_run=True)
+    assert done.runs == ({run: True} if named else {})
 
 
 def test_a_writer_of_results_is_not_disturbed(place: Place) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +19,7 @@ import pytest
 from ffhqref import build_refs, degrade_dataset, forget_photos, load_recipe, verify_dataset
 from ffhqref.core import images, store, tables
 from ffhqref.core.store import UserError
-from ffhqref.dataset import tombstones, trace
+from ffhqref.dataset import tombstones, trace, verdicts
 from ffhqref.dataset.build import recipe_of
 from ffhqref.dataset.forget_plan import plan_path, rows_of
 from ffhqref.dataset.references import csv_path
@@ -93,7 +96,7 @@ def used(built: Path, drawn: Path, once: Callable[..., Path]) -> Path:
         store.write_text(out / "README.md", "# A card")
         store.write_text(out / "scores" / "table.md", f"| worst | {name} |")
         images.write(out / "contact-sheet.png", np.zeros((8, 8, 3), np.uint8))
-        lines = [("same", name, "", "x.png", "", "me", "2026-01-01", "two\nlines")]
+        lines = [("same", one, "", "x.png", "", "me", "2026-01-01", "two\nlines") for one in (name, "y.png")]
         tables.write_csv(out / "verdicts.csv", tables.VERDICTS, lines)
         store.write_text(out / "exported" / "receipts" / "export-folders.jsonl", "")
         store.write_bytes(out / "exported" / "archive.tar", b"\x00 pictures of all \xff")
@@ -128,6 +131,7 @@ def test_nothing_is_left_and_it_is_proved(place: Place) -> None:
     pixels = {row[1] for row in rows_of(place.out) if row[0] == name}
     done = forget_photos(place.out, [name])
     assert mentioning(place.out, [name, *pixels]) == []
+    assert [line.left for line in verdicts.read(place.out / "verdicts.csv")] == ["y.png"]
     assert done.scan.mentions == [] and not plan_path(place.out).exists()
     assert done.scan.files == sum(path.is_file() for path in place.out.rglob("*"))
     assert not (place.out / "contact-sheet.png").exists() and not (place.out / "exported").exists()
@@ -263,6 +267,37 @@ def test_killed_after_any_file_it_goes_on(place: Place, monkeypatch: pytest.Monk
             continue
     assert left == [0]
     assert mentioning(place.out, [name]) == []
+
+
+@pytest.mark.slow
+def test_killed_outright_at_many_moments(place: Place, tmp_path: Path) -> None:
+    """SIGKILL while it works; then again, to the bytes that an undisturbed run makes but for the salt."""
+    name = a_target(place)
+    whole = Path(shutil.copytree(place.out, tmp_path / "whole"))
+    forget_photos(whole, [name])
+
+    def start(out: Path, *names: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "ffhqref", "forget", str(out), *names]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    for moment in range(6):
+        out = Path(shutil.copytree(place.out, tmp_path / f"killed-{moment}"))
+        process = start(out, name)
+        while process.poll() is None and not plan_path(out).exists():
+            time.sleep(0.001)
+        time.sleep(moment * 0.05)
+        process.kill()
+        process.wait()
+        assert not plan_path(out).exists() or start(out).wait() == 0
+        assert mentioning(out, [name]) == []
+        assert digests(out) == digests(whole)
+
+
+def digests(out: Path) -> dict[str, str]:
+    """Every file but locks and the tombstones, whose salt is drawn."""
+    files = [path for path in out.rglob("*") if path.is_file() and path.name != store.LOCK_NAME]
+    found = {path.relative_to(out).as_posix(): store.digest_file(path) for path in files}
+    return {name: digest for name, digest in found.items() if name != "receipts/forgotten.json"}
 
 
 def test_copies_under_other_names_go_with_it(place: Place) -> None:

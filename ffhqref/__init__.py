@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ffhqref.dataset.cluster import find_identities
     from ffhqref.dataset.compare import compare_datasets
     from ffhqref.dataset.embed import embed_photos
+    from ffhqref.dataset.forget import forget_photos
     from ffhqref.dataset.references import write_references
     from ffhqref.dataset.split import split_identities
     from ffhqref.dataset.verify import verify_dataset
@@ -39,6 +40,7 @@ _PLACES = {
     "degrade_dataset": "degrade.stage",
     "degrade_folder": "degrade.stage",
     "embed_photos": "dataset.embed",
+    "forget_photos": "dataset.forget",
     "ExportOptions": "export.options",
     "export_dataset": "export.stage",
     "Recipe": "core.recipe",
@@ -58,9 +60,9 @@ _PLACES = {
 __all__ = [
     "ExportOptions", "Recipe", "ReportOptions", "RestoreOptions", "UserError", "build_refs",
     "calibrate_distance", "compare_datasets", "degrade_dataset", "degrade_folder", "embed_photos",
-    "evaluate_dataset", "export_dataset", "find_identities", "load_recipe", "restore_dataset",
-    "restore_pictures", "sampler", "split_identities", "verify_dataset", "write_references",
-    "write_report",
+    "evaluate_dataset", "export_dataset", "find_identities", "forget_photos", "load_recipe",
+    "restore_dataset", "restore_pictures", "sampler", "split_identities", "verify_dataset",
+    "write_references", "write_report",
 ]  # fmt: skip
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from ffhqref.core.recipe import Weights, known_weights
-from ffhqref.core.store import below, digest_file, free_space
+from ffhqref.core.store import below, digest_file, free_space, read_receipt
 from ffhqref.download.ledger import LEDGER, Entry, Ledger, known_right, read_entry
+from ffhqref.download.selection import Selection
 from ffhqref.download.sources import Source, SourceFile, load_source, sources
 
 Verdict = Literal["ok", "missing", "wrong"]
@@ -49,7 +50,10 @@ def examine(folders: Sequence[Path], verify: bool = False) -> Iterator[Check]:
     yield _space(folders[0] if folders else Path.cwd())
     models = Path.home() / ".insightface" / "models"
     yield from networks([*folders, models], known_weights())
-    yield from downloaded(folders, verify)
+    datasets = [folder for folder in folders if read_receipt(folder, "embed")]
+    yield from downloaded([folder for folder in folders if folder not in datasets], verify)
+    for folder in datasets:
+        yield from removals(folder)
 
 
 def _python() -> Check:
@@ -279,3 +283,40 @@ def _source(source: Source, folder: Path, ledger: Ledger, verify: bool) -> Check
     if missing:
         return Check("missing", what, f"{', '.join(missing)} not there", command)
     return Check("ok", what, f"{checked} files as they were verified")
+
+
+def removals(dataset: Path) -> Iterator[Check]:
+    """A dataset, held now against the removal lists of what its photographs were downloaded from."""
+    from ffhqref.core import tables
+
+    receipt = read_receipt(dataset, "embed")
+    photos = Path(str(receipt.notes.get("images", ""))) if receipt else Path()
+    origins = [name for name in sources() if _comes_from(load_source(name), photos)]
+    listed = [source for source in map(load_source, origins) if source.exclude_date]
+    if not receipt or not listed:
+        finding = "no removal list is known for its photographs: remove who asks (`ffhqref forget`)"
+        yield Check("ok", f"dataset {dataset}", finding)
+        return
+    shards = [
+        tables.read(below(dataset, name), tables.EMBEDDINGS, [tables.IMAGE]) for name in receipt.outputs
+    ]
+    names = [name for shard in shards for name in tables.texts(shard, tables.IMAGE)]
+    for source in listed:
+        removed = [name for name in names if Selection.make((), source, ()).excludes(name)]
+        finding = f"{len(removed)} of {len(names)} photos are on the removal list of {source.exclude_date}"
+        what = f"dataset {dataset}, {source.name}"
+        if removed:
+            yield Check("wrong", what, finding, "ffhqref forget " + shlex.join([str(dataset), *removed]))
+        else:
+            yield Check("ok", what, finding)
+
+
+def _comes_from(source: Source, photos: Path) -> bool:
+    """Whether a folder of photographs, or one up to three above it, was downloaded from this source."""
+    if not photos.is_absolute():
+        return False
+    for folder in (photos, *photos.parents[:3]):
+        if (folder / LEDGER).is_file():
+            origins = {file.path for file in source.files}
+            return any({entry.path, entry.origin} & origins for entry in Ledger(folder).entries())
+    return False

@@ -223,3 +223,25 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs(following)
     failed = CliRunner().invoke(app, ["doctor"])
     assert failed.exit_code == 1 and "1 wrong: run the commands" in failed.output
+
+
+def test_a_dataset_is_held_against_the_removal_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its photographs were downloaded from a source; one of them is on the source's list now."""
+    from ffhqref.download.ledger import Entry, Ledger
+    from tests.synthetic import people, write_embedded
+
+    vectors, _ = people([3])
+    images = write_embedded(tmp_path / "mine", ["00001.png", "00002.png", "00003.png"], vectors)
+    found = list(doctor.removals(tmp_path / "mine"))
+    assert [(one.verdict, "no removal list" in one.finding) for one in found] == [("ok", True)]
+    ledger = Ledger(images)
+    ledger.add(Entry(path="list.json", bytes=1, mtime_ns=0, sha256="", md5="", origin=""))
+    ledger.close()
+    files = (SourceFile(path="list.json"),)
+    for removed, verdict in (("00002", "wrong"), ("00009", "ok")):
+        source = Source(name="faces", exclude=(removed,), exclude_date="2026-11-27", title="", files=files)
+        monkeypatch.setattr(doctor, "sources", lambda: ["faces"])
+        monkeypatch.setattr(doctor, "load_source", lambda name, source=source: source)
+        (one,) = doctor.removals(tmp_path / "mine")
+        assert one.verdict == verdict and "of 3 photos are on the removal list of 2026-11-27" in one.finding
+        assert one.fix == (f"ffhqref forget {tmp_path}/mine 00002.png" if verdict == "wrong" else "")

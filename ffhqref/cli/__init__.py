@@ -8,10 +8,11 @@ several commands share, and those of a recipe), then a file per group of command
 from ffhqref.cli.app import app
 
 from ffhqref.cli import build, degrade, evaluate, demo, download, export, judge, report, restore, train  # isort: skip  (order of --help)
+from ffhqref.cli import forget  # isort: skip
 
 __all__ = [
-    "app", "build", "degrade", "demo", "download", "evaluate", "export", "judge", "main", "report", "restore",
-    "train",
+    "app", "build", "degrade", "demo", "download", "evaluate", "export", "forget", "judge", "main", "report",
+    "restore", "train",
 ]  # fmt: skip
 
 

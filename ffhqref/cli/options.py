@@ -21,6 +21,7 @@ import typer
 
 from ffhqref.core.recipe import RECIPES, Recipe, load_recipe
 from ffhqref.core.store import UserError
+from ffhqref.core.terminal import LAW
 from ffhqref.demo import RESTORER
 
 HINTS = get_type_hints(Recipe)
@@ -39,7 +40,7 @@ def option(
 
 def ask_terms(accepted: bool, name: str, terms: str) -> bool:
     """Show a source's terms, and whether they are accepted: by the option, or by a person who is asked."""
-    typer.echo(f"{name}:\n{terms.strip()}\n", err=True)
+    typer.echo(f"{name}:\n{terms.strip()}\n{LAW}\n", err=True)
     return accepted or (sys.stdin.isatty() and typer.confirm("Do you accept these terms?", err=True))
 
 

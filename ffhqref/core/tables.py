@@ -68,7 +68,7 @@ VECTOR: pa.DataType = pa.list_(pa.float32())
 EMBEDDINGS = pa.schema(
     {
         IMAGE: TEXT,
-        STATUS: TEXT,  # ok, bad_name, unreadable, not_read, too_large, too_small, no_face, excluded
+        STATUS: TEXT,  # ok, or why it cannot be used: bad_name, unreadable, no_face, excluded, forgotten ...
         REASON: TEXT,  # for people; empty where ok
         WIDTH: COUNT,  # px of the decoded picture; 0 where it could not be decoded
         HEIGHT: COUNT,

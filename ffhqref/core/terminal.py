@@ -20,6 +20,13 @@ _Item = TypeVar("_Item")
 Bar: TypeAlias = "tqdm[Never]"  # moved by hand: it runs over no items
 
 
+LAW = (  # shown before anything is downloaded, and in every card
+    "Face embeddings are biometric data, and the EU AI Act, Article 5(1)(e), prohibits AI systems that "
+    "create or expand facial recognition databases through untargeted scraping of facial images from the "
+    "internet or CCTV footage."
+)
+
+
 def progress(items: Iterable[_Item], what: str, unit: str, total: int | None = None) -> Iterable[_Item]:
     """`items` with a bar: how many of `unit` are done, the rate, and what is left."""
     from tqdm import tqdm  # not before there is work: `--help` does without

@@ -135,6 +135,10 @@ class Cutter:
             return f"{photo}/{number:03d}{suffix}"
         return PurePosixPath(images.png_name(photo)).with_suffix(suffix).as_posix()
 
+    def remove(self, name: str) -> None:
+        """Remove a crop again."""
+        store.below(folder(self.out, self.recipe), name).unlink(missing_ok=True)
+
     def cut(self, row: EmbeddingRow, number: int, image: Rgb) -> tuple[EmbeddingRow, Rgb]:
         """Write the face of a row as a picture of its own: its row with name, quality, landmarks, and it."""
         assert row.landmarks is not None  # `plan` sees to it

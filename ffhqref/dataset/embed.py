@@ -26,10 +26,11 @@ from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import JsonObject, Receipt, UserError
 from ffhqref.core.tables import EmbeddingRow
 from ffhqref.core.terminal import progress_bar
-from ffhqref.dataset import crops, shards
+from ffhqref.dataset import crops, shards, tombstones
 from ffhqref.dataset.crops import Cutter
 from ffhqref.dataset.shards import Entry
 from ffhqref.dataset.source import Source, find_source
+from ffhqref.dataset.tombstones import Tombstones
 from ffhqref.faces.align import Aligned, Aligner, by_crop, by_detector, by_landmarks, read_landmarks
 from ffhqref.faces.networks import Detector, Device, Embedder, provider_for
 
@@ -73,7 +74,7 @@ class EmbeddingWork:
     def maker(self, out: Path, batch_size: int) -> Maker:
         """What makes rows, and crops below `out`."""
         cutter = Cutter(out, self.recipe, self.detector) if crops.way(self.recipe) else None
-        return Maker(cutter, self.recipe, self.aligner, self.open_embedder(), batch_size)
+        return Maker(out, cutter, self.recipe, self.aligner, self.open_embedder(), batch_size)
 
     def open_embedder(self) -> Embedder:
         return Embedder(Path(self.recipe.embedder or ""), self.device)
@@ -243,6 +244,7 @@ def _unusable(entry: Entry) -> pa.Table:
 class Maker:
     """Makes rows: photos are read and aligned in threads, their faces embedded in batches beside that."""
 
+    out: Path
     cutter: Cutter | None  # None where photos are left as they are
     recipe: Recipe
     align: Aligner
@@ -284,6 +286,8 @@ class Maker:
             _note_picture(row, image)
             if max(image.shape[:2]) > LONGEST:
                 raise BadImage("too_large", f"a side is longer than {LONGEST:,} px")
+            if self._tombstones.hold(row.pixels):
+                return [_forgotten(row)], []
             if min(image.shape[:2]) < SMALLEST:
                 height, width = image.shape[:2]
                 raise BadImage("too_small", f"{width}x{height} px cannot show a face")
@@ -294,10 +298,21 @@ class Maker:
         rows = [_with_face(row, face) for face in faces]
         if self.cutter is not None:
             cut = [self.cutter.cut(one, number, image) for number, one in enumerate(rows, 1)]
-            for own, picture in cut:
-                _note_picture(own, picture)
-            rows = [own for own, _ in cut]
-        return rows, [face.face for face in faces]
+            rows = [self._unless_forgotten(own, picture) for own, picture in cut]
+        return rows, [face.face for own, face in zip(rows, faces, strict=True) if own.status == "ok"]
+
+    @cached_property
+    def _tombstones(self) -> Tombstones:
+        return tombstones.read(self.out)
+
+    def _unless_forgotten(self, row: EmbeddingRow, crop: Rgb) -> EmbeddingRow:
+        """The row of a crop with what it shows; a crop that was to be forgotten is removed again."""
+        _note_picture(row, crop)
+        if not self._tombstones.hold(row.pixels):
+            return row
+        if self.cutter is not None:
+            self.cutter.remove(row.image)
+        return _forgotten(row)
 
 
 def _note_picture(row: EmbeddingRow, image: Rgb) -> None:
@@ -305,6 +320,10 @@ def _note_picture(row: EmbeddingRow, image: Rgb) -> None:
     pixels = hashlib.sha256(f"{row.width}x{row.height}:".encode())
     pixels.update(np.ascontiguousarray(image).data)
     row.pixels = pixels.hexdigest()
+
+
+def _forgotten(row: EmbeddingRow) -> EmbeddingRow:
+    return EmbeddingRow(row.image, tombstones.STATUS, tombstones.REASON)
 
 
 def _with_face(row: EmbeddingRow, face: Aligned) -> EmbeddingRow:

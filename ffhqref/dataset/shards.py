@@ -178,3 +178,36 @@ def finished(out: Path) -> list[Path]:
     """The shards of a finished dataset, as its receipt names them."""
     receipt = store.read_receipt(out, "embed")
     return [store.below(out, name) for name in (receipt.outputs if receipt else ())]
+
+
+def photos(path: Path) -> list[tuple[str, int, int, str, str, bool]]:
+    """The photos of a file: name, size, time of change, digest of points, fault of the name, excluded."""
+    about = json.loads((pq.read_schema(path).metadata or {})[PHOTOS_KEY])
+    return [tuple(photo) for photo in about["photos"]]
+
+
+def without(path: Path, gone: Callable[[str], bool]) -> pa.Table | None:
+    """A file's rows but those of names that are `gone`, a photo of several rows while one is left; None where
+    there is nothing to take out."""
+    table = _read(path)
+    metadata = table.schema.metadata or {}
+    if PHOTOS_KEY not in metadata:  # not made by `embed`: rows alone
+        rows = [at for at, name in enumerate(tables.texts(table, tables.IMAGE)) if not gone(name)]
+        return None if len(rows) == len(table) else table.take(rows).combine_chunks()
+    about, counts = json.loads(metadata[PHOTOS_KEY]), json.loads(metadata[ROWS_KEY])
+    names, at = tables.texts(table, tables.IMAGE), 0
+    kept: list[int] = []
+    listing: list[object] = []
+    left: list[int] = []
+    for photo, count in zip(about["photos"], counts, strict=True):
+        rows = [row for row in range(at, at + count) if not gone(names[row])]
+        at += count
+        if rows and not gone(photo[0]):
+            kept, listing, left = kept + rows, [*listing, photo], [*left, len(rows)]
+    if len(listing) == len(counts) and len(kept) == len(table):
+        return None
+    said = {
+        PHOTOS_KEY: json.dumps({**about, "photos": listing}).encode(),
+        ROWS_KEY: json.dumps(left).encode(),
+    }
+    return table.take(kept).combine_chunks().replace_schema_metadata(said)

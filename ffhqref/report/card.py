@@ -15,6 +15,7 @@ from pathlib import Path
 from ffhqref import __version__
 from ffhqref.core.recipe import build, load_toml
 from ffhqref.core.store import write_text
+from ffhqref.core.terminal import LAW
 from ffhqref.report import attribution, views
 from ffhqref.report.facts import Facts
 from ffhqref.report.page import environment
@@ -37,8 +38,8 @@ FORBIDDEN = (
 )
 USES = "Training and judging reference-based face restoration."
 RIGHTS = (
-    "A face is personal data. Whoever is shown may ask to be left out: put the photo's name into the list of "
-    "`--exclude` (or exclude it in `ffhqref review`), run `ffhqref build-refs` again, and publish anew."
+    "A face is personal data. Whoever is shown may ask to be left out: run `ffhqref forget` with the photo's "
+    "name, delete the photograph, and publish anew."
 )
 
 
@@ -192,7 +193,7 @@ def write_card(known: Facts, curator: Curator) -> Path:
         head=as_yaml(front_matter(known, curator)), title=curator.name.strip() or known.title,
         summary=views.summary(known), counts=counts(known), built=built(known), curator=curator,
         limits=LIMITS, forbidden=FORBIDDEN, uses=USES, rights=RIGHTS, left_out=views.left_out(known)[0],
-        missing=curator.missing(), digests=digests(known), authors=attribution.write(known),
+        law=LAW, missing=curator.missing(), digests=digests(known), authors=attribution.write(known),
     )  # fmt: skip
     path = known.out / "README.md"
     write_text(path, text)

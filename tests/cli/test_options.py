@@ -39,6 +39,7 @@ OPTIONS = {  # names that scripts of users rely on
     "audit": "device names out trained-on workers",
     "report": "gallery images label-accuracy labels seed",
     "review": "idle images merge only part port who",
+    "forget": "dry-run list person runs",
     "sheet": "count images out split",
     "demo": "accept-terms checkpoint out people real seed workers",
     "download": "accept-terms dry-run exclude jobs mirror only out rate retries timeout least-speed verify",

@@ -581,6 +581,7 @@ def test_terms_are_shown_and_accepted_once(server: Server, tmp_path: Path) -> No
     call = ["download", str(manifest), "--out", str(tmp_path / "out")]
     refused = CliRunner().invoke(app, call)
     assert refused.exit_code == 1 and "Be kind." in refused.output and "--accept-terms" in refused.output
+    assert "Article 5(1)(e)" in refused.output
     assert server.asked == []
     assert CliRunner().invoke(app, [*call, "--accept-terms"]).exit_code == 0
     again = CliRunner().invoke(app, call)

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from ffhqref.cli import app
 from ffhqref.core import tables
 from ffhqref.core.store import UserError, digest_file, write_text
+from ffhqref.core.terminal import LAW
 from ffhqref.report import card, facts
 from ffhqref.report.card import Curator, as_yaml, curator_path, read_curator
 from ffhqref.report.write import write_cards
@@ -63,6 +64,7 @@ def test_what_the_curator_said_is_kept_and_put_in(fresh: Path) -> None:
     curator = cards(fresh)
     assert curator_path(fresh).read_text().startswith("licence"), "never written over"
     assert not any(one.startswith(("licence", "creators", "name:")) for one in curator.missing())
+    assert LAW in (fresh / "README.md").read_text()
     assert "- Licence: CC-BY-4.0" in (fresh / "README.md").read_text()
     found = json.loads((fresh / "croissant.json").read_text())
     assert found["license"] == "CC-BY-4.0" and [c["name"] for c in found["creator"]] == ["Ada L", "Bob"]

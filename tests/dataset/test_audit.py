@@ -26,7 +26,7 @@ def dataset(built: Path, tmp_path: Path) -> Path:
     """A copy whose test split holds several people, one level made."""
     out = tmp_path / "mine"
     shutil.copytree(built, out)
-    for words in (["split", "--test-identities", "3"], ["references"]):
+    for words in (["split", "--test-identities", "3", "--redraw"], ["references"]):
         assert CliRunner().invoke(app, [words[0], str(out), *words[1:]]).exit_code == 0
     for target in tables.read_references(out / "reference_mapping/test_references.csv"):
         place = out / "test_images/severe_degrad" / images.png_name(target)

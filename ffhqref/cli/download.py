@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ffhqref.cli.app import app
-from ffhqref.cli.options import AcceptTermsOption, DryRunOption, ask_terms, option
+from ffhqref.cli.options import AcceptTermsOption, DryRunOption, LeastSpeedOption, ask_terms, option
 from ffhqref.core.store import UserError
 from ffhqref.core.terminal import shown
 
@@ -49,10 +49,7 @@ def download(
     dry_run: DryRunOption = False,
     accept_terms: AcceptTermsOption = False,
     timeout: Annotated[float, option("Seconds that a server may be silent.", min=0.1, max=86_400)] = 30,
-    least_speed: Annotated[
-        str,
-        option("Bytes per second a server must send, on average over --timeout; 0: any.", metavar="LIMIT"),
-    ] = "1k",
+    least_speed: LeastSpeedOption = "1k",
     retries: Annotated[int, option("Attempts without progress before giving up.", min=1)] = 6,
 ) -> None:
     """Download datasets and networks, verified and resumable.

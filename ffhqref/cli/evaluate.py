@@ -10,11 +10,26 @@ import typer
 
 from ffhqref.cli.app import app
 from ffhqref.cli.options import (
+    CurvesOption,
     DeviceOption,
+    EvaluatedPhotosOption,
+    EvaluatedRefsOption,
+    EvaluationLabelsOption,
+    FidStatisticsOption,
+    GroupsOption,
+    JudgingDatasetOption,
+    MethodsOption,
+    MetricsOption,
     OutArgument,
+    ParsingOption,
     PhotosOption,
+    ProtocolOption,
+    PublishedOption,
     RecipeOptions,
     RecordedPhotosOption,
+    ScoringDetectorOption,
+    ScoringEmbedderOption,
+    TargetLandmarksOption,
     WorkersOption,
     option,
     recipe_options,
@@ -30,69 +45,26 @@ if TYPE_CHECKING:
 
 @app.command(no_args_is_help=True)
 def evaluate(
-    data: Annotated[
-        Path | None, option("A built dataset, whose targets judge.", "--data", metavar="OUT")
-    ] = None,
-    restored: Annotated[
-        list[str] | None,
-        option(
-            "A method's name and the folder of its results; may be repeated.",
-            "--restored",
-            metavar="NAME=DIR",
-        ),
-    ] = None,
+    data: JudgingDatasetOption = None,
+    restored: MethodsOption = None,
     level: Annotated[str, option("Level of the dataset's low-quality pictures.")] = "severe",
     split: Annotated[Literal["test", "val"], option("Split of the dataset.")] = "test",
-    images: Annotated[
-        Path | None, option("Folder of the photographs.", default="the one that embed read")
-    ] = None,
+    images: EvaluatedPhotosOption = None,
     targets: Annotated[Path | None, option("Without --data: folder of the clean pictures.")] = None,
     lq: Annotated[Path | None, option("Without --data: folder of the low-quality pictures.")] = None,
-    refs_dir: Annotated[
-        Path | None, option("Without --data: a folder of references for each picture's name.")
-    ] = None,
-    labels: Annotated[
-        Path | None, option("CSV by image: identity (without --data), or columns for --by.")
-    ] = None,
-    metrics: Annotated[
-        str | None,
-        option(
-            "Of ids, psnr, ssim, lpips, flpips, dists, niqe, musiq, clipiqa, maniqa, qalign, fid.",
-            metavar="METRIC,...",
-            default="ids,psnr,ssim",
-        ),
-    ] = None,
-    protocol: Annotated[
-        Literal["refldm", "ntire2026", "all"] | None, option("The metrics of a paper instead of --metrics.")
-    ] = None,
-    embedder: Annotated[
-        Path | None, option("ArcFace network (ONNX) for ids.", default="the dataset's own")
-    ] = None,
+    refs_dir: EvaluatedRefsOption = None,
+    labels: EvaluationLabelsOption = None,
+    metrics: MetricsOption = None,
+    protocol: ProtocolOption = None,
+    embedder: ScoringEmbedderOption = None,
     judge: Annotated[Path | None, option("Another recognition network as an independent judge.")] = None,
-    detector: Annotated[
-        Path | None, option("SCRFD detector (ONNX): results without a face count as failures.")
-    ] = None,
-    landmarks: Annotated[
-        Path | None, option("Five points of the targets (CSV, FFHQ's JSON).", default="the dataset's own")
-    ] = None,
-    parsing: Annotated[
-        Path | None, option("For flpips: folder of CelebAMask-HQ label maps, or an ONNX parser.")
-    ] = None,
-    fid_statistics: Annotated[
-        str, option("Published statistics for fid, such as FFHQ:512:trainval70k.", default="the targets")
-    ] = "",
-    by: Annotated[
-        list[str] | None,
-        option("Also by references, eyes, yaw, or a column of --labels; may be repeated.", metavar="NAME"),
-    ] = None,
-    groups: Annotated[
-        Path | None,
-        option("Judge a grouping (a dataset, or a CSV of image and identity) by --labels, nothing else."),
-    ] = None,
-    published: Annotated[
-        Literal["severe", "moderate", "celeba-test-ref"] | None,
-        option("Put the paper's rows for this test set beside.", default="none"),
-    ] = None,
+    detector: ScoringDetectorOption = None,
+    landmarks: TargetLandmarksOption = None,
+    parsing: ParsingOption = None,
+    fid_statistics: FidStatisticsOption = "",
+    by: CurvesOption = None,
+    groups: GroupsOption = None,
+    published: PublishedOption = None,
     size: Annotated[int, option("Pictures are compared at this width and height, px.")] = 512,
     max_references: Annotated[int, option("References of a target that count.", min=1, max=64)] = 5,
     workers: Annotated[int | None, option("Number of threads.", default="one per core")] = None,
@@ -113,8 +85,7 @@ def evaluate(
     ffhqref evaluate --groups mine --labels people.csv
     """
     if groups is not None:
-        _judge_groups(groups, labels)
-        return
+        return _judge_groups(groups, labels)
     from ffhqref.evaluate import run
     from ffhqref.evaluate.cases import parse_method
     from ffhqref.evaluate.summary import remarks, summarise, write_tables
@@ -128,8 +99,7 @@ def evaluate(
         fid_statistics=fid_statistics,
     )  # fmt: skip
     found = run.evaluate(cases, methods, out, options, dataset=data)
-    summary = summarise(found, published or "")
-    write_tables(out, summary, remarks(found))
+    write_tables(out, summary := summarise(found, published or ""), remarks(found))
     _say(found, summary, out)
     for name in by or []:
         _curve(name, found, cases, labels, data, out)

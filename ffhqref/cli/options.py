@@ -151,6 +151,74 @@ TrainingConfigOption = Annotated[
     str | None, option("A name in manifests/train, or a TOML file.", default="the stage's, as in the paper")
 ]
 
+LeastSpeedOption = Annotated[
+    str,
+    option("Bytes per second a server must send, on average over --timeout; 0: any.", metavar="LIMIT"),
+]
+SettingsOption = Annotated[
+    list[str] | None,
+    option("Change a key of the configuration; may be repeated.", "--set", metavar="KEY=VALUE"),
+]
+# of `evaluate`
+JudgingDatasetOption = Annotated[
+    Path | None, option("A built dataset, whose targets judge.", "--data", metavar="OUT")
+]
+MethodsOption = Annotated[
+    list[str] | None,
+    option(
+        "A method's name and the folder of its results; may be repeated.",
+        "--restored",
+        metavar="NAME=DIR",
+    ),
+]
+EvaluatedPhotosOption = Annotated[
+    Path | None, option("Folder of the photographs.", default="the one that embed read")
+]
+EvaluatedRefsOption = Annotated[
+    Path | None, option("Without --data: a folder of references for each picture's name.")
+]
+EvaluationLabelsOption = Annotated[
+    Path | None, option("CSV by image: identity (without --data), or columns for --by.")
+]
+MetricsOption = Annotated[
+    str | None,
+    option(
+        "Of ids, psnr, ssim, lpips, flpips, dists, niqe, musiq, clipiqa, maniqa, qalign, fid.",
+        metavar="METRIC,...",
+        default="ids,psnr,ssim",
+    ),
+]
+ProtocolOption = Annotated[
+    Literal["refldm", "ntire2026", "all"] | None, option("The metrics of a paper instead of --metrics.")
+]
+ScoringEmbedderOption = Annotated[
+    Path | None, option("ArcFace network (ONNX) for ids.", default="the dataset's own")
+]
+ScoringDetectorOption = Annotated[
+    Path | None, option("SCRFD detector (ONNX): results without a face count as failures.")
+]
+TargetLandmarksOption = Annotated[
+    Path | None, option("Five points of the targets (CSV, FFHQ's JSON).", default="the dataset's own")
+]
+ParsingOption = Annotated[
+    Path | None, option("For flpips: folder of CelebAMask-HQ label maps, or an ONNX parser.")
+]
+FidStatisticsOption = Annotated[
+    str, option("Published statistics for fid, such as FFHQ:512:trainval70k.", default="the targets")
+]
+CurvesOption = Annotated[
+    list[str] | None,
+    option("Also by references, eyes, yaw, or a column of --labels; may be repeated.", metavar="NAME"),
+]
+GroupsOption = Annotated[
+    Path | None,
+    option("Judge a grouping (a dataset, or a CSV of image and identity) by --labels, nothing else."),
+]
+PublishedOption = Annotated[
+    Literal["severe", "moderate", "celeba-test-ref"] | None,
+    option("Put the paper's rows for this test set beside.", default="none"),
+]
+
 
 @dataclass(frozen=True)
 class RecipeOptions:

@@ -15,6 +15,7 @@ from ffhqref.cli.app import app
 from ffhqref.cli.options import (
     AutoencoderOption,
     RecordedPhotosOption,
+    SettingsOption,
     SqueezeOption,
     TrainingConfigOption,
     option,
@@ -54,10 +55,7 @@ def train(
         Literal["fp32", "tf32", "bf16", "fp16"] | None,
         option("Precision of the networks.", default=CONFIGURED),
     ] = None,
-    set: Annotated[
-        list[str] | None,
-        option("Change a key of the configuration; may be repeated.", "--set", metavar="KEY=VALUE"),
-    ] = None,
+    set: SettingsOption = None,
     resume: Annotated[bool, option("Continue from the last checkpoint.", "--resume")] = False,
     unverified: Annotated[
         bool, option("Train even if `ffhqref verify` fails for the dataset.", "--unverified")

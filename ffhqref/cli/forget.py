@@ -46,7 +46,7 @@ def forget(
     ffhqref forget mine 00017.jpg 00042.jpg
     ffhqref forget mine --list asked.txt --dry-run
     """
-    from ffhqref.core.tables import read_list
+    from ffhqref.core.lists import read_list
     from ffhqref.dataset.forget import forget_photos
 
     wanted = [*(names or []), *(read_list(listed) if listed else [])]

@@ -337,7 +337,7 @@ def next_line(*words: object) -> str:
 
 def after_building(out: Path) -> str:
     """What to run next on a built dataset, by the targets that it has."""
-    from ffhqref.core.tables import read_mapping
+    from ffhqref.core.lists import read_mapping
 
     for split, more in (("test", ()), ("val", ("--split", "val"))):
         if read_mapping(out / "reference_mapping" / f"{split}_references.csv"):

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ffhqref.core import tables
+from ffhqref.core import lists, tables
 from ffhqref.core.images import png_name, scan
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import UserError, read_receipt
@@ -68,7 +68,7 @@ def audit(
     a dataset that was embedded with the same network. Pictures are embedded by `recipe` into `out`/audit.
     """
     person = _test_people(out)
-    targets = tables.read_references(out / "reference_mapping/test_references.csv")
+    targets = lists.read_references(out / "reference_mapping/test_references.csv")
     wanted = {name: person[name] for name in targets if name in person}
     if trained_on.is_dir():
         leaks, ways = _of_folder(out, trained_on, recipe, person, names_only, device, workers)
@@ -98,11 +98,11 @@ def _levels(out: Path, targets: Mapping[str, str]) -> dict[str, tuple[str, ...]]
 
 def _read_names(path: Path) -> list[str]:
     if path.suffix.lower() != ".csv":
-        names = tables.read_list(path)
+        names = lists.read_list(path)
     else:
-        header = tables.read_csv(path, []).columns
+        header = lists.read_csv(path, []).columns
         column = tables.GT_IMAGE if tables.GT_IMAGE in header else tables.IMAGE
-        names = list(tables.read_csv(path, [column])[column])
+        names = list(lists.read_csv(path, [column])[column])
     if not names:
         raise UserError(f"{path} names no image: give --trained-on a list with one name a line.")
     return names
@@ -181,7 +181,7 @@ def write_audit(path: Path, found: Audit) -> None:
         [leak.image, leak.person, leak.way, leak.trained_on, "" if leak.distance is None else leak.distance]
         for leak in found.leaks
     )
-    tables.write_csv(path, COLUMNS, rows)
+    lists.write_csv(path, COLUMNS, rows)
 
 
 def lines(found: Audit) -> list[str]:

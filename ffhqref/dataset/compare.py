@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ffhqref.core import tables
+from ffhqref.core import lists, tables
 from ffhqref.core.images import png_name
 from ffhqref.core.store import UserError, write_text
 from ffhqref.identities.grouping import agreement, components
@@ -66,7 +66,7 @@ def load_lists(folder: Path) -> Lists:
     split: dict[str, str] = {}
     for part in tables.SPLITS:
         listed = _list(folder, part)
-        names = map(png_name, tables.read_list(listed)) if listed else ()
+        names = map(png_name, lists.read_list(listed)) if listed else ()
         rows = references.get(part, {})
         for name in (*names, *rows, *(name for found in rows.values() for name in found)):
             split.setdefault(name, part)
@@ -88,7 +88,7 @@ def _first(folder: Path, inner: str, name: str) -> Path | None:
 
 
 def _rows(path: Path) -> dict[str, list[str]]:
-    rows = tables.read_references(path)
+    rows = lists.read_references(path)
     return {png_name(target): [png_name(name) for name in names] for target, names in rows.items()}
 
 
@@ -221,8 +221,8 @@ def write_comparison(out: Path, result: Comparison) -> None:
         [one.kind, one.person, one.photos, len(one.parts), " ".join(f"{w}:{n}" for w, n in one.parts)]
         for one in result.changed
     ]
-    tables.write_csv(out / "people.csv", COLUMNS, rows)
-    tables.write_csv(out / "counts.csv", ("what", "ours", "other", "common"),
+    lists.write_csv(out / "people.csv", COLUMNS, rows)
+    lists.write_csv(out / "counts.csv", ("what", "ours", "other", "common"),
                      [[what, *numbers] for what, numbers in result.counts.items()])  # fmt: skip
     write_text(out / "summary.txt", "\n".join(lines(result)) + "\n")
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
-from ffhqref.core import store, tables
+from ffhqref.core import lists, store, tables
 from ffhqref.core.images import png_name
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import UserError
@@ -165,7 +165,7 @@ def strata_of(
     parts: Sequence[Component], names: Sequence[str], labels: Path, columns: Sequence[str]
 ) -> dict[str, str]:
     """Component -> its photos' commonest labels (ages in FairFace's nine groups), from a CSV by image."""
-    frame = tables.read_csv(labels, [tables.IMAGE, *columns])
+    frame = lists.read_csv(labels, [tables.IMAGE, *columns])
     rows = [tuple(_label(str(value)) for value in row) for row in frame[list(columns)].to_numpy()]
     by_name: dict[str, tuple[str, ...]] = dict(zip(frame[tables.IMAGE], rows, strict=True))
     by_png = {png_name(name): row for name, row in by_name.items()}  # what a crop of it is called

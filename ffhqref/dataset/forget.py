@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ffhqref.core import images, store, tables
+from ffhqref.core import images, lists, store, tables
 from ffhqref.core.store import Receipt, UserError
 from ffhqref.dataset import crops, people, shards, tombstones, trace, verdicts
 from ffhqref.dataset.build import recipe_of
@@ -256,12 +256,12 @@ def _strip_mappings(out: Path, gone: set[str]) -> None:
     for split in tables.SPLITS:
         path = csv_path(out, split)
         if path.is_file():
-            mapping = tables.read_mapping(path)
+            mapping = lists.read_mapping(path)
             rows = [
                 (name, [one for one in row.references if one not in gone]) for name, row in mapping.items()
             ]
             left = [(name, references) for name, references in rows if name not in gone and references]
-            store.write_text(path, tables.reference_csv(left, with_lq=split != "train"))
+            store.write_text(path, lists.reference_csv(left, with_lq=split != "train"))
 
 
 def _drop_results(out: Path, plan: Plan) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ffhqref.core import store, tables
+from ffhqref.core import lists, store, tables
 from ffhqref.core.store import UserError
 from ffhqref.dataset.references import csv_path
 from ffhqref.dataset.trace import Traces
@@ -145,7 +145,7 @@ def _made_with(out: Path, gone: set[str]) -> set[str]:
         row.lq
         for split in tables.SPLITS
         if csv_path(out, split).is_file()
-        for target, row in tables.read_mapping(csv_path(out, split)).items()
+        for target, row in lists.read_mapping(csv_path(out, split)).items()
         if target not in gone and gone.intersection(row.references)
     }
 

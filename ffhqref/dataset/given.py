@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ffhqref.core import tables
+from ffhqref.core import lists, tables
 from ffhqref.core.store import JsonObject, UserError
 from ffhqref.dataset.constraints import Obeyed
 from ffhqref.identities.grouping import Labels, agreement, components, distances_of
@@ -18,7 +18,7 @@ from ffhqref.identities.linkage import single_linkage
 
 def known_people(path: Path) -> dict[str, str]:
     """A CSV of image and identity."""
-    frame = tables.read_csv(path, [tables.IMAGE, tables.IDENTITY])
+    frame = lists.read_csv(path, [tables.IMAGE, tables.IDENTITY])
     people = dict(zip(frame[tables.IMAGE], frame[tables.IDENTITY], strict=True))
     if len(people) != len(frame):
         twice = frame[tables.IMAGE][frame[tables.IMAGE].duplicated()].iloc[0]

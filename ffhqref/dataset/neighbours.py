@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ffhqref.core import tables
+from ffhqref.core import lists, tables
 from ffhqref.core.arrays import Float64, Int64
 from ffhqref.core.images import png_name
 from ffhqref.core.recipe import Recipe
@@ -92,7 +92,7 @@ def _named(path: Path, index: dict[str, int]) -> npt.NDArray[np.bool_]:
     """Which photos a list names, by whole name or by their `.png`; UserError where none is in the dataset."""
     stems = {png_name(name): at for name, at in index.items()}
     found = np.zeros(len(index), bool)
-    for name in tables.read_list(path):
+    for name in lists.read_list(path):
         at = index.get(name, stems.get(png_name(name)))
         if at is not None:
             found[at] = True

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ffhqref.core import tables
+from ffhqref.core import lists, tables
 from ffhqref.core.arrays import Float64, Int64
 from ffhqref.core.recipe import Recipe, Start
 from ffhqref.core.store import Receipt, digest_given, fingerprint, finished, lock, write_receipt, write_text
@@ -159,7 +159,7 @@ def write_references(out: Path, recipe: Recipe) -> Receipt:
         notes = {}
         for split in tables.SPLITS:
             rows = rows_of(graph, vectors, splits, split, recipe, looks)
-            write_text(csv_path(out, split), tables.reference_csv(rows, with_lq=split != "train"))
+            write_text(csv_path(out, split), lists.reference_csv(rows, with_lq=split != "train"))
             counts = np.bincount([min(len(row), 10) for _, row in rows], minlength=11)[1:]
             notes[split] = {"targets": len(rows), "references": sum(len(row) for _, row in rows)}
             notes[split]["histogram_1_to_10_and_more"] = counts.tolist()

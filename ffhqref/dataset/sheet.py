@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ffhqref.core import sheets, tables
+from ffhqref.core import lists, sheets, tables
 from ffhqref.core.images import BadImage, Rgb, find
 from ffhqref.core.images import read as read_image
 from ffhqref.core.sheets import Panel, Tag
@@ -41,7 +41,7 @@ def mappings(out: Path, split: str | None = None) -> dict[str, dict[str, list[st
     """split -> target -> references of a dataset (all splits, or one); UserError where there are none."""
     wanted = [split] if split else ["test", "val", "train"]
     paths = {name: out / "reference_mapping" / f"{name}_references.csv" for name in wanted}
-    found = {name: tables.read_references(path) for name, path in paths.items() if path.is_file()}
+    found = {name: lists.read_references(path) for name, path in paths.items() if path.is_file()}
     if not any(found.values()):
         which = f"{split} targets" if split else "reference_mapping"
         raise UserError(f"{out} has no {which}: give the folder of a built dataset (`ffhqref build-refs`).")

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ffhqref.core import store, tables
+from ffhqref.core import lists, store, tables
 from ffhqref.core.images import Photo, scan
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import UserError
@@ -47,7 +47,7 @@ def find_source(images: Path, out: Path, recipe: Recipe) -> Source:
     passed_over: list[Path] = []
     skipped: Counter[str] = Counter()
     photos = scan(images, without=out, kept=_names_so_far(out), passed_over=passed_over, skipped=skipped)
-    excluded = frozenset(tables.read_list(Path(recipe.exclude))) if recipe.exclude else frozenset()
+    excluded = frozenset(lists.read_list(Path(recipe.exclude))) if recipe.exclude else frozenset()
     unmatched = sorted(excluded - {photo.name for photo in photos})
     if unmatched and recipe.exclude_unmatched == "error":
         some = ", ".join(unmatched[:5]) + (", ..." if len(unmatched) > 5 else "")

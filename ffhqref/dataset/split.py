@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ffhqref.core import store, tables
+from ffhqref.core import lists, store, tables
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import JsonObject, Receipt, UserError
 from ffhqref.dataset import crops, neighbours, people
@@ -47,7 +47,7 @@ def read_lists(folder: Path, names: Sequence[str]) -> tuple[dict[str, str], dict
     splits: dict[str, str] = {}
     absent = 0
     for split in tables.SPLITS:
-        for name in tables.read_list(base / f"{split}_image.txt"):
+        for name in lists.read_list(base / f"{split}_image.txt"):
             if splits.get(name, split) != split:
                 raise UserError(f"{base}: {name} stands in the lists of both {splits[name]} and {split}.")
             splits[name] = split
@@ -231,7 +231,7 @@ def _write(out: Path, graph: Neighbours, grown: _Grown, wanted: Receipt, notes: 
     counts = {}
     for name in tables.SPLITS:
         photos = [image for image, _, split in rows if split == name]
-        tables.write_list(list_path(out, name), photos)
+        lists.write_list(list_path(out, name), photos)
         identities = {identity for _, identity, split in rows if split == name}
         counts[name] = {"photos": len(photos), "identities": len(identities)}
     outputs += [list_path(out, name) for name in tables.SPLITS]

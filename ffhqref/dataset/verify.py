@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ffhqref.core import store, tables
+from ffhqref.core import lists, store, tables
 from ffhqref.core.images import find
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import Receipt, UserError, damaged_outputs, fingerprint, read_receipt
@@ -95,7 +95,7 @@ def _load(out: Path, images: Path, recipe: Recipe, receipts: Mapping[str, Receip
     identity = tables.read_by_image(tables.path_of(out, "identities"), tables.IDENTITIES, tables.IDENTITY)
     split = tables.read_by_image(tables.path_of(out, "splits"), tables.SPLIT_TABLE, tables.SPLIT)
     folder = out / "reference_mapping"
-    references = {name: tables.read_references(folder / f"{name}_references.csv") for name in tables.SPLITS}
+    references = {name: lists.read_references(folder / f"{name}_references.csv") for name in tables.SPLITS}
     outside = bool(receipts["split"].inputs.get("splits") or receipts["cluster"].inputs.get("identities"))
     outside |= receipts["split"].parameters.get("join_across") == "train"
     excluded = frozenset(map(str, receipts["cluster"].notes.get("excluded", ())))
@@ -135,7 +135,7 @@ def _list_faults(dataset: Dataset) -> Iterator[str]:
     for split in tables.SPLITS:
         path = dataset.out / "id_based_ffhq_split" / f"{split}_image.txt"
         wanted = [name for name, part in dataset.split.items() if part == split]
-        if tables.read_list(path) != wanted:
+        if lists.read_list(path) != wanted:
             yield f"{path.name} is not the photos of {split}"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from ffhqref.core import images, tables
+from ffhqref.core import images, lists, tables
 from ffhqref.core.store import UserError
 from ffhqref.core.tables import TableRow
 from ffhqref.degrade.levels import Level
@@ -51,11 +51,11 @@ class DegradeOptions:
 def read_names(path: Path) -> list[str]:
     """Image names from a text file (one a line) or a CSV (column gt_image, else image), each once."""
     if path.suffix.lower() != ".csv":
-        names = tables.read_list(path)
+        names = lists.read_list(path)
     else:
-        header = tables.read_csv(path, []).columns
+        header = lists.read_csv(path, []).columns
         column = tables.GT_IMAGE if tables.GT_IMAGE in header else tables.IMAGE
-        names = tables.read_csv(path, [column])[column].tolist()
+        names = lists.read_csv(path, [column])[column].tolist()
     if not names:
         raise UserError(f"{path} names no image: give --list a file with one image name a line.")
     return list(dict.fromkeys(names))

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from ffhqref.core import images, journal, sheets, store, tables
+from ffhqref.core import images, journal, lists, sheets, store, tables
 from ffhqref.core.images import BadImage, Rgb
 from ffhqref.core.journal import Made
 from ffhqref.core.sheets import Panel
@@ -86,7 +86,7 @@ def degrade_dataset(
     mapping = out / "reference_mapping" / f"{split}_references.csv"
     if not mapping.is_file():
         raise UserError(f"There is no {mapping}: give a built dataset, or --out for a plain folder.")
-    rows = tables.read_mapping(mapping)
+    rows = lists.read_mapping(mapping)
     remove_stale(out)
     targets = named(photos or store.recorded_images(out), list(rows))
     if not targets:

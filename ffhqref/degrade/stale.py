@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ffhqref.core import images, journal, store, tables
+from ffhqref.core import images, journal, lists, store, tables
 from ffhqref.core.store import UserError
 
 TABLE = "tables/degradations.parquet"  # below the output folder
@@ -72,7 +72,7 @@ def _journals(out: Path) -> Iterator[tuple[Path, str, list[str]]]:
         split = found["split"]
         mapping = out / "reference_mapping" / f"{split}_references.csv"
         if split not in files:
-            rows = tables.read_mapping(mapping) if mapping.is_file() else {}
+            rows = lists.read_mapping(mapping) if mapping.is_file() else {}
             files[split] = [row.lq for row in rows.values()]
         yield path, level_folder(found["level"], split), files[split]
 

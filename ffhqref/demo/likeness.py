@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ffhqref.core import images, tables
+from ffhqref.core import images, lists
 from ffhqref.core.arrays import Float32
 from ffhqref.core.images import Rgb, find, png_name, resize
 from ffhqref.demo import EMBEDDER
@@ -73,7 +73,7 @@ def of_restored(out: Path) -> list[str]:
     """Of a finished demo whose test images were restored: a line for each kind of picture."""
     dataset, photos = out / "dataset", out / "photos"
     points = read_landmarks(out / "landmarks.csv")
-    targets = tables.read_references(dataset / "reference_mapping/test_references.csv")
+    targets = lists.read_references(dataset / "reference_mapping/test_references.csv")
     marks = {name: place for name in targets if (place := points.find(name, FRAME)) is not None}
     folders = {kind: dataset / folder for kind, folder in RESTORED_KINDS.items()}
     names = [name for name in marks if all((at / png_name(name)).is_file() for at in folders.values())]
@@ -85,7 +85,7 @@ def of_restored(out: Path) -> list[str]:
         {kind: [images.read(folder / png_name(name)) for name in names] for kind, folder in folders.items()},
         [marks[name] for name in names],
     )
-    person = tables.read_labels(out / "labels.csv")
+    person = lists.read_labels(out / "labels.csv")
     who = [person[name] for name in names]
     lines = [f"  {kind:<28} {mean_over_people(values, who)}" for kind, values in found.items()]
     return [

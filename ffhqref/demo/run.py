@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ffhqref.core import tables
+from ffhqref.core import lists, tables
 from ffhqref.core.images import scan
 from ffhqref.core.recipe import Recipe, load_recipe
 from ffhqref.core.store import Receipt, UserError, finished, lock, need_space, write_receipt, write_text
@@ -94,7 +94,7 @@ def demo_recipe(out: Path, seed: int) -> Recipe:
 
 def judged(dataset: Path, labels: Path) -> Agreement:
     """The identities that were found against those that are known (CSV of image and identity)."""
-    known = tables.read_labels(labels)
+    known = lists.read_labels(labels)
     found = tables.read_by_image(tables.path_of(dataset, "identities"), tables.IDENTITIES, tables.IDENTITY)
     both = [name for name in found if name in known]
     if not both:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from ffhqref.core import images, tables
+from ffhqref.core import images, lists, tables
 from ffhqref.core.store import UserError, recorded_images
 from ffhqref.dataset.compare import people_of_rows
 from ffhqref.restore.jobs import wrong_references
@@ -58,7 +58,7 @@ def of_dataset(
     path = out / "reference_mapping" / f"{split}_references.csv"
     if not path.is_file():
         raise UserError(f"There is no {path}: give --data a built dataset (`ffhqref build-refs`).")
-    mapping = tables.read_mapping(path)
+    mapping = lists.read_mapping(path)
     if not mapping:
         raise UserError(f"{path} names no target: build the dataset with a larger {split} split.")
     rows = {target: row.references for target, row in mapping.items()}
@@ -102,7 +102,7 @@ def of_folders(
     root = targets or lq
     if root is None:
         raise UserError("Give --data OUT, or --targets or --lq with a folder of pictures.")
-    known = tables.read_labels(labels) if labels else {}
+    known = lists.read_labels(labels) if labels else {}
     by_stem = {images.png_name(name): who for name, who in known.items()}
     low = {images.png_name(one.name): one.path for one in _scan(lq)} if lq else {}
     cases: list[Case] = []

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 
-from ffhqref.core import tables
+from ffhqref.core import lists, tables
 from ffhqref.core.arrays import Float32
 from ffhqref.core.images import Rgb, write
 from ffhqref.core.store import UserError
@@ -66,7 +66,7 @@ def groups_of(
 def _column(by: str, labels: Path | None) -> dict[str, str] | None:
     if labels is None:
         return None
-    frame = tables.read_csv(labels, [tables.IMAGE])
+    frame = lists.read_csv(labels, [tables.IMAGE])
     return dict(zip(frame[tables.IMAGE], frame[by], strict=True)) if by in frame.columns else None
 
 
@@ -203,7 +203,7 @@ def write_curve(out: Path, curves: Sequence[Curve]) -> list[Path]:
         for method, row in one.means.items()
         if (mean := row[group]).count
     ]
-    tables.write_csv(table, BY_COLUMNS, rows)
+    lists.write_csv(table, BY_COLUMNS, rows)
     write(picture, plot(first))
     return [table, picture]
 

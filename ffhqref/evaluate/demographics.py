@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ffhqref.core import images, journal, tables
+from ffhqref.core import images, journal, lists, tables
 from ffhqref.core.arrays import Float32
 from ffhqref.core.images import BadImage, Rgb
 from ffhqref.core.journal import Made
@@ -158,7 +158,7 @@ def write_labels(path: Path, labels: Mapping[str, Label], predicted_by: str) -> 
         [name, *(labels[name].get(column, "") for column in columns[1:-1]), predicted_by]
         for name in sorted(labels)
     )
-    tables.write_csv(path, columns, rows)
+    lists.write_csv(path, columns, rows)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ffhqref.core import tables
+from ffhqref.core import lists
 from ffhqref.core.arrays import Float64
 from ffhqref.core.store import UserError
 from ffhqref.evaluate.statistics import RESAMPLES, SEED
@@ -48,7 +48,7 @@ def judge(source: Path, labels: Path) -> Grouping:
 
     UserError where `labels` (CSV of image, identity) names none of the photos.
     """
-    known = tables.read_labels(labels)
+    known = lists.read_labels(labels)
     found, references, splits = _read(source)
     both = sorted(name for name in found if known.get(name))
     if not both:
@@ -65,12 +65,12 @@ def judge(source: Path, labels: Path) -> Grouping:
 def _read(source: Path) -> tuple[dict[str, str], list[tuple[str, Sequence[str]]], dict[str, str]]:
     """Photo -> identity, (target, references), photo -> split."""
     if source.is_file():
-        return tables.read_labels(source), [], {}
+        return lists.read_labels(source), [], {}
     from ffhqref.dataset.compare import load_lists
 
-    lists = load_lists(source)
-    rows = [(target, found) for rows in lists.references.values() for target, found in rows.items()]
-    return dict(lists.identity), rows, dict(lists.split)
+    found = load_lists(source)
+    rows = [(target, names) for rows in found.references.values() for target, names in rows.items()]
+    return dict(found.identity), rows, dict(found.split)
 
 
 def _shares(found: Sequence[str], known: Sequence[str]) -> dict[str, Share]:

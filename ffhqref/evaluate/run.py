@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from ffhqref import __version__
-from ffhqref.core import tables
+from ffhqref.core import lists, tables
 from ffhqref.core.store import UserError, digest_file, lock, read_receipt
 from ffhqref.evaluate import adapters, external
 from ffhqref.evaluate.cases import LOW_QUALITY, Cases, Method
@@ -239,4 +239,4 @@ def _write(out: Path, found: Evaluation, by: Mapping[str, str]) -> None:
     place = {method: at for at, method in enumerate(found.methods)}
     rows.sort(key=lambda row: (place[row[0]], row[1], row[2]))
     tables.write_rows(out / "scores.parquet", tables.SCORES, rows)
-    tables.write_csv(out / "failures.csv", tables.FAILURES, sorted([*found.failures, *found.unmeasured]))
+    lists.write_csv(out / "failures.csv", tables.FAILURES, sorted([*found.failures, *found.unmeasured]))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ffhqref.core import tables
+from ffhqref.core import lists, tables
 from ffhqref.core.published import TABLE_7, Published
 from ffhqref.core.store import write_text
 from ffhqref.core.terminal import shown
@@ -228,8 +228,8 @@ def remarks(found: Evaluation) -> list[str]:
 
 def write_tables(out: Path, summary: Summary, notes: Sequence[str]) -> None:
     """summary.csv, differences.csv, table.md (with the notes below) and table.tex."""
-    tables.write_csv(out / "summary.csv", COLUMNS, _csv_rows(summary))
-    tables.write_csv(out / "differences.csv", DIFFERENCES, _difference_rows(summary))
+    lists.write_csv(out / "summary.csv", COLUMNS, _csv_rows(summary))
+    lists.write_csv(out / "differences.csv", DIFFERENCES, _difference_rows(summary))
     below = "".join(f"- {note}\n" for note in notes)
     write_text(out / "table.md", f"{markdown(summary)}\n{below}")
     write_text(out / "table.tex", latex(summary))

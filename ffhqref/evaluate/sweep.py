@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from ffhqref.core import tables
+from ffhqref.core import lists, tables
 from ffhqref.core.images import write
 from ffhqref.core.recipe import Order, Recipe, load_toml
 from ffhqref.core.store import UserError, digest, write_text
@@ -145,7 +145,7 @@ def _restore(
     if order := setting.pop("order", None):
         rows = ordered_rows(dataset, replace(recipe, order=order, max_references=None), split)
         mapping = place / f"{split}_references.csv"
-        write_text(mapping, tables.reference_csv(rows, with_lq=True))
+        write_text(mapping, lists.reference_csv(rows, with_lq=True))
     known = {item.name for item in fields(RestoreOptions)}
     restoring = RestoreOptions(
         **{key: value for key, value in setting.items() if key in known}, device=device
@@ -168,7 +168,7 @@ def _write(out: Path, grid: Grid, found: Evaluation, summary: Summary) -> tuple[
     for run in grid.runs:
         rows.append([*map(str, run.setting.values()), *_numbers(summary, run.label(grid.varied))])
     table, picture = out / "sweep.csv", out / "sweep.png"
-    tables.write_csv(table, columns, rows)
+    lists.write_csv(table, columns, rows)
     write(picture, plot(curve_of(grid, summary, metrics[0])))
     return table, picture
 

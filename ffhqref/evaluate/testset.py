@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ffhqref.core import images, tables
+from ffhqref.core import images, lists
 from ffhqref.core.arrays import Float32
 from ffhqref.core.images import BadImage, Photo, Rgb, png_name
 from ffhqref.core.recipe import Recipe
@@ -76,12 +76,12 @@ def build_test_set(
                 f"None of the {len(wanted):,} pictures of {targets} shows a photograph of {collection}."
             )
         listed = out / "targets.txt"
-        tables.write_list(listed, sorted({match.photo for match in matches}))
-        tables.write_csv(out / "matches.csv", ("target", "photo", "found_by", "apart"),
+        lists.write_list(listed, sorted({match.photo for match in matches}))
+        lists.write_csv(out / "matches.csv", ("target", "photo", "found_by", "apart"),
                          [[m.target, m.photo, m.way, f"{m.apart:.4f}"] for m in matches])  # fmt: skip
         built = build_refs(collection, out, replace(recipe, targets=str(listed.resolve())),
                            device=device, workers=workers)  # fmt: skip
-        rows = tables.read_references(out / "reference_mapping/test_references.csv")
+        rows = lists.read_references(out / "reference_mapping/test_references.csv")
         placed = _place(matches, rows, lq, out / f"test_images/{level}_degrad") if lq else 0
     lost = sum(match.photo not in rows for match in matches)
     return TestSet(built, tuple(matches), tuple(missing), placed, lost)

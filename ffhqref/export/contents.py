@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ffhqref.core import images, tables
+from ffhqref.core import images, lists, tables
 from ffhqref.core.images import SUFFIXES, BadImage, meeting_key, name_fault, png_name
+from ffhqref.core.lists import MappingRow
 from ffhqref.core.store import UserError, below, recorded_images
-from ffhqref.core.tables import MappingRow
 from ffhqref.export.options import ExportOptions
 
 CROPS = "images512x512"  # below the dataset: faces as FFHQ frames them
@@ -85,7 +85,7 @@ class Contents:
         path = self.dataset / "reference_mapping" / f"{split}_references.csv"
         if not path.is_file():
             raise UserError(f"There is no {path}: give the folder of a built dataset (`ffhqref build-refs`).")
-        rows = tables.read_mapping(path)
+        rows = lists.read_mapping(path)
         for target, row in rows.items():
             for name in (target, row.lq, *row.references):
                 if fault := name_fault(name):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ffhqref.core import tables
+from ffhqref.core import lists
 from ffhqref.core.images import png_name
 from ffhqref.export.contents import CROPS, Contents
 from ffhqref.export.entries import BytesEntry, Entry, PictureEntry, text_entry
@@ -18,7 +18,7 @@ def plan(contents: Contents) -> Iterator[Entry]:
     options = contents.options
     for split, mapping in contents.mappings.items():
         rows = [(png_name(name), [*map(png_name, row.references)]) for name, row in mapping.items()]
-        text = tables.reference_csv(rows, with_lq=split != "train")
+        text = lists.reference_csv(rows, with_lq=split != "train")
         yield BytesEntry(f"reference_mapping/{split}_references.csv", text.encode())
         listed = _listed(contents, split)
         yield text_entry(f"id_based_ffhq_split/{split}_image.txt", map(png_name, listed))
@@ -36,6 +36,6 @@ def _listed(contents: Contents, split: str) -> list[str]:
     """The photos of a split's list; those of its mapping where there is no list."""
     path = contents.dataset / "id_based_ffhq_split" / f"{split}_image.txt"
     if path.is_file():
-        return tables.read_list(path)
+        return lists.read_list(path)
     mapping = contents.mappings[split]
     return sorted({name for target, row in mapping.items() for name in (target, *row.references)})

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from ffhqref.core import tables
+from ffhqref.core import lists
 from ffhqref.core.journal import Made
 from ffhqref.core.store import UserError, below, digest_file, flush, write_text
 from ffhqref.export.contents import Contents, Picture, flat
@@ -45,7 +45,7 @@ def plan(contents: Contents) -> Iterator[Entry]:
         rows = [
             (f"{key_of(s.target.name)}.png", [f"{key_of(r.name)}.png" for r in s.references]) for s in samples
         ]
-        text = tables.reference_csv(rows, with_lq=split != "train")
+        text = lists.reference_csv(rows, with_lq=split != "train")
         yield BytesEntry(f"reference_mapping/{split}_references.csv", text.encode())
 
 

@@ -11,10 +11,11 @@ import numpy as np
 
 from ffhqref.core.arrays import Float32
 from ffhqref.core.images import BadImage, Rgb
+from ffhqref.core.lists import read_csv
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import UserError, digest
 from ffhqref.core.stream import entries
-from ffhqref.core.tables import IMAGE, LANDMARK_COLUMNS, read_csv
+from ffhqref.core.tables import IMAGE, LANDMARK_COLUMNS
 from ffhqref.faces.geometry import align, crop_middle, five_of_68
 from ffhqref.faces.networks import Detector, Face, best_placed
 

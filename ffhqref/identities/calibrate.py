@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ffhqref.core import tables
+from ffhqref.core import lists, tables
 from ffhqref.core.arrays import Float64, Int64
 from ffhqref.core.images import Rgb, write
 from ffhqref.core.store import UserError, fingerprint, lock
@@ -210,7 +210,7 @@ def calibrate_distance(out: Path, labels: Path, *, false_match_rate: float = 1e-
     if not 0 <= false_match_rate < 1:
         raise UserError(f"--false-match-rate {false_match_rate}: give a rate from 0 to below 1.")
     fingerprint(out, "embed")
-    known = tables.read_labels(labels)
+    known = lists.read_labels(labels)
     embeddings = tables.load_embeddings(out)
     listed = [at for at, name in enumerate(embeddings.names) if known.get(name)]
     if not listed:
@@ -220,7 +220,7 @@ def calibrate_distance(out: Path, labels: Path, *, false_match_rate: float = 1e-
     suggested = rates.suggested(false_match_rate)
     with lock(out, "calibrate"):
         table, plot = out / "tables" / "calibration.csv", out / "calibration.png"
-        tables.write_rates(
+        lists.write_rates(
             table,
             rates.distances,
             (rates.true_match, *rates.true_range),

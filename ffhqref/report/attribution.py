@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from ffhqref.core import tables
+from ffhqref.core import lists, tables
 from ffhqref.report.facts import Facts
 
 
@@ -51,5 +51,5 @@ def write(known: Facts) -> Attribution | None:
     if found is None:
         path_of(known.out).unlink(missing_ok=True)
     else:
-        tables.write_csv(path_of(known.out), columns, ([row[name] for name in columns] for row in found.rows))
+        lists.write_csv(path_of(known.out), columns, ([row[name] for name in columns] for row in found.rows))
     return found

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ffhqref.core import tables
+from ffhqref.core import lists, tables
 from ffhqref.core.arrays import Float32, Float64, Int64
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import Receipt, UserError, below, digest_given, read_receipt, recorded_images
@@ -142,7 +142,7 @@ def load(out: Path, images: Path | None = None) -> Facts:
 
 
 def _mapping(out: Path, split: str) -> dict[str, list[str]]:
-    return tables.read_references(out / "reference_mapping" / f"{split}_references.csv")
+    return lists.read_references(out / "reference_mapping" / f"{split}_references.csv")
 
 
 def _table_if_there(out: Path, name: str, schema: pa.Schema) -> pa.Table | None:

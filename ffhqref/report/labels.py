@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
 
-from ffhqref.core import tables
+from ffhqref.core import lists, tables
 from ffhqref.core.store import UserError
 from ffhqref.report import figures
 from ffhqref.report.facts import Facts
@@ -50,7 +50,7 @@ def charts(facts: Facts, labels: Path | None, accuracy: float | None) -> list[La
         return []
     if accuracy is not None and not 0 < accuracy <= 1:
         raise UserError(f"--label-accuracy {accuracy:g}: give how often the labels are right, such as 0.71.")
-    frame = tables.read_csv(path, [tables.IMAGE])
+    frame = lists.read_csv(path, [tables.IMAGE])
     targets = {target for _, target, _ in facts.targets()}
     frame = frame[frame[tables.IMAGE].isin(targets)]
     found = []

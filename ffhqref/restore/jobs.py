@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from ffhqref.core import images, tables
+from ffhqref.core import images, lists, tables
 from ffhqref.core.store import UserError
 
 ReferencesOf = Literal["own", "wrong"]
@@ -56,7 +56,7 @@ def _exchanged(jobs: Jobs, dataset: Path, mapping: Path, photos: Path, most: int
     """The jobs with another person's references; UserError where the dataset has one person."""
     table = tables.read(tables.path_of(dataset, "identities"), tables.IDENTITIES)
     names, people = (tables.texts(table, column) for column in (tables.IMAGE, tables.IDENTITY))
-    rows = {target: found[:most] for target, found in tables.read_references(mapping).items()}
+    rows = {target: found[:most] for target, found in lists.read_references(mapping).items()}
     wrong = wrong_references(rows, dict(zip(names, people, strict=True)))
     if not wrong:
         raise UserError(f"{mapping} has targets of one person only: nobody else's references can be given.")
@@ -82,7 +82,7 @@ def of_pictures(
     if mapping is not None:
         if photos is None:
             raise UserError("--references needs --images, the folder in which its pictures lie.")
-        return _by_mapping(_found(lq), tables.read_mapping(mapping), mapping, photos, most)
+        return _by_mapping(_found(lq), lists.read_mapping(mapping), mapping, photos, most)
     if refs_dir is not None:
         return _by_folder(_found(lq), refs_dir, most)
     for path in references:
@@ -114,7 +114,7 @@ def _truths(images_dir: Path | None) -> Callable[[str], Path | None]:
 
 
 def _by_mapping(
-    found: Found, mapping: Mapping[str, tables.MappingRow], csv: Path, root: Path, most: int
+    found: Found, mapping: Mapping[str, lists.MappingRow], csv: Path, root: Path, most: int
 ) -> Jobs:
     """A line of the CSV for each picture; both those without a line and those without a picture fail.
 

@@ -18,7 +18,7 @@ from statistics import median
 import cv2
 import numpy as np
 
-from ffhqref.core import tables
+from ffhqref.core import lists, tables
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import write_receipt
 from ffhqref.dataset.build import write_recipe
@@ -79,7 +79,7 @@ def measure(out: Path) -> dict[str, float]:
     took, cpu = time.perf_counter() - began, time.process_time() - worked
     peak = most_memory()
     rows = [
-        tables.read_references(out / f"reference_mapping/{split}_references.csv") for split in tables.SPLITS
+        lists.read_references(out / f"reference_mapping/{split}_references.csv") for split in tables.SPLITS
     ]
     return {
         "seconds": took,

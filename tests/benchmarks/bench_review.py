@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ffhqref.core import tables
+from ffhqref.core import lists, tables
 from ffhqref.core.recipe import load_recipe
 from ffhqref.core.store import Receipt, read_receipt
 from ffhqref.dataset import verdicts
@@ -131,7 +131,7 @@ def people_of_photos() -> dict[str, str]:
 
 
 def people_of_lfw() -> dict[str, str]:
-    return tables.read_labels(FACES / "lfw158" / "people.csv")
+    return lists.read_labels(FACES / "lfw158" / "people.csv")
 
 
 def built(images: Path, out: Path, grouping: str) -> Path:

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from ffhqref.cli import app
-from ffhqref.core import store, tables
+from ffhqref.core import lists, store, tables
 from ffhqref.dataset.references import csv_path
 from tests.core.test_store import HOLD
 
@@ -26,7 +26,7 @@ def run(*words: object) -> Result:
 
 
 def targets(out: Path) -> list[str]:
-    return list(tables.read_references(csv_path(out, "train")))
+    return list(lists.read_references(csv_path(out, "train")))
 
 
 def test_names_and_a_list_and_what_it_prints(out: Path, tmp_path: Path) -> None:

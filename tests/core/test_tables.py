@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ffhqref.core import tables
+from ffhqref.core import lists, tables
 from ffhqref.core.store import UserError, write_receipt
 from ffhqref.core.tables import EmbeddingRow
 from ffhqref.dataset.embed import _table as table_of
@@ -38,8 +38,8 @@ def test_no_other_schema_is_written_or_read(tmp_path: Path) -> None:
 def test_a_list_keeps_names_that_begin_with_a_space(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_bytes(b" a.png\r\nb c.png  \n\n   \nd.png")
-    assert tables.read_list(path) == [" a.png", "b c.png", "d.png"]
-    tables.write_list(path, [" a.png", "é.png"])
+    assert lists.read_list(path) == [" a.png", "b c.png", "d.png"]
+    lists.write_list(path, [" a.png", "é.png"])
     assert path.read_bytes() == " a.png\né.png\n".encode()
 
 
@@ -79,7 +79,7 @@ def test_a_target_has_one_line(tmp_path: Path) -> None:
     path = tmp_path / "test_references.csv"
     path.write_text("gt_image,ref_image\na.png,\"['b.png']\"\nc.png,[]\na.png,\"['c.png']\"\n")
     with pytest.raises(UserError, match=r"line 4: a\.png stands twice"):
-        tables.read_references(path)
+        lists.read_references(path)
 
 
 def test_pairs_of_photos_that_are_gone_are_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ffhqref.cli import app
-from ffhqref.core import images, tables
+from ffhqref.core import images, lists, tables
 from tests.photographs import Known
 
 
@@ -28,7 +28,7 @@ def dataset(built: Path, tmp_path: Path) -> Path:
     shutil.copytree(built, out)
     for words in (["split", "--test-identities", "3", "--redraw"], ["references"]):
         assert CliRunner().invoke(app, [words[0], str(out), *words[1:]]).exit_code == 0
-    for target in tables.read_references(out / "reference_mapping/test_references.csv"):
+    for target in lists.read_references(out / "reference_mapping/test_references.csv"):
         place = out / "test_images/severe_degrad" / images.png_name(target)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(b"")

@@ -25,7 +25,7 @@ from typer.testing import CliRunner, Result
 
 from ffhqref import build_refs, find_identities, load_recipe
 from ffhqref.cli import app
-from ffhqref.core import images, tables
+from ffhqref.core import images, lists, tables
 from ffhqref.core.store import UserError, digest_file, receipt_path
 from ffhqref.dataset import build
 from ffhqref.dataset.verify import Report
@@ -371,7 +371,7 @@ def test_names_of_every_kind_go_through_to_the_mappings(
 def test_the_mapping_is_pandas_own_dialect() -> None:
     rows = [(name, [ODD[0], name]) for name in ODD]
     for with_lq in (False, True):
-        text = tables.reference_csv(rows, with_lq)
+        text = lists.reference_csv(rows, with_lq)
         frame = pd.DataFrame({"gt_image": ODD})
         if with_lq:
             frame["lq_image"] = ODD

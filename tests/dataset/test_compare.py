@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ffhqref.cli import app
-from ffhqref.core import tables
+from ffhqref.core import lists, tables
 from ffhqref.core.store import UserError
 from ffhqref.dataset.compare import Changed, Lists, adjusted_rand, compare, load_lists, people_of_rows
 
@@ -27,7 +27,7 @@ def published(folder: Path, rows: dict[str, dict[str, list[str]]]) -> Path:
     """A folder with the published CSVs alone."""
     folder.mkdir()
     for split in tables.SPLITS:
-        text = tables.reference_csv(sorted(rows.get(split, {}).items()), split != "train")
+        text = lists.reference_csv(sorted(rows.get(split, {}).items()), split != "train")
         (folder / f"{split}_references.csv").write_text(text)
     return folder
 
@@ -51,13 +51,13 @@ def test_people_of_a_built_dataset_are_recovered_from_its_csvs(built: Path, tmp_
     assert result.same_order == len(whole.targets) == result.counts["targets"][2]
 
 
-def lists(identity: dict[str, str], references: dict[str, list[str]] | None = None, **split: str) -> Lists:
+def lists_of(identity: dict[str, str], references: dict[str, list[str]] | None = None, **split: str) -> Lists:
     return Lists(identity, split or dict.fromkeys(identity, "train"), {"train": references or {}})
 
 
 def test_counts_by_hand() -> None:
-    ours = lists({"a": "1", "b": "1", "c": "1", "d": "2", "x": "9"}, {"a": ["b", "c"], "b": ["a"]})
-    other = lists({"a": "p", "b": "p", "c": "q", "d": "q", "y": "8"}, {"a": ["c", "b"], "b": ["c"]})
+    ours = lists_of({"a": "1", "b": "1", "c": "1", "d": "2", "x": "9"}, {"a": ["b", "c"], "b": ["a"]})
+    other = lists_of({"a": "p", "b": "p", "c": "q", "d": "q", "y": "8"}, {"a": ["c", "b"], "b": ["c"]})
     found = compare(ours, other)
     assert found.counts["photos"] == (5, 5, 4)
     assert found.counts["people"] == (1, 2, 0)

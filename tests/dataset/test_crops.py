@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from ffhqref import build_refs, load_recipe, verify_dataset
 from ffhqref.cli import app
-from ffhqref.core import images, store, tables
+from ffhqref.core import images, lists, store, tables
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import UserError
 from ffhqref.dataset import crops, embed
@@ -258,7 +258,7 @@ def test_small_and_cut_faces_are_references_only(
     assert set(reasons) == small and all("px between the eyes" in reason for reason in reasons.values())
     targets, references = set(), set()
     for split in ("train", "val", "test"):
-        for target, row in tables.read_references(out / f"reference_mapping/{split}_references.csv").items():
+        for target, row in lists.read_references(out / f"reference_mapping/{split}_references.csv").items():
             targets.add(target)
             references |= set(row)
     assert targets and not targets & small and references & small

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ffhqref.cli import app
-from ffhqref.core import store, tables
+from ffhqref.core import lists, store
 from ffhqref.core.images import encode, read
 from ffhqref.dataset.build import recipe_of
 from ffhqref.dataset.verify import STAGES, verify_dataset
@@ -76,7 +76,7 @@ def test_another_picture_in_the_place_of_a_photo_is_seen(
     out, photos = whole[0], tmp_path / "photos"
     shutil.copytree(sixty, photos)
     assert verify_dataset(out, recipe_of(out), images=photos).violations == []
-    name = next(iter(tables.read_references(out / "reference_mapping" / "test_references.csv")))
+    name = next(iter(lists.read_references(out / "reference_mapping" / "test_references.csv")))
     (photos / name).write_bytes(encode(read(photos / name)[:-1]))
     (fault,) = verify_dataset(out, recipe_of(out), images=photos).violations
     assert name in fault and "another file than the one that was embedded" in fault

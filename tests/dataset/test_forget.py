@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ffhqref import build_refs, degrade_dataset, forget_photos, load_recipe, verify_dataset
-from ffhqref.core import images, store, tables
+from ffhqref.core import images, lists, store, tables
 from ffhqref.core.store import UserError
 from ffhqref.dataset import tombstones, trace, verdicts
 from ffhqref.dataset.build import recipe_of
@@ -49,7 +49,7 @@ class Place:
         return {row["image"]: (row["identity"], row["split"]) for row in rows}
 
     def references(self, split: str) -> dict[str, list[str]]:
-        return tables.read_references(csv_path(self.out, split))
+        return lists.read_references(csv_path(self.out, split))
 
 
 def mentioning(root: Path, names: list[str]) -> list[str]:
@@ -77,19 +77,19 @@ def used(built: Path, drawn: Path, once: Callable[..., Path]) -> Path:
         out = folder / "mine"
         shutil.copytree(built, out)
         degrade_dataset(load_level("severe"), out, photos=drawn / "photos", options=DegradeOptions(size=64))
-        name = next(iter(tables.read_references(csv_path(out, "test"))))
+        name = next(iter(lists.read_references(csv_path(out, "test"))))
         finished = {}
-        for target in tables.read_references(csv_path(out, "test")):
+        for target in lists.read_references(csv_path(out, "test")):
             result = out / "restored" / "severe" / images.png_name(target)
             images.write(result, np.zeros((8, 8, 3), np.uint8))
             finished[images.png_name(target)] = "0" * 64
         record = {"command": "restore", "failed": {}, "finished": finished}
         store.write_text(out / "restored" / "severe" / "run.json", json.dumps(record))
         scores = [
-            ("ours", target, "ids", 0.5, "a test") for target in tables.read_references(csv_path(out, "test"))
+            ("ours", target, "ids", 0.5, "a test") for target in lists.read_references(csv_path(out, "test"))
         ]
         tables.write_rows(out / "scores" / "scores.parquet", tables.SCORES, scores)
-        tables.write_csv(
+        lists.write_csv(
             out / "scores" / "failures.csv", tables.FAILURES, [("ours", name, "missing", "no file")]
         )
         store.write_text(out / "report.html", f"<img alt='{name}'>")
@@ -97,7 +97,7 @@ def used(built: Path, drawn: Path, once: Callable[..., Path]) -> Path:
         store.write_text(out / "scores" / "table.md", f"| worst | {name} |")
         images.write(out / "contact-sheet.png", np.zeros((8, 8, 3), np.uint8))
         lines = [("same", one, "", "x.png", "", "me", "2026-01-01", "two\nlines") for one in (name, "y.png")]
-        tables.write_csv(out / "verdicts.csv", tables.VERDICTS, lines)
+        lists.write_csv(out / "verdicts.csv", tables.VERDICTS, lines)
         store.write_text(out / "exported" / "receipts" / "export-folders.jsonl", "")
         store.write_bytes(out / "exported" / "archive.tar", b"\x00 pictures of all \xff")
 

@@ -316,7 +316,7 @@ def test_replayed_lists_are_what_the_ledger_has(tmp_path: Path) -> None:
     lists = tmp_path / "lists"
     lists.mkdir()
     for part in tables.SPLITS:
-        tables.write_list(lists / f"{part}_image.txt", [name for name, at in drawn.items() if at == part])
+        lists.write_list(lists / f"{part}_image.txt", [name for name, at in drawn.items() if at == part])
     replay = recipe(grouping="components", splits=str(lists))
     built(tmp_path / "other", photos, replay)
     assert where(tmp_path / "other") == drawn
@@ -328,7 +328,7 @@ def test_replayed_lists_are_what_the_ledger_has(tmp_path: Path) -> None:
     assert where(tmp_path / "other") == {**drawn, "0.png": "test"}
     (lists / "test_image.txt").write_text("")
     with pytest.raises(UserError, match="would move|in no list"):
-        tables.write_list(lists / "train_image.txt", list(drawn))
+        lists.write_list(lists / "train_image.txt", list(drawn))
         (lists / "val_image.txt").write_text("")
         built(tmp_path / "other", photos, replay)
 

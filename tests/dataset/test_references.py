@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
-from ffhqref.core import tables
+from ffhqref.core import lists, tables
 from ffhqref.core.recipe import RECIPES, load_recipe
 from ffhqref.core.store import Receipt, UserError, read_receipt
 from ffhqref.dataset import references
@@ -307,7 +307,7 @@ def test_the_published_dialect(tmp_path: Path) -> None:
     names = ["a, b/01.png", "it's.png", 'say "x".png', "d.jpg", "é.png", "人.webp", "z z.png"]
     out = built(tmp_path, vectors, names, test_identities=1, test_references=(2, 9))
     for split in tables.SPLITS:
-        mapping = tables.read_references(csv_path(out, split))
+        mapping = lists.read_references(csv_path(out, split))
         columns = {"gt_image": list(mapping)}
         if split != "train":
             columns["lq_image"] = [name.rsplit(".", 1)[0] + ".png" for name in mapping]

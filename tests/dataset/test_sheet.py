@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ffhqref.cli import app
-from ffhqref.core import tables
+from ffhqref.core import lists
 from ffhqref.core.images import read as read_image
 from ffhqref.core.images import write as write_image
 from ffhqref.core.store import UserError, write_text
@@ -30,12 +30,12 @@ def dataset(tmp_path: Path) -> Path:
     }
     for split, mapping in rows.items():
         path = tmp_path / "made" / "reference_mapping" / f"{split}_references.csv"
-        write_text(path, tables.reference_csv(mapping, with_lq=split != "train"))
+        write_text(path, lists.reference_csv(mapping, with_lq=split != "train"))
     return tmp_path / "made"
 
 
 def test_nobody_is_shown_twice_and_splits_come_in_order(dataset: Path) -> None:
-    rows = choose_rows({s: tables.read_references(dataset / "reference_mapping" / f"{s}_references.csv")
+    rows = choose_rows({s: lists.read_references(dataset / "reference_mapping" / f"{s}_references.csv")
                    for s in ("test", "val", "train")}, 9)  # fmt: skip
     assert [row.split for row in rows] == ["test", "val", "train"]
     shown = [name for row in rows for name in (row.target, *row.references)]

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ffhqref.cli import app
-from ffhqref.core import tables
+from ffhqref.core import lists, tables
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import UserError, receipt_path
 from ffhqref.dataset import verify
@@ -53,9 +53,9 @@ def test_a_sound_dataset_passes_with_counts(out: Path) -> None:
 
 def edit_references(split: str, change: Callable[[dict[str, list[str]]], None]) -> Callable[[Path], None]:
     def plant(out: Path) -> None:
-        mapping = tables.read_references(csv_path(out, split))
+        mapping = lists.read_references(csv_path(out, split))
         change(mapping)
-        csv_path(out, split).write_text(tables.reference_csv(mapping.items(), with_lq=split != "train"))
+        csv_path(out, split).write_text(lists.reference_csv(mapping.items(), with_lq=split != "train"))
 
     return plant
 
@@ -113,7 +113,7 @@ def swap_identity(frame: pd.DataFrame) -> None:
 
 
 def drop_photo(out: Path) -> None:
-    target = first(tables.read_references(csv_path(out, "test")))
+    target = first(lists.read_references(csv_path(out, "test")))
     (out.parent / "photos" / target).unlink()
 
 
@@ -216,7 +216,7 @@ def test_the_number_of_references_is_that_of_the_recipe(
 def test_a_target_without_its_picture_is_found_though_nobody_refers_to_it(tmp_path: Path) -> None:
     chosen = replace(CHOSEN, max_references=1)
     out = built(tmp_path / "out", chosen)
-    mapping = tables.read_references(csv_path(out, "train"))
+    mapping = lists.read_references(csv_path(out, "train"))
     alone = min(set(mapping) - {name for names in mapping.values() for name in names})
     (tmp_path / "photos" / alone).unlink()
     found = verify_dataset(out, chosen).violations

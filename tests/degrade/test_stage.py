@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 from typer.testing import CliRunner
 
 from ffhqref.cli import app
-from ffhqref.core import images, journal, store, tables
+from ffhqref.core import images, journal, lists, store, tables
 from ffhqref.core.store import UserError
 from ffhqref.degrade import draws, operators, stage
 from ffhqref.degrade.levels import Level, load_level
@@ -460,7 +460,7 @@ def test_a_damaged_table_is_refused(photos: Path, tmp_path: Path) -> None:
 def dataset(out: Path, photos: Path, **splits: Sequence[str]) -> Path:
     """The parts of a built dataset that are needed: mappings, and where the photographs are."""
     for split, names in splits.items():
-        text = tables.reference_csv([(name, ["some/0.png"]) for name in names], with_lq=True)
+        text = lists.reference_csv([(name, ["some/0.png"]) for name in names], with_lq=True)
         store.write_text(out / "reference_mapping" / f"{split}_references.csv", text)
     receipt = store.Receipt(stage="embed", revision=1, parameters={}, inputs={})
     store.write_receipt(out, receipt, [], {"images": str(photos.resolve())})
@@ -618,7 +618,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
-    text = tables.reference_csv([("some/1.png", [])], with_lq=True)
+    text = lists.reference_csv([("some/1.png", [])], with_lq=True)
     store.write_text(tmp_path / "set" / "reference_mapping" / "test_references.csv", text)
     sentence = refused(*(part.format(tmp=tmp_path, photos=photos) for part in arguments))
     assert sentence.startswith("Error: ") and said in sentence and "\n" not in sentence

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ffhqref.cli import app
-from ffhqref.core import images, journal, store, tables
+from ffhqref.core import images, journal, lists, store
 from ffhqref.core.store import UserError
 from ffhqref.degrade import stage, stale
 from ffhqref.degrade.draws import DegradeOptions
@@ -30,7 +30,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def mapping(out: Path, split: str, names: Sequence[str]) -> None:
-    text = tables.reference_csv([(name, ["0.png"]) for name in names], with_lq=True)
+    text = lists.reference_csv([(name, ["0.png"]) for name in names], with_lq=True)
     store.write_text(out / "reference_mapping" / f"{split}_references.csv", text)
 
 

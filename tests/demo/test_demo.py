@@ -19,7 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ffhqref.cli import app
-from ffhqref.core import tables
+from ffhqref.core import lists, tables
 from ffhqref.core.images import read as read_image
 from ffhqref.core.recipe import known_distance
 from ffhqref.core.store import UserError, digest_file
@@ -84,7 +84,7 @@ def test_the_dataset_is_sound_and_has_all_three_splits(demo: tuple[Path, str]) -
     report = verify_dataset(dataset, recipe_of(dataset))
     assert report.violations == []
     for split in tables.SPLITS:
-        mapping = tables.read_references(dataset / "reference_mapping" / f"{split}_references.csv")
+        mapping = lists.read_references(dataset / "reference_mapping" / f"{split}_references.csv")
         assert mapping, split
 
 
@@ -94,7 +94,7 @@ def test_references_show_the_target_s_person(demo: tuple[Path, str]) -> None:
     labels = pd.read_csv(out / "labels.csv", index_col="image")
     right = []
     for split in tables.SPLITS:
-        mapping = tables.read_references(out / "dataset" / "reference_mapping" / f"{split}_references.csv")
+        mapping = lists.read_references(out / "dataset" / "reference_mapping" / f"{split}_references.csv")
         right += [labels.identity[t] == labels.identity[r] for t, refs in mapping.items() for r in refs]
     assert len(right) > 40 and np.mean(right) >= 0.97
 
@@ -360,7 +360,7 @@ def test_the_shipped_network_tells_people_apart_whom_it_never_saw(known: list[Kn
 
 def test_both_levels_of_low_quality_images_are_there_for_each_test_target(demo: tuple[Path, str]) -> None:
     out = demo[0]
-    targets = set(tables.read_references(out / "dataset" / "reference_mapping" / "test_references.csv"))
+    targets = set(lists.read_references(out / "dataset" / "reference_mapping" / "test_references.csv"))
 
     def detail(path: Path) -> float:
         return float(np.abs(np.diff(read_image(path).astype(float), axis=1)).mean())

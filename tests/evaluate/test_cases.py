@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import ffhqref
 from ffhqref.cli import app
-from ffhqref.core import images, tables
+from ffhqref.core import images, lists, tables
 from ffhqref.core.store import UserError
 from ffhqref.demo import EMBEDDER
 from ffhqref.evaluate import cases as collecting
@@ -42,7 +42,7 @@ def dataset(built: Path, known: list[Known], tmp_path: Path) -> Path:
     shutil.copytree(built, out)
     for words in (["split", "--redraw", "--test-identities", "3"], ["references"]):
         assert CliRunner().invoke(app, [words[0], str(out), *words[1:]]).exit_code == 0
-    for target in tables.read_references(out / "reference_mapping/test_references.csv"):
+    for target in lists.read_references(out / "reference_mapping/test_references.csv"):
         small = images.resize(images.read(known[0].path.parent / target), 64, 64)
         images.write(out / "test_images/severe_degrad" / images.png_name(target), small)
     return out

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ffhqref.cli import app
-from ffhqref.core import images, journal, store, tables
+from ffhqref.core import images, journal, lists, store, tables
 from ffhqref.demo import EMBEDDER
 from ffhqref.evaluate import cases as collecting
 from ffhqref.evaluate import run as running
@@ -47,7 +47,7 @@ def data(built: Path, once: Once, known: list[Known]) -> Path:
         for words in (again, ["references"], ["degrade", "--level", "severe"]):
             done = CliRunner().invoke(app, [words[0], str(out), *words[1:]])
             assert done.exit_code == 0, done.output
-        for target in tables.read_references(out / "reference_mapping/test_references.csv"):
+        for target in lists.read_references(out / "reference_mapping/test_references.csv"):
             whole = images.read(known[0].path.parent / target)
             name = images.png_name(target)
             images.write(folder / "perfect" / name, whole)
@@ -91,7 +91,7 @@ def test_the_command_scores_every_method_and_the_input(data: Path, out: Path, kn
     said = run(*both(data), "--out", out)
     assert "blurred less low quality: ids" in said and f"Next: cat {out}/table.md" in said
     found = scores(out)
-    targets = sorted(tables.read_references(data / "mine/reference_mapping/test_references.csv"))
+    targets = sorted(lists.read_references(data / "mine/reference_mapping/test_references.csv"))
     for method in (LOW_QUALITY, "perfect", "blurred"):
         assert {metric for name, metric in found if name == method} >= NAMES
         assert all(sorted(values) == targets for (name, _), values in found.items() if name == method)
@@ -242,7 +242,7 @@ def test_copying_shows_who_pastes_references(data: Path, out: Path, tmp_path: Pa
 def test_folders_without_a_dataset(data: Path, out: Path, tmp_path: Path, known: list[Known]) -> None:
     """Targets and low quality beside results; and, as for real photographs, no targets at all."""
     photos = known[0].path.parent
-    rows = tables.read_references(data / "mine/reference_mapping/test_references.csv")
+    rows = lists.read_references(data / "mine/reference_mapping/test_references.csv")
     for target, references in rows.items():
         links = {tmp_path / "clean" / target: target}
         links |= {tmp_path / "refs" / Path(target).stem / name: name for name in references[:2]}

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ffhqref.cli import app
-from ffhqref.core import tables
+from ffhqref.core import lists
 from ffhqref.evaluate import groups
 from ffhqref.evaluate.groups import judge
 from tests.photographs import Known
@@ -53,7 +53,7 @@ def test_wrong_references_and_crossing_people(tmp_path: Path) -> None:
     folder.mkdir()
     rows = {"train": [("1.png", ["2.png", "3.png"])], "val": [("4.png", ["5.png"])], "test": []}
     for split, found in rows.items():
-        (folder / f"{split}_references.csv").write_text(tables.reference_csv(found, split != "train"))
+        (folder / f"{split}_references.csv").write_text(lists.reference_csv(found, split != "train"))
     known = {"1.png": "a", "2.png": "a", "3.png": "b", "4.png": "a", "5.png": "a"}
     judged = judge(folder, write(tmp_path / "known.csv", known))
     assert (judged.wrong_references, judged.references, judged.crossing) == (1, 3, ("a",))

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ffhqref.cli import app
-from ffhqref.core import images, tables
+from ffhqref.core import images, lists
 from ffhqref.core.store import UserError
 from ffhqref.evaluate import sweep as sweeping
 from ffhqref.evaluate.sweep import read_grid
@@ -84,9 +84,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     def restore(
         lq: Path, checkpoint: Path, *, out: Path, mapping: Path, photos: Path, options: Any
     ) -> RestoreOutcome:
-        made.append({"mapping": tables.read_references(mapping), "most": options.max_references, "out": out})
+        made.append({"mapping": lists.read_references(mapping), "most": options.max_references, "out": out})
         outcome = RestoreOutcome()
-        for target in tables.read_references(mapping):
+        for target in lists.read_references(mapping):
             name = images.png_name(target)
             share = min(1.0, options.max_references / 4)
             clean, low = images.read(images.find(photos, target)), images.read(images.find(lq, name))

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ffhqref.cli import app
-from ffhqref.core import images, tables
+from ffhqref.core import images, lists
 from ffhqref.core.images import Rgb
 from ffhqref.evaluate.testset import CANDIDATES, Thumbs, by_pixels, thumb
 from tests.photographs import Known, Once
@@ -64,7 +64,7 @@ def test_a_test_set_in_one_command(
     assert "10 targets found (8 by pixels, 2 by face), 1 not" in said
     truth = pairs(published / "truth.csv")
     assert pairs(out / "matches.csv") == truth
-    rows = tables.read_references(out / "reference_mapping/test_references.csv")
+    rows = lists.read_references(out / "reference_mapping/test_references.csv")
     assert set(rows) <= set(truth.values()) and len(rows) >= 8
     person = {one.path.name: one.person for one in known}
     assert all(person[target] == person[name] for target, found in rows.items() for name in found)

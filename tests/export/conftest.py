@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ffhqref.core import images, tables
+from ffhqref.core import images, lists, tables
 from ffhqref.core.store import write_text
 from tests.synthetic import unit, write_embedded
 
@@ -45,7 +45,7 @@ def write_dataset(place: Path, people: Mapping[str, Sequence[Sequence[str]]] = P
         owner |= {name: (group[0], split) for group in groups for name in group}
         mapping = [(name, [o for o in group if o != name]) for group in groups for name in group]
         mapping = sorted(row for row in mapping if row[1])
-        text = tables.reference_csv(mapping, with_lq=split != "train")
+        text = lists.reference_csv(mapping, with_lq=split != "train")
         write_text(out / "reference_mapping" / f"{split}_references.csv", text)
         write_text(
             out / "id_based_ffhq_split" / f"{split}_image.txt",

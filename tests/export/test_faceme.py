@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ffhqref.core import tables
+from ffhqref.core import lists, tables
 from ffhqref.core.store import UserError
 from ffhqref.export import faceme
 from ffhqref.export.contents import flat
@@ -24,7 +24,7 @@ def test_lines_name_files_and_embeddings(handed: Path, tmp_path: Path) -> None:
     vectors = {flat(name): vector for name, vector in zip(known.names, known.vectors, strict=True)}
     for split in ("train", "val", "test"):
         lines = [json.loads(line) for line in (out / f"{split}.json").read_text().splitlines()]
-        mapping = tables.read_references(handed / "mine/reference_mapping" / f"{split}_references.csv")
+        mapping = lists.read_references(handed / "mine/reference_mapping" / f"{split}_references.csv")
         assert [Path(line["target"]).stem for line in lines] == [flat(name) for name in mapping]
         for line, (target, references) in zip(lines, mapping.items(), strict=True):
             for file, name in zip((line["target_emb"], *line["ref_emb"]), (target, *references), strict=True):

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ffhqref.core import images, tables
+from ffhqref.core import images, lists
 from ffhqref.export import hub
 from ffhqref.export.options import ExportOptions
 from ffhqref.export.stage import export_dataset
@@ -38,7 +38,7 @@ def test_datasets_reads_the_same_bytes(made: Path, handed: Path, datasets: Any, 
     loaded = datasets.load_dataset(str(made), cache_dir=str(tmp_path))
     assert sorted(loaded) == ["test", "train", "validation"]
     for split, name in hub.NAMES.items():
-        mapping = tables.read_references(handed / "mine/reference_mapping" / f"{split}_references.csv")
+        mapping = lists.read_references(handed / "mine/reference_mapping" / f"{split}_references.csv")
         part = loaded[name]
         assert isinstance(part.features["gt_image"], datasets.Image)
         assert part["name"][:] == list(mapping) and part["references"][:] == list(mapping.values())

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ffhqref.core import images, tables
+from ffhqref.core import images, lists
 from ffhqref.export import records
 from ffhqref.export.contents import flat
 from tests.export.conftest import files_below
@@ -43,11 +43,11 @@ def test_lmdb_reads_the_same_bytes(handed: Path, tmp_path: Path, lmdb: Any) -> N
     out = tmp_path / "out"
     run("lmdb", handed, out)
     for split in ("train", "val", "test"):
-        mapping = tables.read_references(handed / "mine/reference_mapping" / f"{split}_references.csv")
+        mapping = lists.read_references(handed / "mine/reference_mapping" / f"{split}_references.csv")
         clean = read(lmdb, out / f"{split}_gt.lmdb")
         assert sorted(clean) == sorted(map(flat, mapping))
         assert all(same(clean[flat(name)], handed / "photos" / name) for name in mapping)
-        keys = tables.read_references(out / "reference_mapping" / f"{split}_references.csv")
+        keys = lists.read_references(out / "reference_mapping" / f"{split}_references.csv")
         assert keys == {f"{flat(t)}.png": [f"{flat(r)}.png" for r in refs] for t, refs in mapping.items()}
         if split != "train":
             low = read(lmdb, out / f"{split}_lq.lmdb")

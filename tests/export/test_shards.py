@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ffhqref.core import tables
+from ffhqref.core import lists
 from ffhqref.export.options import ExportOptions
 from ffhqref.export.shards import shares
 from ffhqref.export.stage import export_dataset
@@ -28,7 +28,7 @@ def test_webdataset_reads_the_same_bytes(handed: Path, tmp_path: Path, webdatase
     out = tmp_path / "out"
     run("webdataset", handed, out)
     for split in ("train", "val", "test"):
-        mapping = tables.read_references(handed / "mine/reference_mapping" / f"{split}_references.csv")
+        mapping = lists.read_references(handed / "mine/reference_mapping" / f"{split}_references.csv")
         samples = list(webdataset.WebDataset(str(out / f"{split}-000000.tar"), shardshuffle=False))
         assert [sample["__key__"] for sample in samples] == [f"{at:09d}" for at in range(len(mapping))]
         about = [json.loads(sample["json"]) for sample in samples]

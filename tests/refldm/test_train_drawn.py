@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ffhqref.cli import app
-from ffhqref.core import tables
+from ffhqref.core import lists
 from ffhqref.demo.run import EMBEDDER, run_demo
 from ffhqref.refldm.training.runs import MODEL, RunFolder
 from tests.photographs import SEED
@@ -52,7 +52,7 @@ def test_from_drawn_people_to_restored_pictures(demo: Path) -> None:
          "--steps", "2"],
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    wanted = tables.read_references(dataset / "reference_mapping" / "test_references.csv")
+    wanted = lists.read_references(dataset / "reference_mapping" / "test_references.csv")
     made = dataset / "restored" / "severe"
     assert wanted and {p.name for p in made.glob("*.png")} == {Path(name).stem + ".png" for name in wanted}
     size = tiny.ARCHITECTURE.height, tiny.ARCHITECTURE.width, 3

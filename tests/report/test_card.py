@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ffhqref.cli import app
-from ffhqref.core import tables
+from ffhqref.core import lists, tables
 from ffhqref.core.store import UserError, digest_file, write_text
 from ffhqref.core.terminal import LAW
 from ffhqref.report import card, facts
@@ -90,8 +90,8 @@ def test_the_counts_are_those_of_the_lists(fresh: Path) -> None:
     cards(fresh)
     text = (fresh / "README.md").read_text()
     for split in tables.SPLITS:
-        rows = tables.read_references(fresh / "reference_mapping" / f"{split}_references.csv")
-        photos = len(tables.read_list(fresh / "id_based_ffhq_split" / f"{split}_image.txt"))
+        rows = lists.read_references(fresh / "reference_mapping" / f"{split}_references.csv")
+        photos = len(lists.read_list(fresh / "id_based_ffhq_split" / f"{split}_image.txt"))
         people = len(
             {facts.load(fresh).identity[i] for i, s in enumerate(facts.load(fresh).split) if s == split}
         )
@@ -143,7 +143,7 @@ def test_croissant_is_valid_and_its_records_are_the_mappings(fresh: Path) -> Non
     assert not read.metadata.ctx.issues.errors and read.metadata.ctx.is_v1_1()
     assert not [w for w in read.metadata.ctx.issues.warnings if "rai" in w.lower()]
     for split in tables.SPLITS:
-        rows = tables.read_references(fresh / "reference_mapping" / f"{split}_references.csv")
+        rows = lists.read_references(fresh / "reference_mapping" / f"{split}_references.csv")
         targets = [row[f"{split}/gt_image"].decode() for row in read.records(split)]
         assert targets == list(rows)
 
@@ -197,7 +197,7 @@ def test_authors_and_licences_of_the_photographs_reach_the_card(tmp_path: Path, 
         in text
     )
     assert "attribution.csv" not in [path.name for path in (tmp_path / "photos").iterdir()]
-    found = tables.read_csv(out / "attribution.csv", list(tables.ATTRIBUTION.names))
+    found = lists.read_csv(out / "attribution.csv", list(tables.ATTRIBUTION.names))
     assert list(found["image"]) == names[:20] and set(found["author"]) == {"Ann <b>"}
     (folder / "attribution.parquet").unlink()
     cards(out)

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ffhqref.cli import app
-from ffhqref.core import tables
+from ffhqref.core import lists, tables
 from ffhqref.core.store import UserError, read_receipt, write_text
 from ffhqref.dataset import verdicts
 from ffhqref.dataset.build import Built, recipe_of
@@ -61,7 +61,7 @@ def page(dataset: Path) -> Page:
 def test_the_first_screen_has_the_dataset_s_numbers(dataset: Path, page: Page) -> None:
     known = facts.load(dataset)
     rows = {
-        split: tables.read_references(dataset / f"reference_mapping/{split}_references.csv")
+        split: lists.read_references(dataset / f"reference_mapping/{split}_references.csv")
         for split in tables.SPLITS
     }
     assert [one.value for one in views.numbers(known)][2:] == [

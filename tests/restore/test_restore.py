@@ -30,7 +30,7 @@ from ffhqref.cli.options import _known_checkpoint
 from ffhqref.cli.restore import _warn_of_demo
 from ffhqref.cli.sampling import FAST as FAST_PRESET
 from ffhqref.cli.sampling import Sampling
-from ffhqref.core import images, store, tables
+from ffhqref.core import images, lists, store
 from ffhqref.core.store import UserError
 from ffhqref.demo import RESTORER
 from ffhqref.refldm.model import checkpoint
@@ -212,7 +212,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         draw(place / "photos" / f"{name}.jpg", 40 + i, 2 * HEIGHT, 2 * WIDTH)
     rows = [("x1.jpg", ["x2.jpg"]), ("y1.jpg", ["y2.jpg", "x2.jpg"])]
     store.write_text(
-        place / "built" / "reference_mapping" / "test_references.csv", tables.reference_csv(rows, True)
+        place / "built" / "reference_mapping" / "test_references.csv", lists.reference_csv(rows, True)
     )
     for name in ("x1", "y1"):
         draw(place / "built" / "test_images" / "severe_degrad" / f"{name}.png", 50)

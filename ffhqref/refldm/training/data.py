@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ffhqref.core import images, tables
+from ffhqref.core import images, lists
 from ffhqref.core.arrays import Int64
 from ffhqref.core.images import BadImage, Rgb
 from ffhqref.core.store import UserError
@@ -48,7 +48,7 @@ def draw_seed(seed: int, number: int | str, purpose: str) -> int:
 
 def read_mapping(path: Path) -> list[ReferenceRow]:
     """The rows of a reference CSV in the published form, in its order."""
-    return [ReferenceRow(target, tuple(names)) for target, names in tables.read_references(path).items()]
+    return [ReferenceRow(target, tuple(names)) for target, names in lists.read_references(path).items()]
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def open_dataset(
         if empty:
             raise UserError(f"{mapping / 'train_references.csv'}: {empty[0]} has no reference.")
     else:
-        names = tables.read_list(data / "id_based_ffhq_split" / "train_image.txt")
+        names = lists.read_list(data / "id_based_ffhq_split" / "train_image.txt")
         train = [ReferenceRow(name) for name in names]
     validation = read_mapping(mapping / "val_references.csv")[: config.validation_pictures]
     size = config.architecture

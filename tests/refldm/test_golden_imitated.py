@@ -63,7 +63,7 @@ def test_the_set_has_the_published_structure(cases: Path) -> None:
         return found
 
     assert arrays(GOLDEN) == arrays(cases)
-    published = {path.name for path in GOLDEN.iterdir() if path.suffix not in (".md", ".npz")}
+    published = {path.name for path in GOLDEN.iterdir() if path.suffix not in ("", ".md", ".npz")}
     assert published == {path.name for path in cases.iterdir() if path.suffix != ".npz"}
 
 

@@ -313,11 +313,11 @@ def test_replayed_lists_are_what_the_ledger_has(tmp_path: Path) -> None:
     photos = folder()
     built(tmp_path, photos, CHOSEN)
     drawn = where(tmp_path)
-    lists = tmp_path / "lists"
-    lists.mkdir()
+    given = tmp_path / "lists"
+    given.mkdir()
     for part in tables.SPLITS:
-        lists.write_list(lists / f"{part}_image.txt", [name for name, at in drawn.items() if at == part])
-    replay = recipe(grouping="components", splits=str(lists))
+        lists.write_list(given / f"{part}_image.txt", [name for name, at in drawn.items() if at == part])
+    replay = recipe(grouping="components", splits=str(given))
     built(tmp_path / "other", photos, replay)
     assert where(tmp_path / "other") == drawn
     tested = photo_of(photos, drawn, "test")
@@ -326,10 +326,10 @@ def test_replayed_lists_are_what_the_ledger_has(tmp_path: Path) -> None:
     assert where(tmp_path / "other") == {**drawn, "0.png": "test"}, "in no list, but known to be in test"
     built(tmp_path / "other", photos, CHOSEN)
     assert where(tmp_path / "other") == {**drawn, "0.png": "test"}
-    (lists / "test_image.txt").write_text("")
+    (given / "test_image.txt").write_text("")
     with pytest.raises(UserError, match="would move|in no list"):
-        lists.write_list(lists / "train_image.txt", list(drawn))
-        (lists / "val_image.txt").write_text("")
+        lists.write_list(given / "train_image.txt", list(drawn))
+        (given / "val_image.txt").write_text("")
         built(tmp_path / "other", photos, replay)
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from ffhqref.cli import app
-from ffhqref.core import store, tables
+from ffhqref.core import lists, store, tables
 from ffhqref.core.recipe import Recipe
 from ffhqref.core.store import UserError
 from ffhqref.dataset import people, split

@@ -59,7 +59,8 @@ def demo(
     for line in closing_lines(out, result):
         typer.echo(line)
     _restore(out, checkpoint)
-    typer.echo(f"Look at it all: {write_report(out / 'dataset', out / 'photos').path}")
+    page = write_report(out / "dataset", out / "photos").path
+    typer.echo(f"Look at it all: {page}. {next_line('verify', out / 'dataset')}")
 
 
 def _restore(out: Path, checkpoint: Path | None) -> None:

@@ -147,7 +147,7 @@ def closing_lines(out: Path, result: DemoResult) -> list[str]:
         "",
         *tree(out),
         "",
-        "Next, with photographs of your own:",
+        "With photographs of your own:",
         "  ffhqref build-refs --images PHOTOS --out mine --detector det_500m.onnx --embedder w600k_mbf.onnx",
         f"Look at {result.dataset / 'contact-sheet.png'}; prove the dataset: ffhqref verify {result.dataset}",
     ]

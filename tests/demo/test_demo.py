@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -123,7 +124,9 @@ def test_the_report_names_what_lies_where(demo: tuple[Path, str]) -> None:
 
 def test_it_ends_with_its_report(demo: tuple[Path, str]) -> None:
     out, said = demo
-    assert said.splitlines()[-1] == f"Look at it all: {out / 'dataset' / 'report.html'}"
+    page, following = said.splitlines()[-1].split(". Next: ")
+    assert page == f"Look at it all: {out / 'dataset' / 'report.html'}"
+    assert CliRunner().invoke(app, shlex.split(following)[1:]).exit_code == 0
     assert "data:image/jpeg" in (out / "dataset" / "report.html").read_text()
 
 

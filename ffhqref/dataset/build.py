@@ -87,7 +87,8 @@ def build_refs(
     something given is missing or wrong, or where the result is not sound.
     """
     chosen = _checked_recipe(load_recipe(recipe) if isinstance(recipe, str) else recipe)
-    check(images, out, chosen, device)  # before anything is written
+    if not store.receipt_path(out, "embed").is_file():  # a first run: before anything is written
+        check(images, out, chosen, device)
     with store.lock(out, "build-refs"):
         before = _stamps(out)
         done = embed_photos(images, out, chosen, device=device, workers=workers, batch_size=batch_size)

@@ -64,20 +64,6 @@ def dataset(wide: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
     return out
 
 
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the photos that are read and cut, as it happens."""
-    names: list[str] = []
-    prepare = embed.Maker._prepare
-
-    def counted(self: embed.Maker, photo: images.Photo) -> Any:
-        names.append(photo.name)
-        return prepare(self, photo)
-
-    monkeypatch.setattr(embed.Maker, "_prepare", counted)
-    return names
-
-
 def run(photos: Path, out: Path, recipe: Recipe, **options: Any) -> store.Receipt:
     return embed_photos(photos, out, recipe, device="cpu", **options)
 

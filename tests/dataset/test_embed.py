@@ -47,20 +47,6 @@ def photos(drawn: Path, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the photos that are read and aligned, as it happens."""
-    names: list[str] = []
-    prepare = embed.Maker._prepare
-
-    def counted(self: embed.Maker, photo: images.Photo) -> Any:
-        names.append(photo.name)
-        return prepare(self, photo)
-
-    monkeypatch.setattr(embed.Maker, "_prepare", counted)
-    return names
-
-
 def rows_of(out: Path) -> pa.Table:
     """All shards as one table without metadata."""
     shards = sorted(tables.embeddings_folder(out).glob("shard-*.parquet"))
